@@ -1,0 +1,73 @@
+"""The port through which a workflow's calls reach the processes that run them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from scalems.workflow.call import Call, Outcome
+
+    Notify = Callable[[str], None]
+    """Told one short line, for people, whenever the state of a backend changes."""
+
+    Done = Callable[[Outcome], None]
+    """Told the outcome of a call, exactly once."""
+
+
+class Backend(Protocol):
+    """A place where calls run.
+
+    A backend is made with its options and starts nothing. All methods may be called
+    from any thread.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name of the command that runs it: ``local`` or ``radical``."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """Where the calls run, for people: ``radical local.localhost/task``."""
+        ...
+
+    def start(self) -> None:
+        """Make the backend ready to run calls.
+
+        It runs in a thread of its own, begun at the first call. :meth:`close` may be
+        called meanwhile, and then ends it.
+
+        :raises BackendError: if it cannot start.
+        :raises EnvironmentNotReady: if its environments are not what was verified.
+        """
+        ...
+
+    def submit(self, call: Call, done: Done) -> None:
+        """Take a call, also before the backend has started, and return at once.
+
+        Afterwards `done` is told exactly one outcome, whatever happens: if the backend
+        is lost, the failure names the cause.
+        """
+        ...
+
+    def cancel(self, call_id: int) -> bool:
+        """Withdraw a call: a queued one never runs, a running one has its processes ended.
+
+        :return: whether there was such a call.
+        """
+        ...
+
+    def close(self, *, abort: bool = False) -> None:
+        """Release all that the backend holds; no process is left behind.
+
+        It may be called again, also while another thread is in it.
+
+        :param abort: end running calls at once rather than orderly.
+        """
+        ...
+
+    def status(self) -> Mapping[str, str]:
+        """Return short facts for the live view: ``{"pilot": "PMGR_ACTIVE", "workers": "2"}``."""
+        ...
