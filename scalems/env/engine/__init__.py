@@ -1,0 +1,163 @@
+"""Engines: what resolves requirements and installs locks. One port, two tools."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, get_args
+
+from scalems.errors import ScalemsError, UsageError
+from scalems.host.local import CommandFailed
+from scalems.tomlfile import near
+
+Choice = Literal["auto", "uv", "pip"]
+CHOICES: tuple[Choice, ...] = get_args(Choice)
+
+
+class ResolveError(ScalemsError):
+    """No set of versions satisfies everything that an environment asks for."""
+
+
+class InstallError(ScalemsError):
+    """A lock could not be installed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolution:
+    """What an engine resolved.
+
+    :param body: pinned and hashed requirements, with comments that say what brought each in.
+    :param python: range of Python versions that it holds for.
+    """
+
+    body: str
+    python: str
+
+
+class Engine(Protocol):
+    """What an environment needs of a package installer."""
+
+    name: str
+
+    def version(self) -> str:
+        """Return the tool's name and version, for people."""
+
+    def resolve(
+        self,
+        requirements: Sequence[str],
+        constraints: Sequence[str],
+        *,
+        python: str,
+        interpreter: Path,
+        former: str,
+        upgrade: bool,
+        offline: bool,
+    ) -> Resolution:
+        """Resolve requirements within constraints.
+
+        :param python: range of Python versions that it should hold for.
+        :param interpreter: an interpreter of the target.
+        :param former: body of the former lock; its versions are kept where they may.
+        :param upgrade: take the newest versions instead.
+        :raises ResolveError: nothing satisfies them, or the index cannot be reached.
+        """
+
+    def create(self, venv: Path, *, interpreter: Path, holding: int) -> None:
+        """Make an empty venv.
+
+        :param holding: descriptor of the lock on the build, for the tools to hold too.
+
+        :raises InstallError: it cannot be made.
+        """
+
+    def install(
+        self,
+        venv: Path,
+        requirements: Path,
+        *,
+        wheels: Sequence[Path],
+        offline: bool,
+        holding: int,
+        on_line: Callable[[str], None] | None,
+    ) -> None:
+        """Install a requirements file with hashes enforced, then wheels as they are.
+
+        :raises InstallError: it cannot be done; the venv is then in no defined state.
+        """
+
+
+def choose(name: str = "auto") -> Engine:
+    """Return an engine; ``auto`` takes uv where it is there.
+
+    :raises UsageError: unknown name, or the tool is not installed.
+    """
+    from scalems.env.engine.pip import PipEngine
+    from scalems.env.engine.uv import UvEngine, find_uv
+
+    if name not in CHOICES:
+        raise UsageError(
+            f"there is no engine {name!r}{near(name, CHOICES)}",
+            remedy=f"choose one of: {', '.join(CHOICES)}",
+        )
+    binary = find_uv() if name in ("auto", "uv") else None
+    if binary:
+        return UvEngine(binary)
+    if name == "uv":
+        raise UsageError("uv is not installed", remedy="pip install uv, or use --engine pip")
+    return PipEngine()
+
+
+_NO_NETWORK = re.compile(
+    r"dns error|failed to lookup address|name resolution|Name or service not known"
+    r"|Connection refused|tcp connect error|Network is unreachable|error sending request"
+    r"|NewConnectionError|Failed to establish|ProxyError|client error \(Connect\)"
+    r"|Read timed out|operation timed out",
+    re.IGNORECASE,
+)
+_NO_SPACE = re.compile(r"No space left on device|os error 28|Disk quota exceeded", re.IGNORECASE)
+_BAD_HASH = re.compile(r"Hash mismatch|DO NOT MATCH THE HASHES", re.IGNORECASE)
+_OFFLINE = re.compile(r"network was disabled|was not found in the cache|offline mode")
+
+
+def explain(error: CommandFailed, *, doing: str) -> tuple[str, str | None]:
+    """Return cause and remedy of an engine's failure, in the user's words.
+
+    :param doing: what was being done, such as "installing the lock of 'task'".
+    """
+    printed = ""
+    if error.completed:
+        printed = error.completed.stderr + error.completed.stdout
+    detail = _detail(printed) or error.cause
+    if _NO_SPACE.search(printed):
+        return f"the disk is full while {doing}:\n{detail}", "free some space and run it again"
+    if _BAD_HASH.search(printed):
+        return (
+            f"a downloaded file does not have the hash that the lock demands, while {doing}:\n"
+            f"{detail}",
+            "if the lock was edited, restore it from version control; if the index changed the "
+            "file, find out why before you run `scalems env lock --upgrade`",
+        )
+    if _OFFLINE.search(printed):
+        return (
+            f"a package is not in the local cache while {doing} offline:\n{detail}",
+            "run once without --offline where there is a network",
+        )
+    if _NO_NETWORK.search(printed):
+        return (
+            f"the package index cannot be reached while {doing}:\n{detail}",
+            "check the network and the index settings (UV_DEFAULT_INDEX, PIP_INDEX_URL); with all "
+            "packages cached, --offline works without",
+        )
+    return f"{error.cause if not printed else detail}\n  (while {doing})", None
+
+
+def _detail(printed: str) -> str:
+    lines = [line.rstrip() for line in printed.splitlines() if line.strip()]
+    return "\n".join(f"    {_without_credentials(line)}" for line in lines[-25:])
+
+
+def _without_credentials(line: str) -> str:
+    """Hide the user and password of each URL in a line."""
+    return re.sub(r"(\w+://)[^/@\s]+@", r"\1***@", line)

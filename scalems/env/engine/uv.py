@@ -1,0 +1,124 @@
+"""The uv engine: https://docs.astral.sh/uv/pip/."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sysconfig
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from packaging.specifiers import SpecifierSet
+
+from scalems.env.engine import InstallError, Resolution, ResolveError, explain
+from scalems.host.local import CommandFailed, Completed, run
+
+
+def find_uv() -> Path | None:
+    """Return the uv binary: the one installed beside scalems, else the one on ``PATH``."""
+    beside = Path(sysconfig.get_path("scripts")) / "uv"
+    if beside.is_file():
+        return beside
+    found = shutil.which("uv")
+    return Path(found) if found else None
+
+
+class UvEngine:
+    """Resolves for all Pythons and platforms at once, installs from uv's shared cache."""
+
+    name = "uv"
+
+    def __init__(self, binary: Path) -> None:
+        self._binary = binary
+
+    def version(self) -> str:
+        """Return the tool's name and version."""
+        return run([self._binary, "--version"]).stdout.strip()
+
+    def resolve(
+        self,
+        requirements: Sequence[str],
+        constraints: Sequence[str],
+        *,
+        python: str,
+        interpreter: Path,
+        former: str,
+        upgrade: bool,
+        offline: bool,
+    ) -> Resolution:
+        """See :meth:`scalems.env.engine.Engine.resolve`; the result is universal."""
+        with tempfile.TemporaryDirectory(prefix="scalems-lock-") as name:
+            folder = Path(name)
+            (folder / "requirements.in").write_text("\n".join(requirements) + "\n")
+            (folder / "constraints.txt").write_text("\n".join(constraints) + "\n")
+            output = folder / "lock.txt"
+            output.write_text(former)
+            argv = ["pip", "compile", "--universal", "--generate-hashes", "--no-header"]
+            argv += ["--python-version", lowest(python), "--python", str(interpreter)]
+            argv += ["--constraints", "constraints.txt", "--output-file", "lock.txt"]
+            argv += ["requirements.in"]
+            argv += ["--upgrade"] if upgrade else []
+            argv += ["--offline"] if offline else []
+            try:
+                self._run(argv, cwd=folder)
+            except CommandFailed as error:
+                cause, remedy = explain(error, doing="resolving requirements")
+                raise ResolveError(cause, remedy=remedy) from error
+            body = re.sub(r"(?m)^(\s+# +(?:via )?)-[rc] (\S+)$", r"\1\2", output.read_text())
+        return Resolution(body=body, python=f">={lowest(python)}")
+
+    def create(self, venv: Path, *, interpreter: Path, holding: int) -> None:
+        """See :meth:`scalems.env.engine.Engine.create`."""
+        try:
+            self._run(
+                ["venv", "--no-project", "--python", str(interpreter), str(venv)], holding=holding
+            )
+        except CommandFailed as error:
+            cause, remedy = explain(error, doing=f"making {venv}")
+            raise InstallError(cause, remedy=remedy) from error
+
+    def install(
+        self,
+        venv: Path,
+        requirements: Path,
+        *,
+        wheels: Sequence[Path],
+        offline: bool,
+        holding: int,
+        on_line: Callable[[str], None] | None,
+    ) -> None:
+        """See :meth:`scalems.env.engine.Engine.install`."""
+        target = ["--python", str(venv / "bin" / "python")]
+        target += ["--offline"] if offline else []
+        try:
+            self._run(
+                ["pip", "sync", "--require-hashes", *target, str(requirements)],
+                holding=holding,
+                on_line=on_line,
+            )
+            self._run(["pip", "install", "--no-deps", *target, *map(str, wheels)], holding=holding)
+        except CommandFailed as error:
+            cause, remedy = explain(error, doing=f"installing into {venv}")
+            raise InstallError(cause, remedy=remedy) from error
+
+    def _run(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: Path | None = None,
+        holding: int | None = None,
+        on_line: Callable[[str], None] | None = None,
+    ) -> Completed:
+        # Away from the user's folder, whose pyproject.toml or uv.toml is not about these venvs.
+        words = [self._binary, *argv, "--no-progress"]
+        return run(words, cwd=cwd or Path("/"), holding=holding, on_line=on_line)
+
+
+def lowest(python: str) -> str:
+    """Return the lowest Python minor version in a range."""
+    limits = SpecifierSet(python)
+    for minor in range(10, 30):
+        if any(limits.contains(f"3.{minor}.{micro}") for micro in (0, 1, 99)):
+            return f"3.{minor}"
+    return "3.10"

@@ -1,0 +1,63 @@
+"""Findings: what differs from what it must be, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from enum import Enum
+
+from scalems.errors import EnvironmentNotReady
+
+
+class Severity(str, Enum):
+    """Whether a run may start in spite of a finding."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One difference.
+
+    :param env: name of the environment, or ``client``, or the resource's label.
+    :param kind: what sort of difference, such as "changed file".
+    :param subject: what differs: a distribution, a file, a field.
+    :param remedy: the command or edit that mends it.
+    """
+
+    env: str
+    kind: str
+    subject: str
+    expected: str = ""
+    found: str = ""
+    severity: Severity = Severity.ERROR
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        detail = ""
+        if self.expected or self.found:
+            detail = f": expected {self.expected or 'nothing'}, found {self.found or 'nothing'}"
+        return f"{self.env}: {self.kind}: {self.subject}{detail}"
+
+    def to_dict(self) -> dict[str, str]:
+        """Return it in values that JSON can hold."""
+        return {**asdict(self), "severity": self.severity.value}
+
+
+def errors(findings: Iterable[Finding]) -> list[Finding]:
+    """Return the findings that must stop a run."""
+    return [finding for finding in findings if finding.severity is Severity.ERROR]
+
+
+def not_ready(label: str, findings: Iterable[Finding], *, limit: int = 20) -> EnvironmentNotReady:
+    """Make one error of findings; it lists them all, up to a limit, and each remedy once."""
+    listed = list(findings)
+    lines = [f"  {finding}" for finding in listed[:limit]]
+    if len(listed) > limit:
+        lines.append(f"  ... and {len(listed) - limit} more: scalems env check --resource {label}")
+    remedies = list(dict.fromkeys(finding.remedy for finding in listed if finding.remedy))
+    return EnvironmentNotReady(
+        f"the environments of {label} are not ready:\n" + "\n".join(lines),
+        remedy="\n          ".join(remedies) or None,
+    )

@@ -1,0 +1,139 @@
+"""Fingerprints: of what decides a build, and of what is installed in it."""
+
+from __future__ import annotations
+
+import configparser
+import csv
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from scalems import probe
+from scalems.env.canonical import digest
+from scalems.env.lock import Pin
+
+BOOKKEEPING = ("RECORD", "INSTALLER", "REQUESTED", "WHEEL", "direct_url.json", "uv_cache.json")
+"""Files of a dist-info folder that say how it was installed, not what was."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file or link of a venv.
+
+    :param sha256: hex digest of a file's bytes, or ``-> target`` of a link.
+    """
+
+    size: int
+    mtime_ns: int
+    sha256: str
+
+
+def input_digest(
+    pins: Iterable[Pin], *, interpreter: Mapping[str, str], scalems_digest: str
+) -> str:
+    """Return the digest of everything that decides a build; no paths, no clock, no order.
+
+    :param pins: the lock as it applies to the target's markers.
+    :param interpreter: see :func:`scalems.probe.interpreter`.
+    """
+    return digest(
+        "build inputs 1",
+        {
+            "interpreter": dict(interpreter),
+            "pins": sorted([pin.name, pin.version, *pin.hashes] for pin in pins),
+            "scalems": scalems_digest,
+        },
+    )
+
+
+def walk(venv: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield each file and link below a venv, by relative path; never what Python caches."""
+    stack = [""]
+    while stack:
+        folder = stack.pop()
+        with os.scandir(venv / folder) as entries:
+            for entry in entries:
+                path = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    if entry.name != "__pycache__":
+                        stack.append(path)
+                elif not entry.name.endswith(".pyc"):
+                    yield path, entry.stat(follow_symlinks=False)
+
+
+def scan(venv: Path) -> dict[str, Entry]:
+    """Read every byte of a venv; return its files and links by relative path.
+
+    :raises OSError: something in it cannot be read.
+    """
+    found = sorted(walk(venv))
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        # hashlib lets go of the interpreter lock while it digests.
+        return dict(pool.map(lambda item: (item[0], read_entry(venv, *item)), found))
+
+
+def read_entry(venv: Path, path: str, status: os.stat_result) -> Entry:
+    """Read one file or link."""
+    full = venv / path
+    if stat.S_ISLNK(status.st_mode):
+        content = f"-> {full.readlink()}"
+    elif stat.S_ISREG(status.st_mode):
+        content = hashlib.sha256(full.read_bytes()).hexdigest()
+    else:
+        content = "special"
+    return Entry(status.st_size, status.st_mtime_ns, content)
+
+
+def content_digest(venv: Path, entries: Mapping[str, Entry]) -> str:
+    """Return the digest of what is installed, from the files themselves.
+
+    It covers all files of site-packages and the scripts that packages bring, with their
+    interpreter line left out. It holds no path and no time, so the same packages have the
+    same digest in another folder or on another host.
+    """
+    site = probe.site_packages(venv).relative_to(venv).as_posix()
+    parts = {}
+    for path, entry in entries.items():
+        if path.startswith(f"{site}/"):
+            inner = path.removeprefix(f"{site}/")
+            folder, _, name = inner.rpartition("/")
+            if folder.endswith(".dist-info") and name in BOOKKEEPING:
+                continue
+            if inner.startswith("_virtualenv.") or inner == "_virtualenv.pth":
+                continue  # what the venv tools themselves put there
+            parts[inner] = entry.sha256
+    for name in _scripts(venv, site):
+        body = (venv / "bin" / name).read_bytes()
+        if body.startswith(b"#!"):
+            body = body.partition(b"\n")[2]
+        parts[f"bin/{name}"] = hashlib.sha256(body).hexdigest()
+    return digest("content 1", parts)
+
+
+def _scripts(venv: Path, site: str) -> list[str]:
+    """Return the scripts that packages bring as files; generated entry points are not."""
+    found: set[str] = set()
+    for info in sorted((venv / site).glob("*.dist-info")):
+        record = info / "RECORD"
+        if not record.is_file():
+            continue
+        with record.open(encoding="utf-8", newline="") as stream:
+            names = {row[0].rpartition("/")[2] for row in csv.reader(stream) if _in_bin(row)}
+        found |= names - _entry_points(info / "entry_points.txt")
+    return sorted(name for name in found if (venv / "bin" / name).is_file())
+
+
+def _in_bin(row: list[str]) -> bool:
+    return bool(row) and row[0].startswith("../") and "/bin/" in row[0]
+
+
+def _entry_points(path: Path) -> set[str]:
+    parser = configparser.ConfigParser(delimiters=("=",), interpolation=None, strict=False)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read(path, encoding="utf-8")
+    sections = ("console_scripts", "gui_scripts")
+    return {key for section in sections if section in parser for key in parser[section]}

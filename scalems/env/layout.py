@@ -1,0 +1,60 @@
+"""Where the environment manager keeps its things: every path of it comes from here."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from scalems import probe
+
+MANIFEST = probe.MANIFEST
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The state folder of scalems on a host."""
+
+    root: Path
+
+    @property
+    def builds(self) -> Path:
+        """Folder of all builds."""
+        return self.root / "builds"
+
+    @property
+    def wheels(self) -> Path:
+        """Folder of the wheels that scalems made of itself."""
+        return self.root / "wheels"
+
+    def build(self, name: str, input_digest: str) -> Path:
+        """Folder of one build, named after what decided it."""
+        return self.builds / f"{name}-{input_digest[:16]}"
+
+    def build_lock(self, name: str, input_digest: str) -> Path:
+        """File that whoever makes or removes a build holds."""
+        return self.builds / f".{name}-{input_digest[:16]}.lock"
+
+    def resource(self, label: str) -> Path:
+        """File that says what was last synced for a resource."""
+        return self.root / "resources" / f"{label}.json"
+
+    def current(self, label: str, name: str) -> Path:
+        """Link to the build in use, for people and their scripts."""
+        return self.root / "current" / label / name
+
+    def backups(self) -> Path:
+        """Folder of the former versions of RP's resource files."""
+        return self.root / "backups"
+
+
+def default() -> Layout:
+    """Return the state folder: ``$SCALEMS_HOME``, else below the user's data folder.
+
+    The data folder is that of the XDG base directories
+    (https://specifications.freedesktop.org/basedir-spec/latest/).
+    """
+    if home := os.environ.get("SCALEMS_HOME"):
+        return Layout(Path(home).expanduser().absolute())
+    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Layout(Path(data).expanduser() / "scalems")

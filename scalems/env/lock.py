@@ -1,0 +1,204 @@
+"""Locks: the resolved, pinned and hashed requirements of an environment.
+
+A lock is a requirements file in pip's hash-checking format
+(https://pip.pypa.io/en/stable/topics/secure-installs/), which uv, pip and pip-sync all
+install from as it stands. It names no index and no URL, so one lock serves a mirror, a
+wheelhouse and the public index alike, and can hold no credentials. A header of comments
+says what it was made from.
+
+The standard ``pylock.toml`` (PEP 751) was weighed: its reader, ``packaging.pylock``, needs
+packaging 26, and radical.pilot brings psij-python, which needs packaging 25 or older.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.markers import Marker
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+from scalems.env.canonical import digest
+from scalems.env.spec import EnvSpec
+from scalems.errors import UsageError
+from scalems.probe import normalize
+
+ALWAYS = ("cloudpickle", "radical.pilot")
+"""What the far side of scalems needs in every environment."""
+
+_HEADER = re.compile(r"# (?P<key>python|inputs): (?P<value>.+)")
+_HASH = re.compile(r"\s--hash=(?P<hash>[a-z0-9]+:[0-9a-f]+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pin:
+    """One distribution in one version, with the hashes that its files may have."""
+
+    name: str
+    version: str
+    marker: Marker | None
+    hashes: tuple[str, ...]
+
+    def requirement(self) -> str:
+        """Return it as a line of a requirements file, without its marker."""
+        return " \\\n    ".join(
+            [f"{self.name}=={self.version}", *(f"--hash={h}" for h in self.hashes)]
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lock:
+    """A lock that has been read.
+
+    :param inputs: digest of what it was made from, see :func:`inputs_digest`.
+    :param python: range of Python versions that it was resolved for.
+    """
+
+    inputs: str
+    python: SpecifierSet
+    pins: tuple[Pin, ...]
+
+    def select(self, markers: Mapping[str, str]) -> list[Pin]:
+        """Return the pins that apply to an interpreter, sorted by name.
+
+        :param markers: values of the PEP 508 markers there.
+        """
+        values = dict(markers)
+        chosen = [pin for pin in self.pins if pin.marker is None or pin.marker.evaluate(values)]
+        return sorted(chosen, key=lambda pin: pin.name)
+
+
+def requirements(spec: EnvSpec) -> list[str]:
+    """Return everything that an environment asks for, one normalized line each, sorted."""
+    wanted = {str(Requirement(text)) for text in spec.dependencies}
+    named = {normalize(Requirement(text).name) for text in wanted}
+    wanted.update(name for name in ALWAYS if normalize(name) not in named)
+    return sorted(wanted)
+
+
+def constraints(spec: EnvSpec, pins: Mapping[str, str]) -> list[str]:
+    """Return the version limits of an environment.
+
+    :param pins: versions by distribution that the client has and the environment must have.
+    """
+    limits = {str(Requirement(text)) for text in spec.constraints}
+    limits.update(f"{name}=={version}" for name, version in pins.items())
+    return sorted(limits)
+
+
+def inputs_digest(spec: EnvSpec, pins: Mapping[str, str]) -> str:
+    """Return the digest of everything that decides a lock; an equal one means nothing to do."""
+    return digest(
+        "lock inputs 1",
+        {
+            "python": str(SpecifierSet(spec.python)),
+            "requirements": requirements(spec),
+            "constraints": constraints(spec, pins),
+        },
+    )
+
+
+def render(spec: EnvSpec, *, inputs: str, python: str, body: str) -> str:
+    """Return the text of a lock from what an engine resolved."""
+    return (
+        f"# Lock of the environment {spec.name!r}, made by `scalems env lock` from "
+        f"{spec.path.name}. Do not edit.\n"
+        f"# python: {python}\n"
+        f"# inputs: {inputs}\n\n" + body.strip() + "\n"
+    )
+
+
+def load(path: Path) -> Lock:
+    """Read a lock.
+
+    :raises FileNotFoundError: there is none.
+    :raises UsageError: it is not a lock, or was edited; with file and line.
+    """
+    return parse(path.read_text(encoding="utf-8", errors="replace"), source=str(path))
+
+
+def parse(text: str, *, source: str) -> Lock:
+    """Read the text of a lock; see :func:`load`."""
+    head: dict[str, str] = {}
+    pins: list[Pin] = []
+    for number, line in _logical_lines(text):
+        if line.startswith("#"):
+            if match := _HEADER.fullmatch(line.strip()):
+                head.setdefault(match["key"], match["value"].strip())
+            continue
+        try:
+            pins.append(_pin(line))
+        except ValueError as error:
+            raise _broken(f"{source}:{number}: {error}") from None
+    try:
+        return Lock(inputs=head["inputs"], python=SpecifierSet(head["python"]), pins=tuple(pins))
+    except (KeyError, InvalidSpecifier):
+        raise _broken(f"{source}: not a lock of scalems: its header is missing") from None
+
+
+def changes(old: Iterable[Pin], new: Iterable[Pin]) -> list[str]:
+    """Return what differs between two locks, one line for each distribution."""
+    before, after = _versions(old), _versions(new)
+    lines = []
+    for name in sorted(before.keys() | after.keys()):
+        was, now = before.get(name), after.get(name)
+        if was is None:
+            lines.append(f"+ {name} {now}")
+        elif now is None:
+            lines.append(f"- {name} {was}")
+        elif was != now:
+            lines.append(f"~ {name} {was} -> {now}")
+    return lines
+
+
+def _versions(pins: Iterable[Pin]) -> dict[str, str]:
+    found: dict[str, set[str]] = {}
+    for pin in pins:
+        found.setdefault(pin.name, set()).add(pin.version)
+    return {name: ", ".join(sorted(versions)) for name, versions in found.items()}
+
+
+def _pin(line: str) -> Pin:
+    hashes = tuple(sorted(match["hash"] for match in _HASH.finditer(line)))
+    bare = _HASH.sub("", line).strip()
+    try:
+        requirement = Requirement(bare)
+    except InvalidRequirement as error:
+        raise ValueError(f"{bare!r} is not a pinned requirement") from error
+    specifiers = list(requirement.specifier)
+    if len(specifiers) != 1 or specifiers[0].operator != "==" or "*" in specifiers[0].version:
+        raise ValueError(f"{bare!r} does not pin one version with '=='")
+    if not hashes:
+        raise ValueError(f"{bare!r} has no --hash")
+    return Pin(
+        name=normalize(requirement.name),
+        version=specifiers[0].version,
+        marker=requirement.marker,
+        hashes=hashes,
+    )
+
+
+def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield each line with its number, those that end with a backslash joined to the next."""
+    start, joined = 0, ""
+    for number, line in enumerate(text.splitlines(), start=1):
+        start = start or number
+        if line.rstrip().endswith("\\") and not line.lstrip().startswith("#"):
+            joined += line.rstrip()[:-1] + " "
+            continue
+        joined += line
+        if joined.strip():
+            yield start, joined.strip()
+        start, joined = 0, ""
+    if joined.strip():
+        yield start, joined.strip()
+
+
+def _broken(cause: str) -> UsageError:
+    return UsageError(
+        cause,
+        remedy="restore the lock from version control, or delete it and run `scalems env lock`",
+    )

@@ -1,0 +1,94 @@
+"""Manifests: what a build must contain. Written last, and the only thing that makes it usable."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scalems.env.canonical import write_atomic
+from scalems.env.fingerprint import Entry
+from scalems.env.layout import MANIFEST
+from scalems.env.spec import Role
+
+FORMAT = 1
+FILES = "files.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What was verified when a build was made.
+
+    :param interpreter: see :func:`scalems.probe.interpreter`.
+    :param python: path of the interpreter that the venv links to, fully resolved.
+    :param python_stat: its size in bytes and modification time in nanoseconds.
+    :param versions: distributions by normalized name.
+    :param top_level: entries of site-packages.
+    :param records: size and modification time of each distribution's RECORD.
+    :param files_sha256: digest of the file table beside the manifest.
+    :param created: UTC time, ISO 8601.
+    """
+
+    name: str
+    role: Role
+    input_digest: str
+    content_digest: str
+    scalems_digest: str
+    lock_inputs: str
+    engine: str
+    created: str
+    seconds: float
+    interpreter: Mapping[str, str]
+    python: str
+    python_stat: tuple[int, int]
+    versions: Mapping[str, str]
+    top_level: tuple[str, ...]
+    records: Mapping[str, tuple[int, int]]
+    files: int
+    bytes: int
+    files_sha256: str
+
+
+def write(folder: Path, manifest: Manifest) -> None:
+    """Write a manifest; from here on the build counts."""
+    data = {"format": FORMAT, **dataclasses.asdict(manifest), "role": manifest.role.value}
+    write_atomic(folder / MANIFEST, json.dumps(data, indent=1, sort_keys=True) + "\n")
+
+
+def read(folder: Path) -> Manifest | None:
+    """Read a build's manifest; ``None`` if there is none, or none that can be trusted."""
+    try:
+        data = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if data.pop("format") != FORMAT or not folder.name.endswith(data["input_digest"][:16]):
+            return None
+        data["role"] = Role(data["role"])
+        data["python_stat"] = tuple(data["python_stat"])
+        data["top_level"] = tuple(data["top_level"])
+        data["records"] = {name: tuple(value) for name, value in data["records"].items()}
+        return Manifest(**data)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def write_files(folder: Path, entries: Mapping[str, Entry]) -> str:
+    """Write the table of a build's files; return its digest for the manifest."""
+    table = {path: [e.size, e.mtime_ns, e.sha256] for path, e in sorted(entries.items())}
+    text = json.dumps(table, separators=(",", ":"))
+    write_atomic(folder / FILES, text)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_files(folder: Path, manifest: Manifest) -> dict[str, Entry] | None:
+    """Read the table of a build's files; ``None`` if it is not the one of its manifest."""
+    try:
+        raw = (folder / FILES).read_bytes()
+    except OSError:
+        return None
+    if hashlib.sha256(raw).hexdigest() != manifest.files_sha256:
+        return None
+    table: dict[str, Any] = json.loads(raw)
+    return {path: Entry(*values) for path, values in table.items()}

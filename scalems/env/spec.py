@@ -1,0 +1,117 @@
+"""Env specs: what a Pilot or a Task venv must contain, from ``envs/NAME.toml``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+from scalems import tomlfile
+from scalems.errors import UsageError
+
+SCHEMA = Path(__file__).with_name("spec.schema.json")
+NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
+"""What an env may be called: it becomes part of file names and shell lines."""
+
+
+class Role(str, Enum):
+    """What runs in an environment."""
+
+    PILOT = "pilot"
+    """RP's agent and the raptor Master."""
+    TASK = "task"
+    """The raptor Worker and the calls of a workflow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvSpec:
+    """What an environment must contain, as its author wrote it."""
+
+    name: str
+    path: Path
+    role: Role
+    python: str
+    interpreter: str | None
+    dependencies: tuple[str, ...]
+    constraints: tuple[str, ...]
+
+    @property
+    def lock_path(self) -> Path:
+        """The lock, committed beside the spec."""
+        return self.path.with_suffix(".lock.txt")
+
+
+def load(path: Path) -> EnvSpec:
+    """Read an env spec.
+
+    :raises UsageError: with every mistake in it, by file, line and key.
+    """
+    if not NAME.fullmatch(path.stem):
+        raise UsageError(
+            f"{path}: {path.stem!r} cannot name an environment",
+            remedy="use up to 40 lower-case letters, digits, '-' and '_', a letter first",
+        )
+    data = tomlfile.read(path, SCHEMA)
+    mistakes = list(_mistakes(data))
+    if mistakes:
+        raise tomlfile.mistakes_error(path, path.read_text(encoding="utf-8"), mistakes)
+    return EnvSpec(
+        name=path.stem,
+        path=path,
+        role=Role(data["role"]),
+        python=data.get("python", ">=3.10"),
+        interpreter=data.get("interpreter"),
+        dependencies=tuple(data.get("dependencies", ())),
+        constraints=tuple(data.get("constraints", ())),
+    )
+
+
+def _mistakes(data: dict[str, Any]) -> list[tuple[tuple[str | int, ...], str]]:
+    """Return what a schema cannot see: bad requirements, and keys that contradict each other."""
+    found: list[tuple[tuple[str | int, ...], str]] = []
+    try:
+        SpecifierSet(data.get("python", ""))
+    except InvalidSpecifier:
+        found.append((("python",), f"{data['python']!r} is not a version range like '>=3.10'"))
+    seen: dict[str, Requirement] = {}
+    for key in ("dependencies", "constraints"):
+        for index, text in enumerate(data.get(key, ())):
+            where = (key, index)
+            try:
+                requirement = Requirement(text)
+            except InvalidRequirement as error:
+                what = str(error).splitlines()[0]
+                found.append((where, f"{text!r} is not a requirement: {what}"))
+                continue
+            found += [(where, what) for what in _contradictions(key, requirement, seen)]
+            if key == "dependencies":
+                seen[requirement.name.lower()] = requirement
+    return found
+
+
+def _contradictions(key: str, new: Requirement, seen: dict[str, Requirement]) -> list[str]:
+    found = []
+    if new.name.lower() == "scalems":
+        found.append("scalems is always installed as the code that the client runs; leave it out")
+    if new.url:
+        found.append(f"{new.name} comes from a URL; only packages of an index can be locked")
+    old = seen.get(new.name.lower())
+    if key == "dependencies" and old and old.marker == new.marker:
+        found.append(f"{new.name} is listed twice: {str(old)!r} and {str(new)!r}")
+    if old and _disjoint(old.specifier, new.specifier):
+        found.append(f"no version of {new.name} is in both {str(old)!r} and {str(new)!r}")
+    return found
+
+
+def _disjoint(one: SpecifierSet, other: SpecifierSet) -> bool:
+    """Whether an exact pin in one range is outside of the other."""
+    for pins, limits in ((one, other), (other, one)):
+        for pin in pins:
+            if pin.operator == "==" and not pin.version.endswith(".*"):
+                return not limits.contains(pin.version, prereleases=True)
+    return False

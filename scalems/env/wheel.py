@@ -1,0 +1,113 @@
+"""scalems itself as a wheel: exactly the code that the client runs, however it is installed.
+
+The wheel is written from the files of the imported package, so a checkout, an editable
+install and an installed wheel all give what is running now, without a build tool or a
+network. The same files give the same bytes. Format:
+https://packaging.python.org/en/latest/specifications/binary-distribution-format/
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.metadata
+import io
+import zipfile
+from collections.abc import Mapping
+from email.message import Message
+from pathlib import Path
+
+import scalems
+from scalems.env.canonical import digest
+from scalems.errors import EnvironmentNotReady
+
+FAR_SIDE = ("cloudpickle", "radical-pilot")
+"""The only dependencies that the far side of scalems has; the rest is the client's."""
+
+
+def source_files() -> dict[str, bytes]:
+    """Return the files of the running package, by their path in a wheel."""
+    root = Path(scalems.__file__).parent
+    return {
+        path.relative_to(root.parent).as_posix(): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc"
+    }
+
+
+def source_digest() -> str:
+    """Return the digest of the running package's files; no paths, no times."""
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in source_files().items()}
+    return digest("scalems source 1", {"version": version(), "files": hashes})
+
+
+def version() -> str:
+    """Return the version of the running package.
+
+    :raises EnvironmentNotReady: scalems is imported but not installed.
+    """
+    try:
+        return importlib.metadata.version("scalems")
+    except importlib.metadata.PackageNotFoundError:
+        raise EnvironmentNotReady(
+            "scalems is imported from a folder but is not installed in this Python",
+            remedy="pip install -e FOLDER_OF_THE_CHECKOUT",
+        ) from None
+
+
+def pack(folder: Path) -> Path:
+    """Write the wheel into a folder named after its digest, unless it is there; return its path.
+
+    :raises OSError: it cannot be written.
+    """
+    files = source_files()
+    info = f"scalems-{version()}.dist-info"
+    files[f"{info}/METADATA"] = _metadata()
+    files[f"{info}/WHEEL"] = (
+        b"Wheel-Version: 1.0\nGenerator: scalems\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    )
+    files[f"{info}/entry_points.txt"] = b"[console_scripts]\nscalems = scalems.__main__:main\n"
+    files[f"{info}/RECORD"] = _record(files, f"{info}/RECORD")
+    data = _zip(files)
+    place = folder / hashlib.sha256(data).hexdigest()[:16]
+    path = place / f"scalems-{version()}-py3-none-any.whl"
+    if not path.is_file():
+        place.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{id(data)}.tmp")
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    return path
+
+
+def _metadata() -> bytes:
+    """Return the client's metadata with what the far side does not need left out.
+
+    So `pip check` is content in a Task venv, which has neither rich nor virtualenv.
+    """
+    own = importlib.metadata.metadata("scalems")
+    message = Message()
+    for key in ("Metadata-Version", "Name", "Version", "Summary", "Requires-Python"):
+        if key in own:
+            message[key] = own[key]
+    for name in FAR_SIDE:
+        message["Requires-Dist"] = name
+    return message.as_bytes()
+
+
+def _record(files: Mapping[str, bytes], own_path: str) -> bytes:
+    lines = []
+    for name, data in sorted(files.items()):
+        hashed = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+        lines.append(f"{name},sha256={hashed},{len(data)}\n")
+    return "".join([*lines, f"{own_path},,\n"]).encode()
+
+
+def _zip(files: Mapping[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in sorted(files.items()):
+            entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, data)
+    return buffer.getvalue()

@@ -1,0 +1,132 @@
+"""The one door through which child processes of the environment manager start."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shlex
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scalems.errors import ScalemsError
+
+log = logging.getLogger(__name__)
+
+LEAKING = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
+"""Variables through which the caller's Python would leak into another one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completed:
+    """A command that has ended."""
+
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class CommandFailed(ScalemsError):
+    """A command could not start, or ended with a non-zero exit code.
+
+    :param completed: the command and what it printed; ``None`` if it never started.
+    """
+
+    def __init__(
+        self, cause: str, *, completed: Completed | None = None, remedy: str | None = None
+    ) -> None:
+        super().__init__(cause, remedy=remedy)
+        self.completed = completed
+
+
+def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return this process's environment without what leaks our Python into a child's."""
+    env = {key: value for key, value in os.environ.items() if key not in LEAKING}
+    env.update(extra or {})
+    return env
+
+
+def run(
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    on_line: Callable[[str], None] | None = None,
+    holding: int | None = None,
+) -> Completed:
+    """Run a command to its end in a process group of its own, without standard input.
+
+    :param env: added to :func:`clean_environment`.
+    :param on_line: called with each line of standard error as it comes.
+    :param holding: descriptor of a lock that the command must hold as long as it lives.
+    :raises CommandFailed: it cannot start or ends with a non-zero code. The error shows
+        the end of what it printed.
+    """
+    words = tuple(os.fspath(word) for word in argv)
+    log.debug("run: %s", shlex.join(words))
+    try:
+        process = subprocess.Popen(
+            words,
+            env=clean_environment(env),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+            pass_fds=() if holding is None else (holding,),
+        )
+    except OSError as error:
+        raise CommandFailed(f"cannot run {words[0]}: {error.strerror or error}") from error
+    with _ended_with_us(process):
+        stderr: list[str] = []
+        reader = threading.Thread(target=_read, args=(process, stderr, on_line), daemon=True)
+        reader.start()
+        assert process.stdout is not None
+        stdout = process.stdout.read()
+        reader.join()
+        process.wait()
+    done = Completed(
+        argv=words, returncode=process.returncode, stdout=stdout, stderr="".join(stderr)
+    )
+    if done.returncode:
+        shown = (done.stderr.strip() or done.stdout.strip()).splitlines()[-25:]
+        log.debug("failed (%d): %s\n%s\n%s", done.returncode, words, stdout, done.stderr)
+        raise CommandFailed(
+            f"{shlex.join(words[:6])}{' ...' if len(words) > 6 else ''} "
+            f"ended with exit code {done.returncode}:\n" + "\n".join(f"    {s}" for s in shown),
+            completed=done,
+        )
+    return done
+
+
+def _read(
+    process: subprocess.Popen[str], lines: list[str], on_line: Callable[[str], None] | None
+) -> None:
+    assert process.stderr is not None
+    for line in process.stderr:
+        lines.append(line)
+        if on_line:
+            on_line(line.rstrip())
+
+
+@contextlib.contextmanager
+def _ended_with_us(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Kill the whole process group if we leave early, on Ctrl-C too."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+    finally:
+        for stream in (process.stdout, process.stderr):
+            if stream and process.returncode is not None:
+                stream.close()

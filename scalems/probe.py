@@ -1,0 +1,145 @@
+"""What is installed in a Python environment, read from its metadata and never by importing it.
+
+Standard library only: this module also runs inside the Pilot and Task venvs,
+where it tells a Worker what it is made of before the first call.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import socket
+import sys
+import sysconfig
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+"""Name of the file beside a managed venv that says what it must contain."""
+
+_DIST_INFO = re.compile(r"(?P<name>[^-]+)-(?P<version>[^-]+)\.dist-info")
+
+
+def normalize(name: str) -> str:
+    """Return the normalized name of a distribution (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def site_packages(prefix: Path) -> Path:
+    """Return the folder of a venv that pure Python packages are installed in.
+
+    :raises FileNotFoundError: there is no such folder below ``prefix``.
+    """
+    for folder in sorted(prefix.glob("lib/python3.*/site-packages")):
+        return folder
+    raise FileNotFoundError(f"no site-packages folder below {prefix}")
+
+
+def versions(paths: Iterable[str | os.PathLike[str]]) -> dict[str, str]:
+    """Return the version of each distribution in the given folders, by normalized name.
+
+    A distribution's folder is named ``{name}-{version}.dist-info``
+    (https://packaging.python.org/en/latest/specifications/recording-installed-packages/).
+    As on ``sys.path``, the first folder wins.
+    """
+    found: dict[str, str] = {}
+    for path in paths:
+        try:
+            names = os.listdir(path or ".")  # noqa: PTH208  # twice as fast, on every launch
+        except OSError:
+            continue
+        for name in names:
+            if match := _DIST_INFO.fullmatch(name):
+                found.setdefault(normalize(match["name"]), match["version"])
+    return found
+
+
+def interpreter() -> dict[str, str]:
+    """Return what decides which distributions run in this interpreter; no paths."""
+    libc = " ".join(platform.libc_ver())
+    return {
+        "implementation": sys.implementation.name,
+        "version": platform.python_version(),
+        "cache_tag": sys.implementation.cache_tag or "",
+        "soabi": str(sysconfig.get_config_var("SOABI") or ""),
+        "platform": sysconfig.get_platform(),
+        "libc": libc.strip(),
+    }
+
+
+def markers() -> dict[str, str]:
+    """Return the values of the environment markers here (PEP 508)."""
+    return {
+        "implementation_name": sys.implementation.name,
+        "implementation_version": platform.python_version(),
+        "os_name": os.name,
+        "platform_machine": platform.machine(),
+        "platform_release": platform.release(),
+        "platform_system": platform.system(),
+        "platform_version": platform.version(),
+        "platform_python_implementation": platform.python_implementation(),
+        "python_full_version": platform.python_version(),
+        "python_version": ".".join(platform.python_version_tuple()[:2]),
+        "sys_platform": sys.platform,
+    }
+
+
+def manifest_of(prefix: Path) -> Mapping[str, Any]:
+    """Return the manifest beside a managed venv, or an empty mapping if there is none to trust."""
+    try:
+        data = json.loads((prefix.parent / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def describe() -> dict[str, Any]:
+    """Describe the running interpreter in values that survive JSON and msgpack.
+
+    :return: ``python`` (version), ``interpreter`` and ``markers`` (see the functions of these
+        names), ``prefix``, ``executable``, ``host``, ``pid``, ``versions`` by distribution, and the
+        ``input_digest`` and ``content_digest`` of its build, empty when it is not managed.
+    """
+    manifest = manifest_of(Path(sys.prefix))
+    return {
+        "python": platform.python_version(),
+        "interpreter": interpreter(),
+        "markers": markers(),
+        "prefix": sys.prefix,
+        "executable": sys.executable,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "versions": versions(sys.path),
+        "input_digest": str(manifest.get("input_digest", "")),
+        "content_digest": str(manifest.get("content_digest", "")),
+    }
+
+
+FRAME = ("<<<scalems ", " scalems>>>")
+
+
+def main() -> None:
+    """Print the description, framed so that a site hook which prints cannot break the reader."""
+    sys.stdout.write(f"\n{FRAME[0]}{json.dumps(describe())}{FRAME[1]}\n")
+
+
+def parse(text: str) -> dict[str, Any]:
+    """Find a framed description in what a probe printed.
+
+    :raises ValueError: there is none.
+    """
+    _, start, rest = text.partition(FRAME[0])
+    body, end, _ = rest.partition(FRAME[1])
+    if not (start and end):
+        raise ValueError("the probe printed no description")
+    data = json.loads(body)
+    if not isinstance(data, dict):
+        raise ValueError("the probe printed no description")
+    return data
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""RP resource definitions: read RP's own, extend, validate, write."""

@@ -1,0 +1,140 @@
+"""Resource configs: which RP definition to extend and which environments it gets.
+
+They come from ``resource-configs/DOMAIN.toml``; each table in one is a resource
+that RP and scalems call ``DOMAIN.TABLE``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scalems import tomlfile
+from scalems.errors import UsageError
+from scalems.tomlfile import near
+
+SCHEMA = Path(__file__).with_name("config.schema.json")
+MANAGED = ("virtenv", "virtenv_mode", "rp_version")
+"""Fields of a resource definition that scalems itself decides."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResourceConfig:
+    """One resource, as its author wrote it."""
+
+    label: str
+    path: Path
+    extends: str
+    pilot: str
+    tasks: tuple[str, ...]
+    definition: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def envs(self) -> tuple[str, ...]:
+        """Names of all its environments, the Pilot's first."""
+        return (self.pilot, *self.tasks)
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with ``envs/`` and ``resource-configs/`` in it."""
+
+    root: Path
+
+    @property
+    def envs(self) -> Path:
+        """Folder of the env specs and their locks."""
+        return self.root / "envs"
+
+    @property
+    def configs(self) -> Path:
+        """Folder of the resource configs."""
+        return self.root / "resource-configs"
+
+    def env_names(self) -> list[str]:
+        """Return the names of all env specs."""
+        return sorted(path.stem for path in self.envs.glob("*.toml"))
+
+    def env_path(self, name: str) -> Path:
+        """Return the file of an env spec.
+
+        :raises UsageError: there is none of that name; near names are offered.
+        """
+        path = self.envs / f"{name}.toml"
+        if re.fullmatch(r"[\w-]+", name) and path.is_file():
+            return path
+        known = self.env_names()
+        raise UsageError(
+            f"there is no env spec {name!r} in {self.envs}{near(name, known)}",
+            remedy=f"write {path}, or use one of: {', '.join(known) or '(none yet)'}",
+        )
+
+    def labels(self) -> list[str]:
+        """Return the labels of all resources, of those files that are valid TOML tables."""
+        found = []
+        for path in sorted(self.configs.glob("*.toml")):
+            found += [f"{path.stem}.{name}" for name in tomlfile.top_keys(path)]
+        return found
+
+    def resource(self, label: str) -> ResourceConfig:
+        """Read the config of one resource.
+
+        :param label: ``DOMAIN.NAME``.
+        :raises UsageError: unknown label (near ones are offered), or mistakes in its file.
+        """
+        domain, _, name = label.partition(".")
+        path = self.configs / f"{domain}.toml"
+        data: dict[str, Any] = {}
+        if re.fullmatch(r"[A-Za-z][\w-]*", domain) and path.is_file():
+            data = tomlfile.read(path, SCHEMA)
+        if name not in data:
+            known = self.labels()
+            raise UsageError(
+                f"there is no resource {label!r} in {self.configs}{near(label, known)}",
+                remedy=f"write [{name or 'NAME'}] in {path}, "
+                f"or use one of: {', '.join(known) or '(none yet)'}",
+            )
+        table = data[name]
+        if mistakes := list(_mistakes(name, table)):
+            raise tomlfile.mistakes_error(path, path.read_text(encoding="utf-8"), mistakes)
+        return ResourceConfig(
+            label=label,
+            path=path,
+            extends=table["extends"],
+            pilot=table["pilot"],
+            tasks=tuple(table.get("tasks", ())),
+            definition=table.get("definition", {}),
+        )
+
+
+def find_project(folder: Path | None = None) -> Project:
+    """Return the project that a folder belongs to: the nearest parent with ``resource-configs/``.
+
+    :raises UsageError: there is none.
+    """
+    start = (folder or Path.cwd()).resolve()
+    if not start.is_dir():
+        raise UsageError(f"{start} is not a folder")
+    for root in (start, *start.parents):
+        if (root / "resource-configs").is_dir() and (root / "envs").is_dir():
+            return Project(root)
+    raise UsageError(
+        f"neither {start} nor a folder above it has envs/ and resource-configs/",
+        remedy="change to your project's folder, or name it with --project FOLDER",
+    )
+
+
+def _mistakes(name: str, table: Mapping[str, Any]) -> list[tuple[tuple[str | int, ...], str]]:
+    found: list[tuple[tuple[str | int, ...], str]] = []
+    for index, env in enumerate(table.get("tasks", ())):
+        if env == table["pilot"]:
+            found.append(((name, "tasks", index), f"{env!r} is the pilot's environment already"))
+    for key in table.get("definition", {}):
+        if key in MANAGED:
+            found.append(
+                ((name, "definition", key), "scalems sets this field itself; leave it out")
+            )
+    return found

@@ -1,0 +1,173 @@
+"""Strict reading of TOML files: every mistake at once, with file, line and dotted key.
+
+The shape of a file is a JSON Schema (https://json-schema.org/draft/2020-12/schema),
+shipped beside the module that reads it, so that editors can use it too.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scalems.errors import UsageError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+if TYPE_CHECKING:
+    from jsonschema import ValidationError
+
+_TYPES = {
+    "string": "a string",
+    "array": "a list",
+    "object": "a table",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+}
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """Return " (did you mean ...?)" for the nearest known names, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f" (did you mean {' or '.join(repr(c) for c in close)}?)" if close else ""
+
+
+def read(path: Path, schema: Path) -> dict[str, Any]:
+    """Read a TOML file that must match a schema.
+
+    :raises UsageError: the file is missing, is not TOML, or does not match;
+        the message lists every mistake.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from error
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(
+            f"{path}: not valid TOML: {error}",
+            remedy="see https://toml.io for the format; strings need quotes",
+        ) from error
+    if mistakes := list(validate(data, json.loads(schema.read_text()))):
+        raise mistakes_error(path, text, mistakes)
+    return data
+
+
+def top_keys(path: Path) -> list[str]:
+    """Return the keys at the top of a TOML file; none if it cannot be read."""
+    try:
+        return list(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return []
+
+
+def mistakes_error(
+    path: Path, text: str, mistakes: Iterable[tuple[tuple[str | int, ...], str]]
+) -> UsageError:
+    """Make one error of many mistakes, each a pair of a key path and what is wrong there."""
+    located = sorted((_line_of(text, keys), dotted(keys), what) for keys, what in mistakes)
+    lines = [f"{path}:{line}: {key + ': ' if key else ''}{what}" for line, key, what in located]
+    count = f"{len(lines)} mistake{'s' if len(lines) > 1 else ''}"
+    return UsageError("\n".join(lines), remedy=f"correct the {count} above in {path}")
+
+
+def validate(
+    data: Mapping[str, Any], schema: Mapping[str, Any]
+) -> Iterable[tuple[tuple[str | int, ...], str]]:
+    """Yield each mistake in ``data`` as a key path and what is wrong there."""
+    from jsonschema import Draft202012Validator
+
+    for error in Draft202012Validator(schema).iter_errors(data):
+        keys = tuple(error.absolute_path)
+        if error.validator == "additionalProperties":
+            yield from _unknown_keys(error, keys)
+        else:
+            yield keys, _explain(error)
+
+
+def dotted(keys: Iterable[str | int]) -> str:
+    """Write a key path as ``a.b[0]."odd key"``."""
+    out = ""
+    for key in keys:
+        if isinstance(key, int):
+            out += f"[{key}]"
+        else:
+            bare = key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)
+            out += f".{bare}" if out else bare
+    return out
+
+
+def _unknown_keys(
+    error: ValidationError, keys: tuple[str | int, ...]
+) -> Iterable[tuple[tuple[str | int, ...], str]]:
+    known = error.schema.get("properties", {})
+    patterns = error.schema.get("patternProperties", {})
+    for key in error.instance:
+        if key in known or any(re.search(pattern, key) for pattern in patterns):
+            continue
+        if known:
+            yield (
+                (*keys, key),
+                f"unknown key{near(key, known)}; known keys are {', '.join(sorted(known))}",
+            )
+        else:
+            yield (*keys, key), f"not a valid name; it must match {' or '.join(patterns)}"
+
+
+def _explain(error: ValidationError) -> str:
+    shown = json.dumps(error.instance, default=str)
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    if error.validator == "type":
+        wanted = error.validator_value
+        names = [wanted] if isinstance(wanted, str) else wanted
+        return f"must be {' or '.join(_TYPES.get(n, n) for n in names)}, not {shown}"
+    if error.validator == "enum":
+        choices = [str(value) for value in error.validator_value]
+        hint = near(str(error.instance), choices)
+        return f"{shown} is not one of {', '.join(map(repr, choices))}{hint}"
+    if error.validator == "required":
+        missing = [k for k in error.validator_value if k not in error.instance]
+        return f"missing key{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))}"
+    return str(error.schema.get("errorMessage", f"{error.message}"))
+
+
+def _line_of(text: str, keys: tuple[str | int, ...]) -> int:
+    """Return the line (from 1) of the statement that brings a key in, or of its nearest parent.
+
+    The parser itself is asked: each prefix of the file that is valid TOML ends a
+    statement, and the first whose data holds the key names the line.
+    """
+    lines = text.splitlines(keepends=True)
+    best = 1
+    start = depth = 0
+    for end in range(1, len(lines) + 1):
+        if not lines[end - 1].strip() or lines[end - 1].lstrip().startswith("#"):
+            continue
+        try:
+            data: Any = tomllib.loads("".join(lines[:end]))
+        except tomllib.TOMLDecodeError:
+            start = start or end
+            continue
+        found = _depth(data, keys)
+        if found > depth:
+            best, depth = start or end, found
+        start = 0
+    return best
+
+
+def _depth(data: Any, keys: tuple[str | int, ...]) -> int:
+    for depth, key in enumerate(keys):
+        try:
+            data = data[key]
+        except (KeyError, IndexError, TypeError):
+            return depth
+    return len(keys)
