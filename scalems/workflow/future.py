@@ -1,0 +1,191 @@
+"""The result of a task that may not have run yet."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import sys
+from typing import TYPE_CHECKING, NoReturn, TypeVar
+
+from scalems.errors import UsageError
+from scalems.workflow import call
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable
+
+T = TypeVar("T")
+
+# What values have and futures have not: asking for it is a forgotten .result().
+_REFUSED = """
+    int float complex index len iter reversed contains getitem setitem delitem call array enter
+    neg pos abs invert round trunc floor ceil lt le gt ge
+    add sub mul matmul truediv floordiv mod divmod pow lshift rshift and xor or
+    radd rsub rmul rmatmul rtruediv rfloordiv rmod rdivmod rpow rlshift rrshift rand rxor ror
+"""
+
+
+class Future(concurrent.futures.Future[T]):
+    """The result of a task call.
+
+    It can be passed to other tasks as it is, alone or inside lists, tuples, dicts, sets
+    and dataclasses; :meth:`result` waits for the value, and so does ``await``. It is a
+    :class:`concurrent.futures.Future`, so :func:`concurrent.futures.as_completed` and
+    :func:`asyncio.gather` take it. Two futures are equal only if they are the same one.
+
+    Futures are made by calls of tasks, never directly.
+    """
+
+    def __init__(
+        self, *, task_id: int, name: str, withdraw: Callable[[Future[T]], None] | None = None
+    ) -> None:
+        super().__init__()
+        self.task_id = task_id
+        """Number of the task in its run."""
+        self.name = name
+        """Name of the task's function."""
+        self._withdraw = withdraw
+        self._started = False
+        self._asked = False
+
+    def result(self, timeout: float | None = None) -> T:
+        """Return the value, waiting for it.
+
+        An exception of the task is raised as itself; its ``__cause__`` has the traceback
+        of the process that it was raised in.
+
+        :param timeout: seconds to wait at most.
+        :raises concurrent.futures.TimeoutError: if there is no result by then.
+        :raises concurrent.futures.CancelledError: if the task was cancelled.
+        :raises TaskError: if the task was lost, or its value cannot be rebuilt here.
+        :raises DependencyError: if a task that it depends on failed.
+        """
+        try:
+            value = super().result(timeout)
+        finally:
+            self._asked = self._asked or self.done()
+        # A value is decoded when it is asked for: values that only go from task to task
+        # are never rebuilt in the client, which may not have their modules.
+        if isinstance(value, call.Outcome):
+            decoded = self.__dict__.get("_decoded")
+            if decoded is None:
+                decoded = self.__dict__.setdefault("_decoded", (call.result(value),))
+            value = decoded[0]
+        return value
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return what :meth:`result` would raise, or ``None``, waiting for the task to end.
+
+        :raises concurrent.futures.TimeoutError: if the task has not ended by then.
+        :raises concurrent.futures.CancelledError: if the task was cancelled.
+        """
+        try:
+            error = super().exception(timeout)
+        finally:
+            self._asked = self._asked or self.done()
+        if error is None:
+            try:
+                self.result()
+            except Exception as undecodable:
+                return undecodable
+        return error
+
+    def cancel(self) -> bool:
+        """Cancel the task: it never starts, or its processes are ended if it has.
+
+        :return: whether the task is cancelled now; ``False`` if it had already ended.
+        """
+        if not super().cancel():
+            return False
+        if self._withdraw is not None:
+            self._withdraw(self)
+        return True
+
+    def running(self) -> bool:
+        """Return whether the task was handed to the backend and has not ended."""
+        return self._started and not self.done()
+
+    def __await__(self) -> Generator[object, None, T]:
+        return asyncio.wrap_future(self).__await__()
+
+    def __bool__(self) -> bool:
+        # concurrent.futures.wait(return_when=FIRST_EXCEPTION) asks for the truth of futures
+        # (`any(f for f in done …)`) where it means their presence.
+        if sys._getframe(1).f_code.co_filename == concurrent.futures._base.__file__:
+            return True
+        raise self._not_a_value()
+
+    def __repr__(self) -> str:
+        return f"<Future {self.name}#{self.task_id} {self._condition_word()}>"
+
+    def __copy__(self) -> Future[T]:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Future[T]:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"the Future of {self.name!r} cannot be sent to another process: pass it to the task "
+            "as an argument (alone or in a list, tuple, dict, set or dataclass), "
+            "or take its value by .result()"
+        )
+
+    def __format__(self, spec: str) -> str:
+        if spec:
+            raise self._not_a_value()
+        return repr(self)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise AttributeError(
+                f"a Future has no attribute {name!r}: it is not yet the value of "
+                f"{self.__dict__.get('name')!r}; take the value by .result()"
+            )
+
+    def _condition_word(self) -> str:
+        if self.cancelled():
+            return "cancelled"
+        if self.done():
+            return "failed" if self._failed() else "done"
+        return "submitted" if self._started else "waiting"
+
+    def _failed(self) -> bool:
+        return not self.cancelled() and super().exception() is not None
+
+    def _not_a_value(self) -> TypeError:
+        return TypeError(
+            f"this is the Future of {self.name!r}, not its value: "
+            "call .result() to wait for the value, or pass the future to another task as it is"
+        )
+
+
+def _refuse(self: Future[object], *args: object, **kwargs: object) -> NoReturn:
+    raise self._not_a_value()
+
+
+for _name in _REFUSED.split():
+    setattr(Future, f"__{_name}__", _refuse)
+
+
+def gather(futures: Iterable[concurrent.futures.Future[T]]) -> list[T]:
+    """Wait for futures and return their values in the given order.
+
+    The first failure, in time, ends the waiting; the other tasks go on. In an ``async``
+    app use :func:`asyncio.gather`, which does not hold up the event loop.
+
+    :raises UsageError: if something else than futures is given.
+    :raises Exception: what the first failed task raised.
+    """
+    ordered = list(futures)
+    for position, item in enumerate(ordered):
+        if not isinstance(item, concurrent.futures.Future):
+            raise UsageError(
+                f"gather() takes futures, and item {position} is a {type(item).__name__}.",
+                remedy="pass what calls of tasks return: scalems.gather([task(1), task(2)])",
+            )
+    done, _ = concurrent.futures.wait(set(ordered), return_when=concurrent.futures.FIRST_EXCEPTION)
+    for future in ordered:
+        if future in done and (future.cancelled() or future.exception() is not None):
+            future.result()
+    return [future.result() for future in ordered]

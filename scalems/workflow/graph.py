@@ -1,0 +1,429 @@
+"""The tasks of a run: which wait for which, which are at work, and how they ended.
+
+There is no lock around the graph. A task waits for its arguments by callbacks on their
+futures; what a callback has to do is queued in its thread and done in a loop, so a chain
+of any length needs no deeper stack than one task.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import threading
+from collections import deque
+from concurrent.futures import CancelledError, InvalidStateError
+from concurrent.futures import Future as AnyFuture
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
+
+from scalems.errors import BackendError, ScalemsError, TaskError, UsageError
+from scalems.workflow import argument, call
+from scalems.workflow.call import Call, Outcome
+from scalems.workflow.future import Future
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from scalems.workflow.backend import Backend
+
+    Finish = Callable[[Any], object]
+    """Turns the value from the far side into the value of the future, in the client."""
+
+State = Literal["waiting", "submitted", "done", "failed", "cancelled"]
+
+log = logging.getLogger(__name__)
+
+
+class DependencyError(TaskError):
+    """A task was not run, since a task that it depends on failed.
+
+    The exception of that task is the ``__cause__``.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """How many tasks of a run are in each state."""
+
+    waiting: int = 0
+    """Wait for the values of other tasks."""
+    submitted: int = 0
+    """Are with the backend: queued or running."""
+    done: int = 0
+    failed: int = 0
+    """Failed, or not run since a task that they depend on failed."""
+    cancelled: int = 0
+
+    @property
+    def total(self) -> int:
+        """All tasks."""
+        return self.waiting + self.submitted + self.ended
+
+    @property
+    def ended(self) -> int:
+        """All tasks that have ended in whatever way."""
+        return self.done + self.failed + self.cancelled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """A task that failed by itself, not for another one's failure."""
+
+    future: Future[Any]
+    error: BaseException
+    outcome: Outcome | None = None
+
+
+class _Node:
+    """A task that has not ended."""
+
+    __slots__ = ("dependencies", "finish", "future", "lock", "missing", "state", "template")
+
+    def __init__(self, future: Future[Any], finish: Finish | None) -> None:
+        self.future = future
+        self.finish = finish
+        self.state: State = "waiting"
+        self.template = b""
+        self.dependencies: list[AnyFuture[Any]] = []
+        self.missing = 0
+        self.lock = threading.Lock()
+
+
+class Graph:
+    """All tasks of one run and the backend that they run on.
+
+    :param backend: it is started, in a thread of its own, by the first task.
+    :param on_outcome: told the outcome of each call, from any thread.
+    """
+
+    def __init__(
+        self, backend: Backend, *, on_outcome: Callable[[str, Outcome], None] | None = None
+    ) -> None:
+        self.backend = backend
+        self.error: BaseException | None = None
+        """What the backend failed to start by."""
+        self._on_outcome = on_outcome
+        self._ids = itertools.count(1)
+        self._nodes: dict[int, _Node] = {}
+        self._failed: list[Failed] = []
+        self._roots: dict[int, tuple[Future[Any], Future[Any]]] = {}
+        self._tally: dict[State, int] = dict.fromkeys(get_args(State), 0)
+        self._changed = threading.Condition()
+        self._work = _Work()
+        self._starter: threading.Thread | None = None
+        self._closed = False
+
+    # --- what tasks and futures call ------------------------------------------------------
+
+    def submit(
+        self,
+        function: Callable[..., Any],
+        args: Sequence[object],
+        kwargs: Mapping[str, object],
+        *,
+        name: str,
+        finish: Finish | None = None,
+    ) -> Future[Any]:
+        """Add a task; it goes to the backend when the futures in its arguments have values.
+
+        :raises SerializationError: if the function or an argument cannot be sent.
+        :raises UsageError: if the run has ended.
+        """
+        if self._closed:
+            raise UsageError(f"The task {name!r} was called after the workflow had ended.")
+        futures = argument.futures_in(*args, *kwargs.values())
+        if futures:
+            args, kwargs = argument.with_slots((tuple(args), dict(kwargs)), futures)
+        payload = call.encode(function, args, kwargs)
+        future: Future[Any] = Future(task_id=next(self._ids), name=name, withdraw=self._withdraw)
+        node = _Node(future, finish)
+        self._nodes[future.task_id] = node
+        self._count("waiting", 1)
+        self._start()
+        if not futures:
+            self._hand_over(node, payload)
+            return future
+        node.template, node.dependencies, node.missing = payload, futures, len(futures)
+        for dependency in futures:
+            dependency.add_done_callback(partial(self._arrived, node))
+        return future
+
+    def _withdraw(self, future: Future[Any]) -> None:
+        """Forget a task whose future was cancelled just now."""
+        node = self._nodes.pop(future.task_id, None)
+        if node is None:
+            return  # cancelled before
+        future.set_running_or_notify_cancel()  # tells concurrent.futures.wait and its like
+        before = self._move(node, "cancelled")
+        if before == "submitted" and not self._closed:
+            self.backend.cancel(future.task_id)
+
+    # --- what the run calls ---------------------------------------------------------------
+
+    def counts(self) -> Counts:
+        """Return how many tasks are in each state now."""
+        with self._changed:
+            return Counts(**{str(state): count for state, count in self._tally.items()})
+
+    def wait(self) -> None:
+        """Wait until all tasks have ended."""
+        with self._changed:
+            self._changed.wait_for(self._is_idle)
+
+    def failures(self) -> list[Failed]:
+        """Return the failed tasks, without those that failed since another one did."""
+        return list(self._failed)
+
+    def unheard(self) -> list[Failed]:
+        """Return the failed tasks of which nobody asked for the result.
+
+        Asking for the result of a task that depends on one counts too.
+        """
+        heard = {root.task_id for future, root in self._roots.values() if future._asked}
+        return [
+            failed
+            for failed in self._failed
+            if not failed.future._asked and failed.future.task_id not in heard
+        ]
+
+    def close(self, *, abort: bool = False) -> None:
+        """Close the backend; tasks that have not ended are cancelled.
+
+        :param abort: end running tasks at once rather than orderly.
+        """
+        self._closed = True
+        # The newest first: a task is cancelled before those that it depends on.
+        for node in reversed(list(self._nodes.values())):
+            node.future.cancel()
+        self.backend.close(abort=abort)
+        if self._starter is not None:
+            self._starter.join()
+
+    def end(self, error: BaseException) -> None:
+        """End all tasks that have not ended, and all later ones, by an error."""
+        self.error = error
+        for node in list(self._nodes.values()):
+            self._work.do(partial(self._fail, node, error))
+
+    # --- a task's way ---------------------------------------------------------------------
+
+    def _arrived(self, node: _Node, dependency: AnyFuture[Any]) -> None:
+        with node.lock:
+            node.missing -= 1
+            last = node.missing == 0
+        if _error_of(dependency) is not None:
+            self._work.do(partial(self._stop, node, dependency))
+        elif last:
+            self._work.do(partial(self._complete, node))
+
+    def _complete(self, node: _Node) -> None:
+        """Hand over a task whose dependencies all have values."""
+        if node.future.done():
+            return
+        values = [_sendable(dependency) for dependency in node.dependencies]
+        template, node.template, node.dependencies = node.template, b"", []
+        try:
+            payload = call.encode(argument.apply, (template, values), {})
+        except ScalemsError as error:
+            self._fail(node, error)
+            return
+        self._hand_over(node, payload)
+
+    def _hand_over(self, node: _Node, payload: bytes) -> None:
+        future = node.future
+        if self.error is not None:
+            self._fail(node, self.error)
+            return
+        if self._move(node, "submitted") is None:
+            return  # cancelled
+        future._started = True
+        try:
+            self.backend.submit(
+                Call(id=future.task_id, name=future.name, payload=payload),
+                lambda outcome: self._work.do(partial(self._receive, node, outcome)),
+            )
+        except Exception as error:
+            self._fail(node, error)
+        if future.cancelled():
+            self.backend.cancel(future.task_id)  # cancelled before the backend knew of it
+
+    def _receive(self, node: _Node, outcome: Outcome) -> None:
+        if self._on_outcome is not None:
+            self._on_outcome(node.future.name, outcome)
+        try:
+            if node.finish is not None:
+                value = node.finish(call.result(outcome))
+                outcome = replace(outcome, payload=call.encode_value(node.future.name, value))
+            elif not outcome.ok:
+                call.result(outcome)
+        except CancelledError:
+            node.future.cancel()
+        except StopIteration as error:
+            # As in coroutines: it would end a loop somewhere instead of being reported.
+            stop = RuntimeError(f"{node.future.name} raised StopIteration")
+            stop.__cause__ = error
+            self._fail(node, stop, outcome)
+        except Exception as error:
+            self._fail(node, error, outcome)
+        else:
+            with contextlib.suppress(InvalidStateError):  # cancelled
+                node.future.set_result(outcome)
+                self._ended(node, "done")
+
+    def _stop(self, node: _Node, dependency: AnyFuture[Any]) -> None:
+        """Fail a task since a dependency of it failed."""
+        cause = _error_of(dependency)
+        _, root = self._roots.get(getattr(dependency, "task_id", 0), (None, dependency))
+        name = f"{root.name}#{root.task_id}" if isinstance(root, Future) else repr(root)
+        if isinstance(cause, DependencyError):
+            cause = cause.__cause__
+        cancelled = isinstance(cause, CancelledError)
+        how = "was cancelled" if cancelled else f"failed: {_summary(cause)}"
+        error = DependencyError(
+            f"{node.future.name}#{node.future.task_id} was not run: "
+            f"it depends on {name}, which {how}"
+        )
+        error.__cause__ = cause
+        if isinstance(root, Future):
+            self._roots[node.future.task_id] = (node.future, root)
+        self._fail(node, error, by_itself=not isinstance(root, Future))
+
+    def _fail(
+        self,
+        node: _Node,
+        error: BaseException,
+        outcome: Outcome | None = None,
+        *,
+        by_itself: bool = True,
+    ) -> None:
+        with contextlib.suppress(InvalidStateError):  # cancelled, or failed before
+            node.future.set_exception(error)
+            if by_itself and error is not self.error:
+                self._failed.append(Failed(future=node.future, error=error, outcome=outcome))
+            self._ended(node, "failed")
+
+    # --- counting, starting ---------------------------------------------------------------
+
+    def _ended(self, node: _Node, how: State) -> None:
+        self._nodes.pop(node.future.task_id, None)
+        self._move(node, how)
+
+    def _move(self, node: _Node, to: State) -> State | None:
+        """Change a task's state.
+
+        :return: the former state; ``None``, and nothing was changed, if it had ended.
+        """
+        with node.lock:
+            before = node.state
+            if before not in ("waiting", "submitted"):
+                return None
+            node.state = to
+        self._count(to, 1, before)
+        return before
+
+    def _count(self, state: State, change: int, before: State | None = None) -> None:
+        with self._changed:
+            self._tally[state] += change
+            if before is not None:
+                self._tally[before] -= change
+            if self._is_idle():
+                self._changed.notify_all()
+
+    def _is_idle(self) -> bool:
+        return not self._tally["waiting"] + self._tally["submitted"]
+
+    def _start(self) -> None:
+        with self._changed:
+            if self._starter is None:
+                self._starter = threading.Thread(
+                    target=self._run_start, name="scalems-start", daemon=True
+                )
+                self._starter.start()
+
+    def _run_start(self) -> None:
+        try:
+            self.backend.start()
+        except ScalemsError as error:
+            log.debug("the backend did not start", exc_info=True)
+            self.end(error)
+        except BaseException as error:
+            failure = BackendError(
+                f"The backend {self.backend.label} did not start: {_summary(error)}"
+            )
+            failure.__cause__ = error
+            self.end(failure)
+
+
+class _Work:
+    """Things to do, done one after the other by the thread that brings the first of them."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+
+    def do(self, thing: Callable[[], None]) -> None:
+        """Do `thing` now, or, if this thread is amid another one, right after it."""
+        things: deque[Callable[[], None]] | None = getattr(self._local, "things", None)
+        if things is not None:
+            things.append(thing)
+            return
+        things = self._local.things = deque([thing])
+        try:
+            while things:
+                things.popleft()()
+        finally:
+            del self._local.things
+
+
+# --- the run that tasks belong to ---------------------------------------------------------
+
+_current: Graph | None = None
+
+
+def current(what: str) -> Graph:
+    """Return the graph of the running workflow.
+
+    :param what: what was done that needs one, for the error: "the task 'f' was called".
+    :raises UsageError: if no workflow is running.
+    """
+    if _current is None:
+        _no_workflow(what)
+    return _current
+
+
+@contextlib.contextmanager
+def activated(graph: Graph) -> Iterator[Graph]:
+    """Make `graph` the one that tasks are added to, in all threads of this process."""
+    global _current
+    before, _current = _current, graph
+    try:
+        yield graph
+    finally:
+        _current = before
+
+
+def _no_workflow(what: str) -> NoReturn:
+    raise UsageError(
+        f"{what[:1].upper()}{what[1:]}, and no workflow is running.",
+        remedy="call tasks in the function marked by @scalems.app, and run the script by:\n"
+        "    python -m scalems.local SCRIPT.py",
+    )
+
+
+def _error_of(future: AnyFuture[Any]) -> BaseException | None:
+    """Return why an ended future has no value, without counting as being asked by the user."""
+    if future.cancelled():
+        return CancelledError()
+    return AnyFuture.exception(future) if isinstance(future, Future) else future.exception()
+
+
+def _sendable(future: AnyFuture[Any]) -> object:
+    if isinstance(future, Future):
+        outcome: Outcome = AnyFuture.result(future)
+        return argument.Packed(outcome.payload)
+    return future.result()
+
+
+def _summary(error: BaseException | None) -> str:
+    return call.summary(error) if error is not None else "no reason is known"

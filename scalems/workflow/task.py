@@ -1,0 +1,145 @@
+"""Functions whose calls are run by a backend."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+
+import cloudpickle
+
+from scalems.errors import UsageError
+from scalems.workflow import call, graph
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scalems.workflow.future import Future
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Task(Generic[P, R]):
+    """A function whose calls give futures; made by :func:`task`."""
+
+    def __init__(self, function: Callable[P, R]) -> None:
+        self.function = function
+        """The function itself: call it to run it here and now, e.g. in a unit test."""
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: object, **kwargs: object) -> Future[R]:
+        """Submit a call of the function and return at once.
+
+        Futures among the arguments, at any depth of lists, tuples, dicts, sets and
+        dataclasses, are replaced by their values when those are there. Everything else is
+        taken as it is now. Inside of another task this is a plain call, whose value is
+        returned: a task never waits for another one from within.
+
+        :raises TypeError: if the function does not take these arguments.
+        :raises SerializationError: if the function or an argument cannot be sent.
+        :raises UsageError: if no workflow is running.
+        """
+        if call.running() is not None:
+            plain: Callable[..., Any] = self.function
+            return plain(*args, **kwargs)  # type: ignore[no-any-return]
+        self._check(args, kwargs)
+        current = graph.current(f"the task {self.function.__qualname__!r} was called")
+        # What can be found by its name on the far side travels as a name, the rest by value.
+        function = self if _is_importable(self) else self.function
+        return current.submit(function, args, kwargs, name=self.function.__qualname__)
+
+    def __get__(self, instance: object, owner: type | None = None) -> object:
+        return self if instance is None else functools.partial(self, instance)  # type: ignore[call-arg]
+
+    def __repr__(self) -> str:
+        return f"<Task {self.function.__module__}.{self.function.__qualname__}>"
+
+    def __reduce_ex__(self, protocol: object) -> str | tuple[object, ...]:
+        if _is_importable(self):
+            return self.function.__qualname__
+        # Made empty and filled afterwards, since a function's globals may hold its own task.
+        return object.__new__, (Task,), self.__dict__
+
+    def _check(self, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        try:
+            signature = inspect.signature(self.function)
+        except (TypeError, ValueError):
+            return  # a function of C that tells no signature
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError:
+            _call_stub(self.function.__qualname__, signature, args, kwargs)
+            raise
+
+
+@overload
+def task(function: Callable[P, R]) -> Task[P, R]: ...
+
+
+@overload
+def task() -> Callable[[Callable[P, R]], Task[P, R]]: ...
+
+
+def task(
+    function: Callable[P, R] | None = None,
+) -> Task[P, R] | Callable[[Callable[P, R]], Task[P, R]]:
+    """Make calls of a function run on the backend of the workflow and return futures.
+
+    .. code-block:: python
+
+        @scalems.task
+        def simulate(seed: int, temperature: float = 300.0) -> float: ...
+
+    :raises UsageError: if it is not a plain function.
+    """
+    if function is None:
+        return task
+    name = getattr(function, "__qualname__", repr(function))
+    if isinstance(function, Task):
+        return function
+    if isinstance(function, type) or not callable(function):
+        raise UsageError(
+            f"@scalems.task marks functions, and {name} is a {type(function).__name__}.",
+            remedy="put the decorator on a function; below @staticmethod, not above it",
+        )
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        kind = "an async" if inspect.iscoroutinefunction(function) else "a generator"
+        raise UsageError(
+            f"{name} is {kind} function, and a task must be a plain one.",
+            remedy="return the value, or a list of all the values"
+            + ("; call asyncio.run() inside of the task" if kind == "an async" else ""),
+        )
+    return Task(function)
+
+
+def _is_importable(target: Task[P, R]) -> bool:
+    """Return whether the far side finds this very object by its module and name."""
+    name = getattr(target, "__module__", None) or "__main__"
+    module = sys.modules.get(name)
+    if module is None or name == "__main__":
+        return False
+    by_value = cloudpickle.list_registry_pickle_by_value()
+    if any(name == other or name.startswith(f"{other}.") for other in by_value):
+        return False
+    found: object = module
+    for part in target.function.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is target
+
+
+def _call_stub(
+    name: str, signature: inspect.Signature, args: tuple[object, ...], kwargs: dict[str, object]
+) -> None:
+    """Call an empty function of that signature, so that Python words the mistake itself."""
+    empty = inspect.Parameter.empty
+    parameters = [
+        parameter.replace(annotation=empty, default=empty if parameter.default is empty else None)
+        for parameter in signature.parameters.values()
+    ]
+    plain = signature.replace(parameters=parameters, return_annotation=inspect.Signature.empty)
+    namespace: dict[str, Any] = {}
+    exec(f"def stub{plain}: pass", namespace)
+    namespace["stub"].__qualname__ = name
+    namespace["stub"](*args, **kwargs)
