@@ -135,7 +135,7 @@ def execute(call: Call) -> Outcome:
     try:
         function, args, kwargs = pickle.loads(call.payload)
         value = function(*args, **kwargs)
-        ok, payload = True, _encode_value(call.name, value)
+        ok, payload = True, encode_value(call.name, value)
     except BaseException as error:
         ok, payload = False, _encode_failure(failure_of(error))
     finally:
@@ -242,7 +242,12 @@ def _dumps(value: object) -> bytes:
     return data
 
 
-def _encode_value(name: str, value: object) -> bytes:
+def encode_value(name: str, value: object) -> bytes:
+    """Pickle the value of a call.
+
+    :param name: name of the function, for people.
+    :raises SerializationError: naming the part that cannot travel.
+    """
     try:
         return _dumps(value)
     except Exception as error:
