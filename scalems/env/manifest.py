@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scalems.env.canonical import write_atomic
 from scalems.env.fingerprint import Entry
 from scalems.env.layout import MANIFEST
 from scalems.env.spec import Role
+from scalems.host.files import write_atomic
 
 FORMAT = 1
 FILES = "files.json"

@@ -20,7 +20,7 @@ Python, micro version               warns           rarely matters, and then it 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from scalems.env.finding import Finding, Severity
@@ -215,12 +215,10 @@ def _worst(findings: Iterable[Finding]) -> Severity | None:
 
 
 def _with_remedy(finding: Finding, remedy: str) -> Finding:
-    from dataclasses import replace
-
     if finding.subject == "python":
         return replace(
             finding,
-            remedy=f"install scalems in a Python {finding.found.rpartition('.')[0]} venv and run it "
-            f"from there, or set `interpreter` in envs/{finding.env}.toml; then {remedy}",
+            remedy=f"run scalems from a venv of Python {finding.found}, or set `interpreter` "
+            f"in envs/{finding.env}.toml; then {remedy}",
         )
     return replace(finding, remedy=remedy)

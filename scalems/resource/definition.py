@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from scalems.errors import ScalemsError, UsageError
+from scalems.host.files import write_atomic
 from scalems.host.local import CommandFailed, run
 from scalems.resource import jsontext
 from scalems.resource.config import ResourceConfig
@@ -96,7 +97,7 @@ def effective(label: str) -> dict[str, Any]:
             f"RADICAL-Pilot knows no resource {label!r}{near(label, known)}",
             remedy="correct `extends` in the resource config",
         )
-    return _merge(own.get(name, {}), user.get(name, {}))
+    return dict(_merge(own.get(name, {}), user.get(name, {})))
 
 
 def plan(config: ResourceConfig, *, virtenv: Path) -> Change:
@@ -150,7 +151,7 @@ def validate(change: Change) -> None:
         try:
             run(
                 [sys.executable, "-I", "-c", _VALIDATE, change.label],
-                env={"RADICAL_CONFIG_USER_DIR": base},
+                env={"RADICAL_CONFIG_USER_DIR": base, "HOME": base},
                 cwd=Path(base),
             )
         except CommandFailed as error:
@@ -186,8 +187,6 @@ def write(change: Change, *, backups: Path) -> Path | None:
     :raises DefinitionError: RP refuses it, somebody else changed the file meanwhile, or it
         cannot be written. The file is as it was.
     """
-    from scalems.env.canonical import write_atomic
-
     validate(change)
     backup = None
     try:

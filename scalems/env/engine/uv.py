@@ -34,7 +34,8 @@ class UvEngine:
 
     def version(self) -> str:
         """Return the tool's name and version."""
-        return run([self._binary, "--version"]).stdout.strip()
+        words = run([self._binary, "--version"]).stdout.split()
+        return " ".join(words[:2])
 
     def resolve(
         self,
@@ -111,7 +112,7 @@ class UvEngine:
         on_line: Callable[[str], None] | None = None,
     ) -> Completed:
         # Away from the user's folder, whose pyproject.toml or uv.toml is not about these venvs.
-        words = [self._binary, *argv, "--no-progress"]
+        words = [str(self._binary), *argv, "--no-progress"]
         return run(words, cwd=cwd or Path("/"), holding=holding, on_line=on_line)
 
 

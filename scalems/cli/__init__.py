@@ -1,0 +1,116 @@
+"""The ``scalems`` command line: one module for each group of commands."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+from scalems.errors import ExitCode, ScalemsError
+
+GROUPS = {"env": "build, verify and lock the environments of a resource"}
+
+EPILOG = """examples:
+  scalems env sync --resource local.localhost     build what the specs ask for
+  scalems env check                               is it still what was built?
+  python -m scalems.local script.py               run a workflow on this machine
+  python -m scalems.radical --resource local.localhost --venv task script.py
+
+exit codes:
+  0 done   1 failed   2 wrong use   3 environments not ready   130 interrupted
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    top = argparse.ArgumentParser(
+        prog="scalems",
+        description="Verified Python environments and fast ensembles of simulations "
+        "on RADICAL-Pilot.",
+        epilog=EPILOG,
+        formatter_class=formatter(),
+    )
+    top.add_argument("--version", action="store_true", help="print the version and exit")
+    groups = top.add_subparsers(dest="group", metavar="COMMAND", title="commands")
+    for name, about in GROUPS.items():
+        module = importlib.import_module(f"scalems.cli.{name}")
+        module.configure(
+            groups.add_parser(
+                name, help=about, description=module.__doc__, formatter_class=formatter()
+            )
+        )
+    return top
+
+
+def formatter() -> type[argparse.HelpFormatter]:
+    """Return the formatter of help texts: in colour where a person reads it."""
+    if sys.stdout.isatty():
+        from rich_argparse import RawDescriptionRichHelpFormatter
+
+        return RawDescriptionRichHelpFormatter
+    return argparse.RawDescriptionHelpFormatter
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run a command line; return its exit code.
+
+    Every error ends as one message with its remedy, never as a traceback of ours, unless
+    ``--verbose`` asks for it.
+    """
+    top = parser()
+    options = top.parse_args(argv)
+    if options.version:
+        from scalems.env.wheel import version
+
+        print(f"scalems {version()}")
+        return ExitCode.DONE
+    if not hasattr(options, "run"):
+        shown = top
+        if options.group:
+            shown = next(
+                action.choices[options.group]
+                for action in top._actions
+                if isinstance(action, argparse._SubParsersAction)
+            )
+        shown.print_help()
+        return ExitCode.USAGE
+    level = logging.DEBUG if options.verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(name)s: %(message)s")
+    try:
+        return int(options.run(options))
+    except KeyboardInterrupt:
+        print("interrupted; nothing unfinished is in use", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return ExitCode.FAILED
+    except ScalemsError as error:
+        if options.verbose:
+            logging.getLogger(__name__).debug("traceback", exc_info=True)
+        return report(error, as_json=options.json)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        return report(
+            ScalemsError(
+                f"{error.strerror}: {error.filename}",
+                remedy="make room or choose another folder with SCALEMS_HOME",
+            ),
+            as_json=options.json,
+        )
+
+
+def report(error: ScalemsError, *, as_json: bool = False) -> int:
+    """Print an error for people, or as JSON; return its exit code."""
+    if as_json:
+        import json
+
+        print(json.dumps({"ok": False, "error": error.cause, "remedy": error.remedy}))
+    else:
+        from scalems.cli.render import print_error
+
+        print_error(error)
+    return int(error.exit_code)

@@ -1,0 +1,240 @@
+"""Builds: one immutable venv each, in a folder named after its input fingerprint."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from scalems import probe
+from scalems.env import fingerprint, manifest
+from scalems.env.engine import Engine, InstallError
+from scalems.env.layout import Layout
+from scalems.env.lock import Pin
+from scalems.env.locking import Notify
+from scalems.env.manifest import Manifest
+from scalems.env.spec import Role
+from scalems.host import filelock
+from scalems.host.local import CommandFailed, run
+
+IMPORTED = ("radical", "zmq", "msgpack", "dill", "cloudpickle", "scalems", "psij", "requests")
+"""What RP and the Worker import at start: compiled at build, the rest when first used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildPlan:
+    """Everything that decides a build, and where it goes.
+
+    :param interpreter: path of the interpreter that the venv gets.
+    :param facts: description of that interpreter, see :func:`scalems.probe.interpreter`.
+    :param pins: the lock as it applies to it.
+    """
+
+    name: str
+    role: Role
+    interpreter: Path
+    facts: Mapping[str, str]
+    pins: tuple[Pin, ...]
+    lock_inputs: str
+    scalems_digest: str
+    input_digest: str
+
+    def folder(self, layout: Layout) -> Path:
+        """Return the build's folder."""
+        return layout.build(self.name, self.input_digest)
+
+
+def ensure(
+    plan: BuildPlan,
+    *,
+    layout: Layout,
+    engine: Engine,
+    wheel: Path,
+    offline: bool,
+    good: Callable[[Path], bool],
+    notify: Notify,
+) -> Manifest:
+    """Return the manifest of a build, which is made unless it is there and good.
+
+    Two that want the same build make it once: the second waits. A build that was left
+    unfinished, or is no longer good, is taken away first.
+
+    :param wheel: scalems itself.
+    :param good: whether a build that has a manifest is still as the manifest says.
+    :raises InstallError: it cannot be made; no trace of it is left.
+    """
+    folder = plan.folder(layout)
+
+    def waiting() -> None:
+        notify(f"{plan.name}: another sync is making this build; waiting for it")
+
+    with (
+        _readable_errors(plan.name),
+        filelock.hold(
+            layout.build_lock(plan.name, plan.input_digest), on_wait=waiting
+        ) as descriptor,
+    ):
+        known = manifest.read(folder)
+        if known and good(folder):
+            return known
+        _discard(folder)
+        folder.mkdir(parents=True)
+        try:
+            return _make(
+                plan,
+                folder,
+                engine=engine,
+                wheel=wheel,
+                offline=offline,
+                holding=descriptor,
+                notify=notify,
+            )
+        except BaseException:
+            _discard(folder)
+            raise
+
+
+def _make(
+    plan: BuildPlan,
+    folder: Path,
+    *,
+    engine: Engine,
+    wheel: Path,
+    offline: bool,
+    holding: int,
+    notify: Notify,
+) -> Manifest:
+    started = time.monotonic()
+    venv = folder / "venv"
+    requirements = folder / "requirements.txt"
+    requirements.write_text("".join(pin.requirement() + "\n" for pin in plan.pins))
+    notify(f"{plan.name}: making the venv with {engine.version()}")
+    engine.create(venv, interpreter=plan.interpreter, holding=holding)
+    notify(f"{plan.name}: installing {len(plan.pins)} distributions and scalems")
+    engine.install(
+        venv,
+        requirements,
+        wheels=[wheel],
+        offline=offline,
+        holding=holding,
+        on_line=lambda line: notify(f"{plan.name}: {line.strip()}", detail=True),
+    )
+    notify(f"{plan.name}: verifying")
+    _compile(venv, holding=holding)
+    _verify(plan, venv, scalems_version=wheel.name.split("-")[1])
+    return _record(plan, folder, engine=engine.version(), started=started)
+
+
+def _record(plan: BuildPlan, folder: Path, *, engine: str, started: float) -> Manifest:
+    """Digest every file and write the manifest, last of all."""
+    venv = folder / "venv"
+    entries = fingerprint.scan(venv)
+    python = (venv / "bin" / "python").resolve(strict=True)
+    status = python.stat()
+    top, records = top_level(venv)
+    made = Manifest(
+        name=plan.name,
+        role=plan.role,
+        input_digest=plan.input_digest,
+        content_digest=fingerprint.content_digest(venv, entries),
+        scalems_digest=plan.scalems_digest,
+        lock_inputs=plan.lock_inputs,
+        engine=engine,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        seconds=round(time.monotonic() - started, 3),
+        interpreter=plan.facts,
+        python=str(python),
+        python_stat=(status.st_size, status.st_mtime_ns),
+        versions=probe.versions([probe.site_packages(venv)]),
+        top_level=top,
+        records=records,
+        files=len(entries),
+        bytes=sum(entry.size for entry in entries.values()),
+        files_sha256=manifest.write_files(folder, entries),
+    )
+    manifest.write(folder, made)
+    return made
+
+
+def top_level(venv: Path) -> tuple[tuple[str, ...], dict[str, tuple[int, int]]]:
+    """Return the entries of site-packages, and size and time of each RECORD there."""
+    site = probe.site_packages(venv)
+    names = sorted(os.listdir(site))  # noqa: PTH208
+    records = {}
+    for name in names:
+        if name.endswith(".dist-info"):
+            with contextlib.suppress(OSError):
+                status = (site / name / "RECORD").stat()
+                records[name] = (status.st_size, status.st_mtime_ns)
+    return tuple(n for n in names if n != "__pycache__" and not n.endswith(".pyc")), records
+
+
+def _verify(plan: BuildPlan, venv: Path, *, scalems_version: str) -> None:
+    """Import the RCT stack in the venv, and see that it holds the lock and nothing else."""
+    code = (
+        "import radical.pilot, radical.utils, cloudpickle, scalems.workflow.call, "
+        "scalems.probe; scalems.probe.main()"
+    )
+    with tempfile.TemporaryDirectory(prefix="scalems-verify-") as empty:
+        try:
+            done = run(
+                [venv / "bin" / "python", "-I", "-c", code], env={"HOME": empty}, cwd=Path(empty)
+            )
+            found = probe.parse(done.stdout)
+        except (CommandFailed, ValueError) as error:
+            raise InstallError(
+                f"the environment {plan.name!r} was installed but does not work: {error}",
+                remedy="if the interpreter or a compiler is broken, repair it; then run "
+                "`scalems env sync` again",
+            ) from error
+    expected = {pin.name: pin.version for pin in plan.pins} | {"scalems": scalems_version}
+    if found["versions"] != expected:
+        differing = sorted(set(found["versions"].items()) ^ set(expected.items()))
+        raise InstallError(
+            f"the environment {plan.name!r} does not hold what its lock says: "
+            + ", ".join(f"{name} {version}" for name, version in differing)
+        )
+
+
+def _compile(venv: Path, *, holding: int) -> None:
+    """Byte-compile what every run imports; measured to take seconds off the agent's start."""
+    site = probe.site_packages(venv)
+    folders = [str(site / name) for name in IMPORTED if (site / name).is_dir()]
+    run(
+        [venv / "bin" / "python", "-I", "-m", "compileall", "-q", "-j", "0", *folders],
+        cwd=Path("/"),
+        holding=holding,
+    )
+
+
+def _discard(folder: Path) -> None:
+    """Take a build away: first out of its name, so that nothing half-deleted is ever found."""
+    if not folder.exists():
+        return
+    trash = folder.with_name(f".trash-{folder.name}-{os.getpid()}-{time.monotonic_ns()}")
+    folder.rename(trash)
+    shutil.rmtree(trash, ignore_errors=True)
+
+
+def sweep(layout: Layout) -> None:
+    """Remove what killed syncs left in the trash."""
+    for trash in layout.builds.glob(".trash-*"):
+        shutil.rmtree(trash, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _readable_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InstallError(
+            f"the environment {name!r} cannot be built: {error.strerror or error}"
+            + (f": {error.filename}" if error.filename else ""),
+            remedy="make room, or make the folder writable, or name another one in SCALEMS_HOME",
+        ) from error

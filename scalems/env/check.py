@@ -1,0 +1,189 @@
+"""Checks: whether a build still is what its manifest says, in three depths."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from pathlib import Path
+
+from scalems import probe
+from scalems.env import fingerprint, manifest
+from scalems.env.build import top_level
+from scalems.env.finding import Finding
+from scalems.env.fingerprint import Entry
+from scalems.env.manifest import Manifest
+from scalems.host.local import CommandFailed, run
+
+
+class Depth(str, Enum):
+    """How closely a build is looked at."""
+
+    FAST = "fast"
+    """Manifest, interpreter, the list of distributions: milliseconds, at every launch."""
+    NORMAL = "normal"
+    """Size and time of every file as well; files whose time changed are read."""
+    DEEP = "deep"
+    """Every byte."""
+
+
+def inspect(name: str, folder: Path, *, depth: Depth) -> list[Finding]:
+    """Compare a build with its manifest.
+
+    :param name: name of the environment, for the findings.
+    :return: every difference; empty if there is none.
+    """
+    known = manifest.read(folder)
+    if not folder.exists():
+        return [Finding(env=name, kind="missing build", subject=str(folder))]
+    if known is None:
+        return [Finding(env=name, kind="build was never verified", subject=str(folder))]
+    venv = folder / "venv"
+    findings = [*_interpreter(name, venv, known)]
+    try:
+        findings += _distributions(name, venv, known)
+        if depth is not Depth.FAST:
+            findings += _files(name, folder, known, deep=depth is Depth.DEEP)
+    except OSError as error:
+        findings.append(Finding(env=name, kind="cannot be read", subject=str(error)))
+    return _summarized(findings)
+
+
+def is_good(folder: Path) -> bool:
+    """Whether a build can be used as it is, at the depth of a launch."""
+    return not inspect("", folder, depth=Depth.FAST)
+
+
+def _interpreter(name: str, venv: Path, known: Manifest) -> Iterator[Finding]:
+    link = venv / "bin" / "python"
+    try:
+        real = link.resolve(strict=True)
+        status = real.stat()
+    except (OSError, RuntimeError):
+        kind = "broken link" if link.is_symlink() else "missing interpreter"
+        yield Finding(env=name, kind=kind, subject="venv/bin/python", expected=known.python)
+        return
+    if str(real) != known.python:
+        yield Finding(
+            env=name,
+            kind="moved interpreter",
+            subject="venv/bin/python",
+            expected=known.python,
+            found=str(real),
+        )
+    if (status.st_size, status.st_mtime_ns) == known.python_stat:
+        return
+    expected = known.interpreter["version"]
+    try:
+        code = "import platform; print(platform.python_version())"
+        version = run([link, "-I", "-c", code]).stdout.strip()
+    except CommandFailed as error:
+        yield Finding(
+            env=name, kind="broken interpreter", subject="venv/bin/python", found=error.cause
+        )
+        return
+    if version.split(".")[:2] != expected.split(".")[:2]:
+        kind = "Python minor version changed"
+    elif version != expected:
+        kind = "Python version changed"
+    else:
+        kind = "interpreter file changed"
+    yield Finding(env=name, kind=kind, subject=str(real), expected=expected, found=version)
+
+
+def _distributions(name: str, venv: Path, known: Manifest) -> Iterator[Finding]:
+    """Compare by name and version first: one finding a distribution, not one a file."""
+    try:
+        now = probe.versions([probe.site_packages(venv)])
+    except FileNotFoundError:
+        yield Finding(env=name, kind="missing folder", subject="site-packages")
+        return
+    for dist in sorted(known.versions.keys() | now.keys()):
+        was, found = known.versions.get(dist, ""), now.get(dist, "")
+        if was != found:
+            kind = "missing" if not found else "extra" if not was else "changed version of"
+            yield Finding(
+                env=name, kind=f"{kind} distribution", subject=dist, expected=was, found=found
+            )
+    top, records = top_level(venv)
+    for entry in sorted(set(top) ^ set(known.top_level)):
+        if not entry.endswith(".dist-info"):
+            kind = "extra" if entry in top else "missing"
+            yield Finding(env=name, kind=f"{kind} in site-packages", subject=entry)
+    for info in sorted(records.keys() & known.records.keys()):
+        if records[info] != known.records[info]:
+            yield Finding(env=name, kind="reinstalled distribution", subject=_dist(info))
+
+
+def _files(name: str, folder: Path, known: Manifest, *, deep: bool) -> Iterator[Finding]:
+    table = manifest.read_files(folder, known)
+    if table is None:
+        yield Finding(env=name, kind="changed file", subject=manifest.FILES)
+        return
+    venv = folder / "venv"
+    now = dict(fingerprint.walk(venv))
+    owners = _Owners(venv)
+    for path in sorted(table.keys() | now.keys()):
+        status, was = now.get(path), table.get(path)
+        if status is None or was is None:
+            kind = "missing file" if status is None else "extra file"
+            yield Finding(env=name, kind=kind, subject=owners.label(path))
+        elif deep or _touched(was, status):
+            entry = fingerprint.read_entry(venv, path, status)
+            if entry.sha256 != was.sha256:
+                kind = "changed link" if was.sha256.startswith("-> ") else "changed file"
+                yield Finding(
+                    env=name,
+                    kind=kind,
+                    subject=owners.label(path),
+                    expected=was.sha256[:12],
+                    found=entry.sha256[:12],
+                )
+
+
+def _touched(was: Entry, status: os.stat_result) -> bool:
+    return (status.st_size, status.st_mtime_ns) != (was.size, was.mtime_ns)
+
+
+class _Owners:
+    """Which distribution a file belongs to; the RECORDs are read when first asked."""
+
+    def __init__(self, venv: Path) -> None:
+        self._venv = venv
+        self._owners: Mapping[str, str] | None = None
+
+    def label(self, path: str) -> str:
+        """Return the path with the distribution that it belongs to."""
+        if self._owners is None:
+            self._owners = dict(self._read())
+        owner = self._owners.get(path)
+        return f"{path} ({owner})" if owner else path
+
+    def _read(self) -> Iterator[tuple[str, str]]:
+        site = probe.site_packages(self._venv)
+        prefix = site.relative_to(self._venv).as_posix()
+        for info in site.glob("*.dist-info"):
+            try:
+                with (info / "RECORD").open(encoding="utf-8", newline="") as stream:
+                    for row in csv.reader(stream):
+                        if row:
+                            yield os.path.normpath(f"{prefix}/{row[0]}"), _dist(info.name)
+            except (OSError, csv.Error, UnicodeDecodeError):
+                continue
+
+
+def _dist(info: str) -> str:
+    return probe.normalize(info.partition("-")[0])
+
+
+def _summarized(findings: list[Finding]) -> list[Finding]:
+    """Leave out the files of a distribution that is named as missing, extra or changed itself."""
+    named = {f.subject for f in findings if f.kind.endswith("distribution")}
+    kept = []
+    for finding in findings:
+        _, _, owner = finding.subject.rpartition(" (")
+        if finding.kind.endswith(" file") and owner.rstrip(")") in named:
+            continue
+        kept.append(finding)
+    return kept

@@ -1,0 +1,171 @@
+"""`env lock`: keep the locks of env specs current, and say why one is not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from scalems.env import lock, parity, spec, target
+from scalems.env.engine import Engine, choose
+from scalems.env.lock import Lock
+from scalems.env.parity import Side
+from scalems.env.spec import EnvSpec
+from scalems.env.target import Interpreter
+from scalems.errors import EnvironmentNotReady, UsageError
+from scalems.host.files import write_atomic
+from scalems.resource.config import Project
+
+
+class Notify(Protocol):
+    """How long work tells what it is doing."""
+
+    def __call__(self, step: str, *, detail: bool = False) -> None:
+        """Tell the next step; a detail is worth showing only while it lasts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to sync.
+
+    :param upgrade: resolve anew to the newest versions.
+    :param frozen: never resolve: a lock that is not current is an error.
+    :param offline: use what is cached, and no network.
+    :param dry_run: show what would be done, change nothing.
+    """
+
+    engine: str = "auto"
+    upgrade: bool = False
+    frozen: bool = False
+    offline: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LockResult:
+    """A lock after `env lock`.
+
+    :param reason: why it was resolved anew; empty if it was current.
+    :param changes: what differs from the former one.
+    """
+
+    name: str
+    path: Path
+    reason: str
+    changes: tuple[str, ...]
+
+
+def make_locks(
+    project: Project, names: Sequence[str], options: Options, *, notify: Notify
+) -> list[LockResult]:
+    """Bring the locks of env specs up to date; those that are current stay as they are.
+
+    :param names: env specs; none means all of the project.
+    :raises UsageError: unknown specs, or mistakes in them.
+    :raises ResolveError: no set of versions satisfies a spec.
+    """
+    chosen = list(names) or project.env_names()
+    if not chosen:
+        raise UsageError(
+            f"there are no env specs in {project.envs}",
+            remedy="write envs/NAME.toml; its schema is scalems/env/spec.schema.json",
+        )
+    specs = [spec.load(project.env_path(name)) for name in chosen]
+    engine = choose(options.engine)
+    return ensure(specs, target.client(), engine, options, notify=notify)[1]
+
+
+def ensure(
+    specs: Sequence[EnvSpec],
+    client: Side,
+    engine: Engine,
+    options: Options,
+    *,
+    notify: Notify,
+) -> tuple[dict[str, Lock], list[LockResult]]:
+    """Return the lock of each spec, by name, resolved anew where it was not current.
+
+    :raises EnvironmentNotReady: one is not current and ``frozen`` is set.
+    :raises ResolveError: no set of versions satisfies a spec, or there is no network.
+    """
+    locks: dict[str, Lock] = {}
+    results: list[LockResult] = []
+    for one in specs:
+        interpreter = target.find_interpreter(one)
+        former, reason = _current_lock(one, client, interpreter)
+        if options.upgrade:
+            reason = reason or "an upgrade was asked for"
+        if not reason and former:
+            locks[one.name] = former
+            results.append(LockResult(name=one.name, path=one.lock_path, reason="", changes=()))
+            continue
+        if options.frozen:
+            raise EnvironmentNotReady(
+                f"the lock of {one.name!r} is not current: {reason}",
+                remedy=f"run `scalems env lock {one.name}`, or sync without --frozen",
+            )
+        notify(f"{one.name}: resolving ({reason})")
+        text = _resolve(one, client, interpreter, engine, options)
+        locks[one.name] = lock.parse(text, source=str(one.lock_path))
+        changes = lock.changes(former.pins if former else (), locks[one.name].pins)
+        if not options.dry_run:
+            try:
+                write_atomic(one.lock_path, text)
+            except OSError as error:
+                raise UsageError(
+                    f"{one.lock_path} cannot be written: {error.strerror or error}",
+                    remedy="make the project's envs/ folder writable, or sync with --frozen",
+                ) from error
+        results.append(
+            LockResult(name=one.name, path=one.lock_path, reason=reason, changes=tuple(changes))
+        )
+    return locks, results
+
+
+def _current_lock(one: EnvSpec, client: Side, interpreter: Interpreter) -> tuple[Lock | None, str]:
+    """Return the lock of a spec, and why it is not current (empty if it is)."""
+    try:
+        former = lock.load(one.lock_path)
+    except FileNotFoundError:
+        return None, "there is no lock yet"
+    pins = parity.pins(client.versions)
+    locked = {pin.name: pin.version for pin in former.pins}
+    moved = [
+        f"{name} {locked.get(name, '(none)')} -> {version}"
+        for name, version in pins.items()
+        if locked.get(name) != version
+    ]
+    if moved:
+        return former, "the client's versions changed: " + ", ".join(moved)
+    if former.inputs != lock.inputs_digest(one, pins):
+        return former, f"{one.path.name} changed"
+    if not former.python.contains(interpreter.facts["version"], prereleases=True):
+        return former, (
+            f"it was resolved for Python {former.python}, not {interpreter.facts['version']}"
+        )
+    return former, ""
+
+
+def _resolve(
+    one: EnvSpec, client: Side, interpreter: Interpreter, engine: Engine, options: Options
+) -> str:
+    pins = parity.pins(client.versions)
+    former = ""
+    if one.lock_path.is_file():
+        former = one.lock_path.read_text(encoding="utf-8")
+    resolution = engine.resolve(
+        lock.requirements(one),
+        lock.constraints(one, pins),
+        python=one.python,
+        interpreter=interpreter.path,
+        former=former,
+        upgrade=options.upgrade,
+        offline=options.offline,
+    )
+    return lock.render(
+        one,
+        inputs=lock.inputs_digest(one, pins),
+        python=resolution.python,
+        body=resolution.body,
+    )

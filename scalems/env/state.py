@@ -1,0 +1,140 @@
+"""What was last synced for a resource: the file that a run reads before it starts."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scalems.env.layout import Layout
+from scalems.env.spec import Role
+from scalems.host.files import write_atomic
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyncedEnv:
+    """One environment of a resource.
+
+    :param folder: the build in use.
+    :param spec: the env spec that it was made from.
+    :param spec_digest: its :func:`file_digest` then.
+    """
+
+    name: str
+    role: Role
+    folder: Path
+    spec: Path
+    spec_digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synced:
+    """All environments of a resource, and what was written for it.
+
+    :param key: digest of all that a sync looks at; equal means nothing has changed.
+    :param fields: what the user's RP resource file must say for this resource.
+    """
+
+    label: str
+    project: Path
+    key: str
+    envs: tuple[SyncedEnv, ...]
+    definition: Path
+    fields: Mapping[str, Any]
+
+    @property
+    def pilot(self) -> SyncedEnv:
+        """The environment of RP's agent."""
+        return next(env for env in self.envs if env.role is Role.PILOT)
+
+    @property
+    def tasks(self) -> tuple[SyncedEnv, ...]:
+        """The environments of Workers."""
+        return tuple(env for env in self.envs if env.role is Role.TASK)
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file as hex, or an empty string if it cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def labels(layout: Layout) -> list[str]:
+    """Return the resources that were ever synced."""
+    return sorted(path.stem for path in layout.resource("x").parent.glob("*.json"))
+
+
+def read(layout: Layout, label: str) -> Synced | None:
+    """Read what was synced for a resource; ``None`` if nothing, or nothing to trust."""
+    try:
+        data = json.loads(layout.resource(label).read_text(encoding="utf-8"))
+        if data["format"] != FORMAT or data["label"] != label:
+            return None
+        envs = tuple(
+            SyncedEnv(
+                name=env["name"],
+                role=Role(env["role"]),
+                folder=Path(env["folder"]),
+                spec=Path(env["spec"]),
+                spec_digest=env["spec_digest"],
+            )
+            for env in data["envs"]
+        )
+        if not any(env.role is Role.PILOT for env in envs):
+            return None
+        return Synced(
+            label=label,
+            project=Path(data["project"]),
+            key=data["key"],
+            envs=envs,
+            definition=Path(data["definition"]),
+            fields=data["fields"],
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write(layout: Layout, synced: Synced) -> None:
+    """Record a sync, and point the `current` links to its builds."""
+    for env in synced.envs:
+        _switch(layout.current(synced.label, env.name), env.folder)
+    data = {
+        "format": FORMAT,
+        "label": synced.label,
+        "project": str(synced.project),
+        "key": synced.key,
+        "definition": str(synced.definition),
+        "fields": dict(synced.fields),
+        "envs": [
+            {
+                "name": env.name,
+                "role": env.role.value,
+                "folder": str(env.folder),
+                "spec": str(env.spec),
+                "spec_digest": env.spec_digest,
+            }
+            for env in synced.envs
+        ],
+    }
+    write_atomic(layout.resource(synced.label), json.dumps(data, indent=1) + "\n", mode=0o600)
+
+
+def _switch(link: Path, target: Path) -> None:
+    """Point a link to another folder in one step."""
+    if link.is_symlink() and link.readlink() == target:
+        return
+    link.parent.mkdir(parents=True, exist_ok=True)
+    temporary = link.with_name(f".{link.name}-{os.getpid()}")
+    with contextlib.suppress(FileNotFoundError):
+        temporary.unlink()
+    temporary.symlink_to(target)
+    temporary.replace(link)

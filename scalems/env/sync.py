@@ -1,0 +1,358 @@
+"""`env sync`: from specs to verified builds and a written RP definition."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from scalems.env import (
+    build,
+    check,
+    fingerprint,
+    layout,
+    locking,
+    manifest,
+    parity,
+    spec,
+    state,
+    target,
+    wheel,
+)
+from scalems.env.build import BuildPlan
+from scalems.env.canonical import digest
+from scalems.env.engine import Engine, choose
+from scalems.env.layout import Layout
+from scalems.env.lock import Lock
+from scalems.env.locking import LockResult, Notify, Options
+from scalems.env.parity import Side
+from scalems.env.spec import EnvSpec, Role
+from scalems.env.state import Synced, SyncedEnv
+from scalems.errors import EnvironmentNotReady, UsageError
+from scalems.host import filelock
+from scalems.resource import definition
+from scalems.resource.config import Project, ResourceConfig
+from scalems.resource.definition import Change
+
+Action = Literal["unchanged", "built", "reused", "would build"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvResult:
+    """One environment after a sync."""
+
+    name: str
+    role: Role
+    action: Action
+    folder: Path
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyncResult:
+    """A resource after a sync.
+
+    :param diff: what changed in RP's resource file, as a unified diff.
+    :param backup: the former text of that file.
+    """
+
+    label: str
+    envs: tuple[EnvResult, ...]
+    locks: tuple[LockResult, ...]
+    definition: Path
+    diff: str
+    backup: Path | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it in values that JSON can hold."""
+        return {
+            "resource": self.label,
+            "envs": [
+                {
+                    "name": env.name,
+                    "role": env.role.value,
+                    "action": env.action,
+                    "folder": str(env.folder),
+                    "seconds": env.seconds,
+                }
+                for env in self.envs
+            ],
+            "locks": [
+                {
+                    "name": one.name,
+                    "path": str(one.path),
+                    "resolved_because": one.reason,
+                    "changes": list(one.changes),
+                }
+                for one in self.locks
+            ],
+            "definition": {
+                "path": str(self.definition),
+                "diff": self.diff,
+                "backup": str(self.backup) if self.backup else None,
+            },
+        }
+
+
+def sync(project: Project, label: str, options: Options, *, notify: Notify) -> SyncResult:
+    """Make the environments of a resource what their specs say, and tell RP of them.
+
+    Afterwards a run can start: locks are current, builds verified, the RP resource
+    definition names the Pilot's build, the `current` links are switched.
+
+    :raises UsageError: mistakes in specs or configs, all at once.
+    :raises EnvironmentNotReady: a lock is not current and ``frozen`` is set.
+    :raises ScalemsError: resolving, building or writing failed; what was there still stands.
+    """
+    place = layout.default()
+    client = target.client()
+    key = _key(project, label, client)
+    known = state.read(place, label)
+    if known and known.key == key and not options.upgrade and _still_good(known):
+        return _nothing_to_do(known)
+    config = project.resource(label)
+    specs = _load_specs(project, config)
+    engine = choose(options.engine)
+    with ExitStack() as stack:
+        if not options.dry_run:
+            _writable(place)
+            # One sync of a resource at a time: lock, build, switch and definition belong together.
+            guard = place.resource(label).with_suffix(".lock")
+            waiting = f"another sync of {label} is running; waiting for it"
+            stack.enter_context(filelock.hold(guard, on_wait=lambda: notify(waiting)))
+            build.sweep(place)
+        locks, results = locking.ensure(specs, client, engine, options, notify=notify)
+        plans = _plans(specs, locks, client)
+        change = definition.plan(config, virtenv=plans[0].folder(place) / "venv")
+        if options.dry_run:
+            return _dry(place, config, plans, results, change)
+        definition.validate(change) if change.diff else None
+        envs = _build_all(place, plans, engine, options, notify=notify)
+        _prove_parity(place, plans, client, label)
+        backup = definition.write(change, backups=place.backups()) if change.diff else None
+        # The locks may be new: the key must be that of the files as they are now.
+        key = _key(project, label, client)
+        state.write(place, _synced(place, project, config, specs, plans, change, key))
+    return SyncResult(
+        label=label,
+        envs=tuple(envs),
+        locks=tuple(results),
+        definition=change.path,
+        diff=change.diff,
+        backup=backup,
+    )
+
+
+def _load_specs(project: Project, config: ResourceConfig) -> list[EnvSpec]:
+    """Load the specs of a resource, the Pilot's first; every mistake is in one error."""
+    specs: list[EnvSpec] = []
+    faults: list[UsageError] = []
+    for name in config.envs:
+        try:
+            specs.append(spec.load(project.env_path(name)))
+        except UsageError as error:
+            faults.append(error)
+    for one in specs:
+        wanted = Role.PILOT if one.name == config.pilot else Role.TASK
+        if one.role is not wanted:
+            faults.append(
+                UsageError(
+                    f"{one.path}: role is {one.role.value!r}, but {config.path} uses it as the "
+                    f"{wanted.value} environment of {config.label}"
+                )
+            )
+    if faults:
+        remedies = [fault.remedy for fault in faults if fault.remedy]
+        raise UsageError(
+            "\n".join(fault.cause for fault in faults), remedy="\n          ".join(remedies) or None
+        )
+    return specs
+
+
+def _plans(specs: Sequence[EnvSpec], locks: Mapping[str, Lock], client: Side) -> list[BuildPlan]:
+    plans = []
+    for one in specs:
+        interpreter = target.find_interpreter(one)
+        pins = locks[one.name].select(interpreter.markers)
+        plans.append(
+            BuildPlan(
+                name=one.name,
+                role=one.role,
+                interpreter=interpreter.path,
+                facts=interpreter.facts,
+                pins=tuple(pins),
+                lock_inputs=locks[one.name].inputs,
+                scalems_digest=client.scalems_digest,
+                input_digest=fingerprint.input_digest(
+                    pins, interpreter=interpreter.facts, scalems_digest=client.scalems_digest
+                ),
+            )
+        )
+    return plans
+
+
+def _build_all(
+    place: Layout,
+    plans: Sequence[BuildPlan],
+    engine: Engine,
+    options: Options,
+    *,
+    notify: Notify,
+) -> list[EnvResult]:
+    own = wheel.pack(place.wheels)
+    results = []
+    for plan in plans:
+        folder = plan.folder(place)
+        before = manifest.read(folder)
+        made = build.ensure(
+            plan,
+            layout=place,
+            engine=engine,
+            wheel=own,
+            offline=options.offline,
+            good=check.is_good,
+            notify=notify,
+        )
+        same = before is not None and made.created == before.created
+        results.append(
+            EnvResult(
+                name=plan.name,
+                role=plan.role,
+                action="reused" if same else "built",
+                folder=folder,
+                seconds=0.0 if same else made.seconds,
+            )
+        )
+    return results
+
+
+def _prove_parity(place: Layout, plans: Sequence[BuildPlan], client: Side, label: str) -> None:
+    """Compare before anything points to the new builds.
+
+    :raises EnvironmentNotReady: they differ from the client where they must not.
+    """
+    from scalems.env.finding import errors, not_ready
+
+    sides = []
+    for plan in plans:
+        known = manifest.read(plan.folder(place))
+        if known:
+            sides.append(
+                Side(
+                    name=plan.name,
+                    role=plan.role,
+                    python=known.interpreter["version"],
+                    versions=known.versions,
+                    scalems_digest=known.scalems_digest,
+                )
+            )
+    compared = parity.compare(client, sides, remedy=f"scalems env sync --resource {label}")
+    if faults := errors(compared.findings):
+        raise not_ready(label, faults)
+
+
+def _synced(
+    place: Layout,
+    project: Project,
+    config: ResourceConfig,
+    specs: Sequence[EnvSpec],
+    plans: Sequence[BuildPlan],
+    change: Change,
+    key: str,
+) -> Synced:
+    fields = definition.fields_of(config.label)
+    managed = {"virtenv", "virtenv_mode", "rp_version", *config.definition}
+    return Synced(
+        label=config.label,
+        project=project.root,
+        key=key,
+        envs=tuple(
+            SyncedEnv(
+                name=plan.name,
+                role=plan.role,
+                folder=plan.folder(place),
+                spec=one.path,
+                spec_digest=state.file_digest(one.path),
+            )
+            for one, plan in zip(specs, plans, strict=True)
+        ),
+        definition=change.path,
+        fields={name: value for name, value in fields.items() if name in managed},
+    )
+
+
+def _key(project: Project, label: str, client: Side) -> str:
+    """Return the digest of all files and facts that a sync looks at."""
+    domain = label.partition(".")[0]
+    files = [project.configs / f"{domain}.toml", *sorted(project.envs.glob("*"))]
+    interpreter = target.client_interpreter()
+    status = interpreter.stat() if interpreter.exists() else None
+    return digest(
+        "sync key 1",
+        {
+            "files": {path.name: state.file_digest(path) for path in files},
+            "client": [client.python, client.scalems_digest, parity.pins(client.versions)],
+            "interpreter": [status.st_size, status.st_mtime_ns] if status else [],
+        },
+    )
+
+
+def _still_good(known: Synced) -> bool:
+    fields = definition.fields_of(known.label)
+    return all(fields.get(name) == value for name, value in known.fields.items()) and all(
+        check.is_good(env.folder) for env in known.envs
+    )
+
+
+def _nothing_to_do(known: Synced) -> SyncResult:
+    return SyncResult(
+        label=known.label,
+        envs=tuple(
+            EnvResult(
+                name=env.name, role=env.role, action="unchanged", folder=env.folder, seconds=0.0
+            )
+            for env in known.envs
+        ),
+        locks=(),
+        definition=known.definition,
+        diff="",
+        backup=None,
+    )
+
+
+def _dry(
+    place: Layout,
+    config: ResourceConfig,
+    plans: Sequence[BuildPlan],
+    locks: Sequence[LockResult],
+    change: Change,
+) -> SyncResult:
+    envs = []
+    for plan in plans:
+        folder = plan.folder(place)
+        action: Action = "reused" if check.is_good(folder) else "would build"
+        envs.append(
+            EnvResult(name=plan.name, role=plan.role, action=action, folder=folder, seconds=0.0)
+        )
+    return SyncResult(
+        label=config.label,
+        envs=tuple(envs),
+        locks=tuple(locks),
+        definition=change.path,
+        diff=change.diff,
+        backup=None,
+    )
+
+
+def _writable(place: Layout) -> None:
+    """Fail early and clearly where nothing can be written."""
+    try:
+        place.resource("x").parent.mkdir(parents=True, exist_ok=True)
+        place.builds.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EnvironmentNotReady(
+            f"{place.root} cannot be written: {error.strerror or error}",
+            remedy="name a writable folder: export SCALEMS_HOME=/path/with/space",
+        ) from error

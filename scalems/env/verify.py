@@ -1,0 +1,273 @@
+"""Verification: are a resource's environments what was synced, and equal where they must be?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from scalems.env import check, layout, lock, manifest, parity, spec, state, target
+from scalems.env.check import Depth
+from scalems.env.finding import Finding, errors, not_ready
+from scalems.env.layout import Layout
+from scalems.env.manifest import Manifest
+from scalems.env.parity import Parity, Side
+from scalems.env.spec import Role
+from scalems.env.state import Synced, SyncedEnv
+from scalems.errors import EnvironmentNotReady, UsageError
+from scalems.resource import definition
+from scalems.resource.config import find_project
+from scalems.tomlfile import near
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """A verified build of an environment.
+
+    :param folder: where manifest and venv are.
+    :param python: the venv's interpreter.
+    :param versions: distributions by normalized name.
+    """
+
+    name: str
+    role: Role
+    folder: Path
+    input_digest: str
+    content_digest: str
+    scalems_digest: str
+    versions: Mapping[str, str]
+
+    @property
+    def venv(self) -> Path:
+        """The venv itself."""
+        return self.folder / "venv"
+
+    @property
+    def python(self) -> Path:
+        """The venv's interpreter."""
+        return self.venv / "bin" / "python"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifiedResource:
+    """A resource whose environments may be used now.
+
+    :param definition: RP's resource file that names the Pilot venv.
+    """
+
+    label: str
+    pilot: Build
+    tasks: Mapping[str, Build]
+    definition: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a look at a resource's environments found."""
+
+    label: str
+    depth: Depth
+    synced: Synced
+    manifests: Mapping[str, Manifest]
+    parity: Parity
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether a run may start."""
+        return not errors(self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it in values that JSON can hold."""
+        return {
+            "resource": self.label,
+            "ok": self.ok,
+            "depth": self.depth.value,
+            "envs": [
+                {
+                    "name": env.name,
+                    "role": env.role.value,
+                    "folder": str(env.folder),
+                    "input_digest": known.input_digest if known else None,
+                    "content_digest": known.content_digest if known else None,
+                    "created": known.created if known else None,
+                    "engine": known.engine if known else None,
+                    "files": known.files if known else None,
+                }
+                for env in self.synced.envs
+                for known in [self.manifests.get(env.name)]
+            ],
+            "parity": self.parity.to_dict(),
+            "findings": [finding.to_dict() for finding in self.findings],
+        }
+
+
+def sync_command(label: str) -> str:
+    """Return the command that mends most findings."""
+    return f"scalems env sync --resource {label}"
+
+
+def verify(
+    resource: str, *, tasks: Sequence[str] = (), depth: Depth = Depth.FAST
+) -> VerifiedResource:
+    """Verify a resource's Pilot venv and the named Task venvs before a run.
+
+    :param resource: RP label, such as ``local.localhost``.
+    :raises UsageError: unknown resource or environment; near names are offered.
+    :raises EnvironmentNotReady: with every difference and the command that mends it.
+    """
+    report = examine(resource, tasks=tasks, depth=depth)
+    if not report.ok:
+        raise not_ready(resource, errors(report.findings))
+    builds = {
+        env.name: _build(env, report.manifests[env.name])
+        for env in report.synced.envs
+        if env.name in report.manifests
+    }
+    return VerifiedResource(
+        label=resource,
+        pilot=builds[report.synced.pilot.name],
+        tasks={name: builds[name] for name in tasks},
+        definition=report.synced.definition,
+    )
+
+
+def examine(
+    resource: str,
+    *,
+    tasks: Sequence[str] | None = None,
+    depth: Depth = Depth.NORMAL,
+    where: Layout | None = None,
+) -> Report:
+    """Look at a resource's environments and report all that differs from what it must be.
+
+    :param tasks: Task venvs to look at; ``None`` means all.
+    :raises UsageError: unknown resource or environment.
+    :raises EnvironmentNotReady: the resource was never synced.
+    """
+    place = where or layout.default()
+    synced = _synced(place, resource)
+    envs = [synced.pilot, *_chosen(synced, tasks)]
+    mend = sync_command(resource)
+    findings: list[Finding] = []
+    manifests: dict[str, Manifest] = {}
+    client = target.client()
+    for env in envs:
+        findings += [
+            replace(finding, remedy=mend)
+            for finding in check.inspect(env.name, env.folder, depth=depth)
+        ]
+        if known := manifest.read(env.folder):
+            manifests[env.name] = known
+            findings += _inputs(env, known, client, mend)
+    compared = parity.compare(
+        client,
+        [_side(env, manifests[env.name]) for env in envs if env.name in manifests],
+        remedy=mend,
+    )
+    findings += compared.findings
+    findings += _definition(synced, mend)
+    return Report(
+        label=resource,
+        depth=depth,
+        synced=synced,
+        manifests=manifests,
+        parity=compared,
+        findings=tuple(findings),
+    )
+
+
+def _synced(place: Layout, label: str) -> Synced:
+    found = state.read(place, label)
+    if found:
+        return found
+    known = state.labels(place)
+    try:
+        configured = find_project().labels()
+    except UsageError:
+        configured = []
+    if label in configured or label in known:
+        raise EnvironmentNotReady(
+            f"the environments of {label} are not built yet", remedy=sync_command(label)
+        )
+    everything = sorted({*known, *configured})
+    raise UsageError(
+        f"there is no resource {label!r}{near(label, everything)}",
+        remedy=f"use one of: {', '.join(everything)}"
+        if everything
+        else "write a resource config and run `scalems env sync --resource LABEL` in its project",
+    )
+
+
+def _chosen(synced: Synced, tasks: Sequence[str] | None) -> list[SyncedEnv]:
+    if tasks is None:
+        return list(synced.tasks)
+    by_name = {env.name: env for env in synced.tasks}
+    for name in tasks:
+        if name not in by_name:
+            if name == synced.pilot.name:
+                cause = f"{name!r} is the Pilot venv of {synced.label}; calls run in a Task venv"
+            else:
+                cause = f"{synced.label} has no Task venv {name!r}{near(name, by_name)}"
+            raise UsageError(
+                cause,
+                remedy=f"use one of: {', '.join(by_name) or '(none)'}; or add it to `tasks` in "
+                f"the resource config and run {sync_command(synced.label)}",
+            )
+    return [by_name[name] for name in tasks]
+
+
+def _build(env: SyncedEnv, known: Manifest) -> Build:
+    return Build(
+        name=env.name,
+        role=env.role,
+        folder=env.folder,
+        input_digest=known.input_digest,
+        content_digest=known.content_digest,
+        scalems_digest=known.scalems_digest,
+        versions=known.versions,
+    )
+
+
+def _side(env: SyncedEnv, known: Manifest) -> Side:
+    return Side(
+        name=env.name,
+        role=env.role,
+        python=known.interpreter["version"],
+        versions=known.versions,
+        scalems_digest=known.scalems_digest,
+    )
+
+
+def _inputs(env: SyncedEnv, known: Manifest, client: Side, mend: str) -> list[Finding]:
+    """Whether the env spec still asks for what was built. A spec that is gone asks nothing."""
+    if state.file_digest(env.spec) in ("", env.spec_digest):
+        return []
+    wanted = lock.inputs_digest(spec.load(env.spec), parity.pins(client.versions))
+    if wanted == known.lock_inputs or any(
+        known.versions.get(name) != version
+        for name, version in parity.pins(client.versions).items()
+    ):
+        return []  # parity names the client's versions that changed
+    return [
+        Finding(
+            env=env.name, kind="spec changed since the sync", subject=str(env.spec), remedy=mend
+        )
+    ]
+
+
+def _definition(synced: Synced, mend: str) -> list[Finding]:
+    now = definition.fields_of(synced.label)
+    return [
+        Finding(
+            env=synced.label,
+            kind="RP resource definition changed",
+            subject=f"{key} in {synced.definition}",
+            expected=str(value),
+            found=str(now.get(key, "")),
+            remedy=mend,
+        )
+        for key, value in synced.fields.items()
+        if now.get(key) != value
+    ]
