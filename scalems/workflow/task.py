@@ -51,7 +51,7 @@ class Task(Generic[P, R]):
         return current.submit(function, args, kwargs, name=self.function.__qualname__)
 
     def __get__(self, instance: object, owner: type | None = None) -> object:
-        return self if instance is None else functools.partial(self, instance)  # type: ignore[call-arg]
+        return self if instance is None else functools.partial(self, instance)
 
     def __repr__(self) -> str:
         return f"<Task {self.function.__module__}.{self.function.__qualname__}>"

@@ -1,0 +1,428 @@
+"""Runs a script under a backend: options, live view, signals, exit codes.
+
+A backend's command is ``main(parser, make_backend)`` with a parser made on top of
+:func:`base_parser`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from scalems.errors import ExitCode, ScalemsError, TaskError
+from scalems.liveview import LiveView, say
+from scalems.script import Script, split
+from scalems.workflow import call
+from scalems.workflow.graph import Graph, activated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from types import FrameType
+
+    from scalems.workflow.backend import Backend, Notify
+    from scalems.workflow.call import Outcome
+    from scalems.workflow.graph import Failed
+
+    MakeBackend = Callable[[argparse.Namespace, Notify], Backend]
+
+log = logging.getLogger(__name__)
+task_log = logging.getLogger("scalems.task")
+
+_LEVELS = ("debug", "info", "warning", "error", "critical")
+_KILL_LIMIT = 3.0  # seconds that a second Ctrl-C gives the backend to end its processes
+_SHOWN = 10  # failed tasks that are named at the end
+_OUTPUT_SHOWN = 2000  # characters of a failed task's output
+
+RULES = """\
+Everything after the script belongs to the script. Options before it that are not
+ours are passed on to the script too, in their order. If such an option is written
+without "=", a word after it is taken as its value, unless that word is an existing .py
+file: then that is the script. "--" ends our options: the word after it is the script.
+
+Exit codes: 0 done, 1 the workflow failed, 2 wrong use, 3 the environments are not
+ready; what the script gives to sys.exit(); 130 after Ctrl-C, 143 after SIGTERM.
+"""
+
+
+# --- options ------------------------------------------------------------------------------
+
+
+def base_parser(
+    prog: str, description: str, *, examples: Sequence[tuple[str, str]] = ()
+) -> argparse.ArgumentParser:
+    """Return a parser with the options that all backends have.
+
+    :param prog: the command, such as ``python -m scalems.local``.
+    :param examples: command lines for the help, each with what it does.
+    """
+    lines = [f"  {command}\n      {what}" for command, what in examples]
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        usage=f"{prog} [options] script.py [options of the script]",
+        description=description,
+        epilog="\n".join(["Examples:", *lines, "", RULES] if lines else [RULES]),
+        formatter_class=_formatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action=_Version, help="show the version and exit")
+    parser.add_argument(
+        "-v", "--verbose", action="count", default=0,
+        help="say more: what tasks print, whole tracebacks; -vv for all that is logged",
+    )  # fmt: skip
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="no live view and no summary, only errors"
+    )
+    parser.add_argument(
+        "--log-level", choices=_LEVELS, help="what of scalems is logged (default: warning)"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print a summary as JSON on the standard output"
+    )
+    parser.add_argument(
+        "-j", "--max-workers", type=_positive, metavar="N", help="calls at a time (default: cores)"
+    )
+    return parser
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    from rich_argparse import RawDescriptionRichHelpFormatter
+
+    formatter: argparse.HelpFormatter = RawDescriptionRichHelpFormatter(prog)
+    return formatter
+
+
+class _Version(argparse.Action):
+    def __init__(self, option_strings: Sequence[str], dest: str, **kwargs: Any) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, **kwargs)
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: object) -> NoReturn:
+        from importlib.metadata import version
+
+        print(f"scalems {version('scalems')}")
+        parser.exit()
+
+
+def _positive(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return number
+
+
+def _option_table(parser: argparse.ArgumentParser) -> dict[str, bool]:
+    """Return our options and whether each takes a value."""
+    return {
+        option: action.nargs != 0 for action in parser._actions for option in action.option_strings
+    }
+
+
+def _hint_at_typos(passed: Sequence[str], known: Sequence[str]) -> None:
+    for word in passed:
+        name = word.partition("=")[0]
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+        if name.startswith("--") and near:
+            say(f"{name} is passed on to the script; did you mean {near[0]}?")
+
+
+class _StandardError(logging.StreamHandler[Any]):
+    """Writes to what ``sys.stderr`` is at the time: the live view takes its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+def _configure_logging(options: argparse.Namespace) -> None:
+    level = ["warning", "info", "debug"][min(options.verbose, 2)]
+    if options.quiet and not options.verbose:
+        level = "error"
+    logger = logging.getLogger("scalems")
+    logger.setLevel((options.log_level or level).upper())
+    if not any(isinstance(handler, _StandardError) for handler in logger.handlers):
+        handler = _StandardError()
+        handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+        logger.addHandler(handler)
+
+
+# --- signals ------------------------------------------------------------------------------
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the run to end.
+
+    :param number: the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code that a shell expects."""
+        return 128 + self.number
+
+
+class _Signals:
+    """Makes the first signal an :class:`Interrupted`, and the second one the end."""
+
+    def __init__(self, kill: Callable[[], None]) -> None:
+        self._kill = kill
+        self._first: int | None = None
+
+    @contextlib.contextmanager
+    def handled(self) -> Iterator[None]:
+        """Handle signals as long as the context is open."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread may set handlers
+            return
+        before = {}
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # e.g. nohup
+                before[number] = signal.signal(number, self._handle)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._first is None:
+            self._first = number
+            raise Interrupted(number)
+        # In a thread: what holds the main thread up may hold a lock that is needed too.
+        killer = threading.Thread(target=self._kill, daemon=True)
+        killer.start()
+        killer.join(_KILL_LIMIT)
+        os._exit(128 + number)
+
+
+# --- the run ------------------------------------------------------------------------------
+
+
+def main(
+    parser: argparse.ArgumentParser,
+    make_backend: MakeBackend,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Run a backend's command; return its exit code.
+
+    :param make_backend: checks the options and the environments, and returns the backend,
+        which is not started.
+    :param argv: the command line, by default that of this process.
+    """
+    table = _option_table(parser)
+    words = split(sys.argv[1:] if argv is None else argv, table)
+    options = parser.parse_args(words.ours)
+    _configure_logging(options)
+    run = Run(quiet=options.quiet, verbose=options.verbose)
+    try:
+        with run.signals.handled():
+            script = Script.read(words)
+            _hint_at_typos(words.before, list(table))
+            run.execute(script, words.passed, make_backend(options, run.view.notify))
+    except BaseException as error:
+        run.error = error
+    code = run.report()
+    if options.json:
+        print(json.dumps(run.summary(code), indent=2))
+    return code
+
+
+class Run:
+    """One run of a script."""
+
+    def __init__(self, *, quiet: bool = False, verbose: int = 0) -> None:
+        self.view = LiveView(quiet=quiet)
+        self.signals = _Signals(self._kill)
+        self.error: BaseException | None = None
+        """What ended the app before its end."""
+        self._quiet = quiet
+        self._verbose = verbose
+        self._graph: Graph | None = None
+        self._printed = 0
+
+    def execute(self, script: Script, arguments: Sequence[str], backend: Backend) -> None:
+        """Run a script's app on a backend until all tasks have ended, and close the backend.
+
+        :raises BaseException: what the app raised; the backend is closed then too.
+        """
+        app = script.load(arguments)
+        graph = self._graph = Graph(backend, on_outcome=self._show_output)
+        self.view.watch(graph)
+        with self.view, activated(graph):
+            try:
+                try:
+                    app.run()
+                except SystemExit as error:
+                    if error.code not in (None, 0):
+                        raise
+                graph.wait()
+                graph.close()
+            except BaseException as error:
+                if isinstance(error, Interrupted):
+                    say(f"{error}: stopping; once more ends at once")
+                graph.close(abort=True)
+                raise
+
+    def _kill(self) -> None:
+        if self._graph is not None:
+            self._graph.backend.close(abort=True)
+
+    def _show_output(self, task: str, outcome: Outcome) -> None:
+        if outcome.stdout or outcome.stderr:
+            self._printed += 1
+        for stream in (outcome.stdout, outcome.stderr):
+            for line in stream.splitlines():
+                task_log.info("%s#%d: %s", task, outcome.id, line)
+
+    # --- how it went ----------------------------------------------------------------------
+
+    def report(self) -> int:
+        """Print errors and the last line; return the exit code."""
+        code = self._report_error()
+        unheard = self._graph.unheard() if self._graph is not None else []
+        start_error = self._graph.error if self._graph is not None else None
+        if start_error is not None and start_error is not self.error:
+            code = code or self._report(start_error)
+        if unheard and (self.error is None or isinstance(self.error, SystemExit)):
+            self._report_unheard(unheard)
+            code = code or ExitCode.FAILED
+        if self._graph is not None and not self._quiet:
+            say(self._last_line())
+        return code
+
+    def _report_error(self) -> int:
+        return ExitCode.DONE if self.error is None else self._report(self.error)
+
+    def _report(self, error: BaseException) -> int:
+        if isinstance(error, SystemExit):
+            if isinstance(error.code, str):
+                print(error.code, file=sys.stderr)
+            return error.code if isinstance(error.code, int) else int(error.code is not None)
+        if isinstance(error, Interrupted):
+            return error.exit_code
+        if isinstance(error, KeyboardInterrupt):
+            return 128 + signal.SIGINT
+        if isinstance(error, ScalemsError) and not isinstance(error, TaskError):
+            print(f"error: {error}", file=sys.stderr)
+            place = _place(error)
+            if place and not self._verbose:
+                print(f"  at: {place}", file=sys.stderr)
+            if self._verbose:
+                print(_traceback(error, whole=True), file=sys.stderr)
+            return error.exit_code
+        print(_traceback(error, whole=self._verbose > 0), end="", file=sys.stderr)
+        self._print_output_of(error)
+        return ExitCode.FAILED
+
+    def _print_output_of(self, error: BaseException) -> None:
+        """Print the end of what the task printed that raised `error`."""
+        errors = (error, error.__cause__)
+        for failed in self._graph.failures() if self._graph is not None else ():
+            if failed.outcome is not None and failed.error in errors:
+                name = f"{failed.future.name}#{failed.future.task_id}"
+                for stream in ("stdout", "stderr"):
+                    text = getattr(failed.outcome, stream).rstrip()[-_OUTPUT_SHOWN:]
+                    if text:
+                        print(f"\nthe end of {stream} of {name}:\n{text}", file=sys.stderr)
+
+    def _report_unheard(self, unheard: Sequence[Failed]) -> None:
+        count = len(unheard)
+        what = "1 task" if count == 1 else f"{count} tasks"
+        print(f"error: {what} failed, and nobody asked for the result:", file=sys.stderr)
+        for failed in unheard[:_SHOWN]:
+            text = call.summary(failed.error)
+            print(f"  {failed.future.name}#{failed.future.task_id}: {text}", file=sys.stderr)
+            if self._verbose:
+                print(_traceback(failed.error, whole=True), file=sys.stderr)
+        if count > _SHOWN:
+            print(f"  … and {count - _SHOWN} more", file=sys.stderr)
+        if not self._verbose:
+            print("  remedy: take results by .result(); -v shows tracebacks", file=sys.stderr)
+
+    def _last_line(self) -> str:
+        assert self._graph is not None
+        counts = self._graph.counts()
+        parts = [f"{counts.done} done, {counts.failed} failed"]
+        if counts.cancelled:
+            parts.append(f"{counts.cancelled} cancelled")
+        line = f"{', '.join(parts)} in {self.view.elapsed:.1f} s on {self._graph.backend.label}"
+        if isinstance(self.error, Interrupted):
+            line = f"ended by {self.error}: {line}"
+        elif self.error is not None and not isinstance(self.error, SystemExit):
+            line = f"the app failed: {line}"
+        if self._printed and not self._verbose:
+            line += f" ({self._printed} printed something: -v shows it)"
+        return line
+
+    def summary(self, code: int) -> dict[str, object]:
+        """Return how the run went, for programs."""
+        counts = self._graph.counts() if self._graph is not None else None
+        return {
+            "exit_code": int(code),
+            "backend": self._graph.backend.name if self._graph is not None else None,
+            "label": self._graph.backend.label if self._graph is not None else None,
+            "elapsed": round(self.view.elapsed, 3),
+            "tasks": {
+                state: getattr(counts, state, 0) for state in ("done", "failed", "cancelled")
+            },
+            "error": None if self.error is None else call.summary(self.error),
+            "failures": [
+                {
+                    "task": failed.future.name,
+                    "id": failed.future.task_id,
+                    "error": call.summary(failed.error),
+                }
+                for failed in (self._graph.failures() if self._graph is not None else ())
+            ],
+        }
+
+
+# --- tracebacks as their readers need them --------------------------------------------------
+
+_OURS = str(Path(__file__).parent) + os.sep
+_HIDDEN = ("/concurrent/futures/", "/asyncio/", "<frozen ")
+
+
+def _is_users(frame: traceback.FrameSummary) -> bool:
+    return not frame.filename.startswith(_OURS) and not any(
+        part in frame.filename for part in _HIDDEN
+    )
+
+
+def _traceback(error: BaseException, *, whole: bool) -> str:
+    """Return a traceback, of the user's frames only unless it is to be whole."""
+    told = traceback.TracebackException.from_exception(error)
+    todo: list[traceback.TracebackException | None] = [] if whole else [told]
+    while todo:
+        item = todo.pop()
+        if item is None:
+            continue
+        kept = [frame for frame in item.stack if _is_users(frame)]
+        item.stack = traceback.StackSummary.from_list(kept or item.stack)
+        todo += [item.__cause__, item.__context__]
+    text = "".join(told.format())
+    return text.replace(f"{call.RemoteTraceback.__module__}.RemoteTraceback: \n", "")
+
+
+def _place(error: BaseException) -> str | None:
+    """Return the user's line that an error came from."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_users(f)]
+    if not frames:
+        return None
+    frame = frames[-1]
+    return f"{os.path.relpath(frame.filename)}:{frame.lineno}: {frame.line}"
