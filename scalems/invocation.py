@@ -19,7 +19,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from scalems.errors import ExitCode, ScalemsError, TaskError
+from scalems.errors import ExitCode, ScalemsError, TaskError, TaskLost
 from scalems.liveview import LiveView, say
 from scalems.script import Script, split
 from scalems.workflow import call
@@ -335,9 +335,10 @@ class Run:
         for failed in self._graph.failures() if self._graph is not None else ():
             if failed.outcome is not None and failed.error in errors:
                 name = f"{failed.future.name}#{failed.future.task_id}"
-                for stream in ("stdout", "stderr"):
+                lost = isinstance(failed.error, TaskLost)  # its message has the end of stderr
+                for stream in ("stdout",) if lost else ("stdout", "stderr"):
                     text = getattr(failed.outcome, stream).rstrip()[-_OUTPUT_SHOWN:]
-                    if text:
+                    if text and text not in str(error):
                         print(f"\nthe end of {stream} of {name}:\n{text}", file=sys.stderr)
 
     def _report_unheard(self, unheard: Sequence[Failed]) -> None:
@@ -406,17 +407,39 @@ def _is_users(frame: traceback.FrameSummary) -> bool:
 
 def _traceback(error: BaseException, *, whole: bool) -> str:
     """Return a traceback, of the user's frames only unless it is to be whole."""
+    if whole:
+        return "".join(traceback.format_exception(error))
+    parts = []
+    link: BaseException | None = error
+    seen: set[int] = set()
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        part, link, how = _link(link)
+        if part:
+            parts += [part, how]
+    return "".join(reversed(parts[:-1]))
+
+
+def _link(error: BaseException) -> tuple[str, BaseException | None, str]:
+    """Return one exception of a chain as text, the next one, and how it led to this one."""
+    if isinstance(error, call.RemoteTraceback):
+        # Without a frame it would only repeat the exception.
+        return (error.text.strip("\n") + "\n" if 'File "' in error.text else ""), None, ""
     told = traceback.TracebackException.from_exception(error)
-    todo: list[traceback.TracebackException | None] = [] if whole else [told]
-    while todo:
-        item = todo.pop()
-        if item is None:
-            continue
-        kept = [frame for frame in item.stack if _is_users(frame)]
-        item.stack = traceback.StackSummary.from_list(kept or item.stack)
-        todo += [item.__cause__, item.__context__]
+    told.__cause__ = told.__context__ = None
+    told.stack = traceback.StackSummary.from_list([f for f in told.stack if _is_users(f)])
     text = "".join(told.format())
-    return text.replace(f"{call.RemoteTraceback.__module__}.RemoteTraceback: \n", "")
+    if not told.stack:
+        text = text.removeprefix("Traceback (most recent call last):\n")
+        if isinstance(error.__cause__, call.RemoteTraceback) and 'File "' in error.__cause__.text:
+            text = ""  # the traceback of the other process has it all
+    if error.__cause__ is not None:
+        how = "The above exception was the direct cause of the following exception:"
+        return text, error.__cause__, f"\n{how}\n\n"
+    if error.__suppress_context__:
+        return text, None, ""
+    how = "During handling of the above exception, another exception occurred:"
+    return text, error.__context__, f"\n{how}\n\n"
 
 
 def _place(error: BaseException) -> str | None:

@@ -207,10 +207,11 @@ def _no_script(words: Words) -> UsageError:
 def _near(path: Path) -> list[Path]:
     """Return existing scripts with names like that of `path`."""
     try:
-        there = {item.name: item for item in path.parent.glob("*.py")}
+        there = {item.stem: item for item in path.parent.glob("*.py")}
     except OSError:
         return []
-    names = difflib.get_close_matches(path.name, there, n=3, cutoff=0.6)
+    name = path.name.removesuffix(".py")
+    names = difflib.get_close_matches(name, there, n=3, cutoff=0.6)
     return [there[name] for name in names]
 
 

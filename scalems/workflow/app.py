@@ -7,6 +7,8 @@ import contextlib
 import contextvars
 import functools
 import inspect
+import shlex
+import sys
 from typing import TYPE_CHECKING, TypeVar, overload
 
 from scalems.errors import UsageError
@@ -37,7 +39,7 @@ class App:
         """
         raise UsageError(
             f"The app {self.function.__qualname__!r} was called as a function.",
-            remedy="remove the call, and run the script by: python -m scalems.local SCRIPT.py",
+            remedy=f"remove the call, and run the script by: {command()}",
         )
 
     def run(self) -> object:
@@ -81,9 +83,9 @@ def app(
     if function is None:
         return app
     name = getattr(function, "__qualname__", repr(function))
-    if not inspect.isroutine(function):
+    if not (inspect.isfunction(function) or inspect.isbuiltin(function)):
         raise UsageError(
-            f"@scalems.app marks a function, and {name} is a {type(function).__name__}.",
+            f"@scalems.app marks a function, and {name} is of type {type(function).__name__}.",
             remedy="give @scalems.app and @scalems.task each a function of its own",
         )
     try:
@@ -95,6 +97,12 @@ def app(
             "e.g. with argparse",
         ) from None
     return App(function)
+
+
+def command() -> str:
+    """Return a command that runs the script of this process."""
+    script = sys.argv[0] if sys.argv and sys.argv[0].endswith(".py") else "SCRIPT.py"
+    return f"python -m scalems.local {shlex.quote(script)}"
 
 
 @contextlib.contextmanager

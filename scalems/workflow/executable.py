@@ -138,7 +138,7 @@ def run(
             check=False,
         )
     except OSError as error:
-        raise ExecutableError(_start_failure(words[0], cwd, error), argv=tuple(words)) from error
+        raise ExecutableError(_start_failure(words[0], cwd, error), argv=tuple(words)) from None
     return Printed(
         argv=tuple(words),
         returncode=process.returncode,

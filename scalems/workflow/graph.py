@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 
 from scalems.errors import BackendError, ScalemsError, TaskError, UsageError
 from scalems.workflow import argument, call
+from scalems.workflow.app import command
 from scalems.workflow.call import Call, Outcome
 from scalems.workflow.future import Future
 
@@ -407,7 +408,7 @@ def _no_workflow(what: str) -> NoReturn:
     raise UsageError(
         f"{what[:1].upper()}{what[1:]}, and no workflow is running.",
         remedy="call tasks in the function marked by @scalems.app, and run the script by:\n"
-        "    python -m scalems.local SCRIPT.py",
+        f"    {command()}",
     )
 
 

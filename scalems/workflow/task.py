@@ -11,6 +11,7 @@ import cloudpickle
 
 from scalems.errors import UsageError
 from scalems.workflow import call, graph
+from scalems.workflow.app import App
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,9 +70,11 @@ class Task(Generic[P, R]):
             return  # a function of C that tells no signature
         try:
             signature.bind(*args, **kwargs)
-        except TypeError:
-            _call_stub(self.function.__qualname__, signature, args, kwargs)
-            raise
+            return
+        except TypeError as error:
+            mistake = error
+        _call_stub(self.function.__qualname__, signature, args, kwargs)
+        raise mistake
 
 
 @overload
@@ -99,10 +102,10 @@ def task(
     name = getattr(function, "__qualname__", repr(function))
     if isinstance(function, Task):
         return function
-    if isinstance(function, type) or not callable(function):
+    if isinstance(function, (type, App)) or not callable(function):
         raise UsageError(
-            f"@scalems.task marks functions, and {name} is a {type(function).__name__}.",
-            remedy="put the decorator on a function; below @staticmethod, not above it",
+            f"@scalems.task marks functions, and {name} is of type {type(function).__name__}.",
+            remedy="put the decorator on a plain function (below @staticmethod, not above it)",
         )
     if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
         kind = "an async" if inspect.iscoroutinefunction(function) else "a generator"
