@@ -207,6 +207,7 @@ class _Signals:
         killer = threading.Thread(target=self._kill, daemon=True)
         killer.start()
         killer.join(_KILL_LIMIT)
+        os.write(2, b"scalems: ended at once\n")  # print() may be what was interrupted
         os._exit(128 + number)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from scalems.workflow import call
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -31,6 +34,7 @@ class LiveView:
         self._live: Live | None = None
         self._printer: threading.Thread | None = None
         self._ended = threading.Event()
+        self._input: Any = input
 
     def notify(self, message: str) -> None:
         """Show a change of the backend's state."""
@@ -53,6 +57,7 @@ class LiveView:
         if sys.stderr.isatty():
             self._live = self._make_live()
             self._live.start()
+            self._input, builtins.input = builtins.input, self._ask
         else:
             self._printer = threading.Thread(target=self._print, name="scalems-view", daemon=True)
             self._printer.start()
@@ -66,11 +71,24 @@ class LiveView:
         self._ended.set()
         live, self._live = self._live, None
         if live is not None:
+            builtins.input = self._input
             live.stop()
         if self._printer is not None:
             self._printer.join()
 
     # --- on a terminal --------------------------------------------------------------------
+
+    def _ask(self, prompt: object = "") -> str:
+        """Stand in for :func:`input`, which debuggers use too: nothing moves meanwhile."""
+        live = self._live
+        if live is None or threading.current_thread() is not threading.main_thread():
+            return str(self._input(prompt))
+        live.stop()
+        try:
+            return str(self._input(prompt))
+        finally:
+            self._live = self._make_live()  # the old one would wipe out the answer
+            self._live.start()
 
     def _make_live(self) -> Live:
         from rich.console import Console
@@ -110,11 +128,16 @@ class LiveView:
         head.add_row(self._spinner, *facts)
         tasks = Table.grid(padding=(0, 1))
         width = max(10, min(30, console.width - 60))
-        bar = ProgressBar(total=counts.total, completed=counts.ended, width=width)
+        bar = ProgressBar(
+            total=counts.total, completed=counts.ended, width=width, complete_style="green"
+        )
         tasks.add_row(
             " ", bar, Text(f"{counts.ended}/{counts.total}", "bold"), Text.assemble(*_parts(counts))
         )
-        return Group(head, tasks)
+        failure = last_failure(self._graph)
+        if not failure:
+            return Group(head, tasks)
+        return Group(head, tasks, Text(f"  {failure}", "red", overflow="ellipsis", no_wrap=True))
 
     # --- elsewhere ------------------------------------------------------------------------
 
@@ -126,7 +149,11 @@ class LiveView:
             counts = self._graph.counts()
             line = "".join(text for text, _ in _parts(counts))
             if counts.total and line != before:
-                say(f"{clock(self.elapsed)}  {counts.ended}/{counts.total} tasks: {line}")
+                failure = last_failure(self._graph)
+                say(
+                    f"{clock(self.elapsed)}  {counts.ended}/{counts.total} tasks: {line}"
+                    + (f"; {failure}" if failure else "")
+                )
                 before = line
 
 
@@ -141,6 +168,16 @@ def _parts(counts: Counts) -> list[tuple[str, str]]:
     ]
     shown = [(f"{number} {word}", style) for number, word, style in parts if number]
     return [part for text, style in shown for part in ((", ", "dim"), (text, style))][1:]
+
+
+def last_failure(graph: Graph) -> str:
+    """Return one line about the task that failed last; empty if none did."""
+    failures = graph.failures()
+    if not failures:
+        return ""
+    failed = failures[-1]
+    reason = (call.summary(failed.error).splitlines() or [""])[0]
+    return f"last failure: {failed.future.name}#{failed.future.task_id}: {reason}"
 
 
 def clock(seconds: float) -> str:

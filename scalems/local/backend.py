@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING
 
+from scalems.errors import BackendError
 from scalems.workflow.call import ENV_VARIABLE
 from scalems.workflow.pool import CallPool
 
@@ -34,28 +36,44 @@ class LocalBackend:
     def __init__(self, *, workers: int, build: Build | None = None, label: str = "local") -> None:
         self.label = label
         self._workers = workers
-        self._unfinished = 0
-        if build is None:
-            self._pool = CallPool(workers)
-        else:
-            self._pool = CallPool(
-                workers, python=build.python, env={ENV_VARIABLE: build.content_digest}
-            )
+        self._build = build
+        self._lock = threading.Lock()
+        self._pool: CallPool | None = None
+        self._closed = False
 
     def start(self) -> None:
-        """Do nothing: processes are started as calls need them."""
+        """Make the pool; its processes are started as calls need them."""
+        self._open()
+
+    def _open(self) -> CallPool:
+        # Not before the first call: the processes inherit the environment variables and
+        # the working folder that the script has set by then.
+        with self._lock:
+            if self._pool is None:
+                if self._closed:
+                    raise BackendError("The local backend is closed.")
+                build = self._build
+                self._pool = CallPool(
+                    self._workers,
+                    python=build.python if build else None,
+                    env={ENV_VARIABLE: build.content_digest} if build else None,
+                )
+            return self._pool
 
     def submit(self, call: Call, done: Done) -> None:
         """Queue a call."""
-        self._pool.submit(call, done)
+        self._open().submit(call, done)
 
     def cancel(self, call_id: int) -> bool:
         """Withdraw a call, or end its processes."""
-        return self._pool.cancel(call_id)
+        return self._pool is not None and self._pool.cancel(call_id)
 
     def close(self, *, abort: bool = False) -> None:
         """End all processes."""
-        self._pool.close(kill=abort)
+        with self._lock:
+            self._closed = True
+        if self._pool is not None:
+            self._pool.close(kill=abort)
 
     def status(self) -> Mapping[str, str]:
         """Return the number of processes."""
