@@ -7,9 +7,14 @@ project: the folder that you are in, or one above it.
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scalems.errors import ExitCode
+
+if TYPE_CHECKING:
+    from scalems.env.state import Synced
 
 ENGINES = ("auto", "uv", "pip")
 
@@ -126,14 +131,21 @@ def _add_lock(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _sync(options: argparse.Namespace) -> int:
+    from scalems.env import current
+    from scalems.resource.config import find_project
+
+    project = find_project(options.project)
+    known = None if options.upgrade else current.find(project, options.resource)
+    if known:
+        return _in_sync(known, options)
+
     from scalems.cli import render
     from scalems.env.locking import Options
     from scalems.env.sync import sync
-    from scalems.resource.config import find_project
 
     with render.progress(quiet=options.quiet or options.json) as notify:
         result = sync(
-            find_project(options.project),
+            project,
             options.resource,
             Options(
                 engine=options.engine,
@@ -146,8 +158,32 @@ def _sync(options: argparse.Namespace) -> int:
         )
     if options.json:
         render.print_json(result.to_dict())
-    else:
+    elif not options.quiet:
         render.print_sync(result, dry_run=options.dry_run)
+    return ExitCode.DONE
+
+
+def _in_sync(known: Synced, options: argparse.Namespace) -> int:
+    if options.json:
+        envs = [
+            {
+                "name": env.name,
+                "role": env.role.value,
+                "action": "unchanged",
+                "folder": str(env.folder),
+                "seconds": 0.0,
+            }
+            for env in known.envs
+        ]
+        where = {"path": str(known.definition), "diff": "", "backup": None}
+        print(
+            json.dumps(
+                {"resource": known.label, "envs": envs, "locks": [], "definition": where}, indent=2
+            )
+        )
+    elif not options.quiet:
+        names = ", ".join(env.name for env in known.envs)
+        print(f"{known.label} is in sync ({names}); nothing to do")
     return ExitCode.DONE
 
 

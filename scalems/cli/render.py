@@ -80,10 +80,6 @@ def print_sync(result: SyncResult, *, dry_run: bool) -> None:
     """Print what a sync did, or would do."""
     out = console()
     print_locks(result.locks, only_new=True)
-    if all(env.action == "unchanged" for env in result.envs) and not result.diff:
-        names = ", ".join(env.name for env in result.envs)
-        out.print(f"[green]{result.label} is in sync[/] ({names}); nothing to do")
-        return
     table = _table("environment", "role", "what", "seconds", "build")
     for env in result.envs:
         seconds = f"{env.seconds:.1f}" if env.seconds else "-"

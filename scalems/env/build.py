@@ -19,7 +19,7 @@ from scalems.env.layout import Layout
 from scalems.env.lock import Pin
 from scalems.env.locking import Notify
 from scalems.env.manifest import Manifest
-from scalems.env.spec import Role
+from scalems.env.role import Role
 from scalems.host import filelock
 from scalems.host.local import CommandFailed, run
 
@@ -137,7 +137,7 @@ def _record(plan: BuildPlan, folder: Path, *, engine: str, started: float) -> Ma
     entries = fingerprint.scan(venv)
     python = (venv / "bin" / "python").resolve(strict=True)
     status = python.stat()
-    top, records = top_level(venv)
+    top, records = fingerprint.top_level(venv)
     made = Manifest(
         name=plan.name,
         role=plan.role,
@@ -160,19 +160,6 @@ def _record(plan: BuildPlan, folder: Path, *, engine: str, started: float) -> Ma
     )
     manifest.write(folder, made)
     return made
-
-
-def top_level(venv: Path) -> tuple[tuple[str, ...], dict[str, tuple[int, int]]]:
-    """Return the entries of site-packages, and size and time of each RECORD there."""
-    site = probe.site_packages(venv)
-    names = sorted(os.listdir(site))  # noqa: PTH208
-    records = {}
-    for name in names:
-        if name.endswith(".dist-info"):
-            with contextlib.suppress(OSError):
-                status = (site / name / "RECORD").stat()
-                records[name] = (status.st_size, status.st_mtime_ns)
-    return tuple(n for n in names if n != "__pycache__" and not n.endswith(".pyc")), records
 
 
 def _verify(plan: BuildPlan, venv: Path, *, scalems_version: str) -> None:

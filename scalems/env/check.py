@@ -10,7 +10,6 @@ from pathlib import Path
 
 from scalems import probe
 from scalems.env import fingerprint, manifest
-from scalems.env.build import top_level
 from scalems.env.finding import Finding
 from scalems.env.fingerprint import Entry
 from scalems.env.manifest import Manifest
@@ -106,7 +105,7 @@ def _distributions(name: str, venv: Path, known: Manifest) -> Iterator[Finding]:
             yield Finding(
                 env=name, kind=f"{kind} distribution", subject=dist, expected=was, found=found
             )
-    top, records = top_level(venv)
+    top, records = fingerprint.top_level(venv)
     for entry in sorted(set(top) ^ set(known.top_level)):
         if not entry.endswith(".dist-info"):
             kind = "extra" if entry in top else "missing"

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import configparser
+import contextlib
 import csv
 import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scalems import probe
 from scalems.env.canonical import digest
-from scalems.env.lock import Pin
+
+if TYPE_CHECKING:
+    from scalems.env.lock import Pin
 
 BOOKKEEPING = ("RECORD", "INSTALLER", "REQUESTED", "WHEEL", "direct_url.json", "uv_cache.json")
 """Files of a dist-info folder that say how it was installed, not what was."""
@@ -65,11 +67,26 @@ def walk(venv: Path) -> Iterator[tuple[str, os.stat_result]]:
                     yield path, entry.stat(follow_symlinks=False)
 
 
+def top_level(venv: Path) -> tuple[tuple[str, ...], dict[str, tuple[int, int]]]:
+    """Return the entries of site-packages, and size and time of each RECORD there."""
+    site = probe.site_packages(venv)
+    names = sorted(os.listdir(site))  # noqa: PTH208
+    records = {}
+    for name in names:
+        if name.endswith(".dist-info"):
+            with contextlib.suppress(OSError):
+                status = (site / name / "RECORD").stat()
+                records[name] = (status.st_size, status.st_mtime_ns)
+    return tuple(n for n in names if n != "__pycache__" and not n.endswith(".pyc")), records
+
+
 def scan(venv: Path) -> dict[str, Entry]:
     """Read every byte of a venv; return its files and links by relative path.
 
     :raises OSError: something in it cannot be read.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     found = sorted(walk(venv))
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         # hashlib lets go of the interpreter lock while it digests.
@@ -132,6 +149,8 @@ def _in_bin(row: list[str]) -> bool:
 
 
 def _entry_points(path: Path) -> set[str]:
+    import configparser
+
     parser = configparser.ConfigParser(delimiters=("=",), interpolation=None, strict=False)
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read(path, encoding="utf-8")

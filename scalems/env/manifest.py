@@ -12,7 +12,7 @@ from typing import Any
 
 from scalems.env.fingerprint import Entry
 from scalems.env.layout import MANIFEST
-from scalems.env.spec import Role
+from scalems.env.role import Role
 from scalems.host.files import write_atomic
 
 FORMAT = 1

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from scalems.env.finding import Finding, Severity
-from scalems.env.spec import Role
+from scalems.env.role import Role
 
 Level = Literal["version", "major", "minor"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +11,12 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from scalems import tomlfile
+from scalems.env.role import Role
 from scalems.errors import UsageError
 
 SCHEMA = Path(__file__).with_name("spec.schema.json")
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 """What an env may be called: it becomes part of file names and shell lines."""
-
-
-class Role(str, Enum):
-    """What runs in an environment."""
-
-    PILOT = "pilot"
-    """RP's agent and the raptor Master."""
-    TASK = "task"
-    """The raptor Worker and the calls of a workflow."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from scalems.env.layout import Layout
-from scalems.env.spec import Role
+from scalems.env.role import Role
 from scalems.host.files import write_atomic
 
 FORMAT = 1

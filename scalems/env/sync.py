@@ -11,6 +11,7 @@ from typing import Any, Literal
 from scalems.env import (
     build,
     check,
+    current,
     fingerprint,
     layout,
     locking,
@@ -22,13 +23,13 @@ from scalems.env import (
     wheel,
 )
 from scalems.env.build import BuildPlan
-from scalems.env.canonical import digest
 from scalems.env.engine import Engine, choose
 from scalems.env.layout import Layout
 from scalems.env.lock import Lock
 from scalems.env.locking import LockResult, Notify, Options
 from scalems.env.parity import Side
-from scalems.env.spec import EnvSpec, Role
+from scalems.env.role import Role
+from scalems.env.spec import EnvSpec
 from scalems.env.state import Synced, SyncedEnv
 from scalems.errors import EnvironmentNotReady, UsageError
 from scalems.host import filelock
@@ -36,7 +37,7 @@ from scalems.resource import definition
 from scalems.resource.config import Project, ResourceConfig
 from scalems.resource.definition import Change
 
-Action = Literal["unchanged", "built", "reused", "would build"]
+Action = Literal["built", "reused", "would build"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,16 +103,15 @@ def sync(project: Project, label: str, options: Options, *, notify: Notify) -> S
     Afterwards a run can start: locks are current, builds verified, the RP resource
     definition names the Pilot's build, the `current` links are switched.
 
+    It does all of it; :func:`scalems.env.current.find` tells in milliseconds whether there is
+    anything to do.
+
     :raises UsageError: mistakes in specs or configs, all at once.
     :raises EnvironmentNotReady: a lock is not current and ``frozen`` is set.
     :raises ScalemsError: resolving, building or writing failed; what was there still stands.
     """
     place = layout.default()
     client = target.client()
-    key = _key(project, label, client)
-    known = state.read(place, label)
-    if known and known.key == key and not options.upgrade and _still_good(known):
-        return _nothing_to_do(known)
     config = project.resource(label)
     specs = _load_specs(project, config)
     engine = choose(options.engine)
@@ -133,7 +133,7 @@ def sync(project: Project, label: str, options: Options, *, notify: Notify) -> S
         _prove_parity(place, plans, client, label)
         backup = definition.write(change, backups=place.backups()) if change.diff else None
         # The locks may be new: the key must be that of the files as they are now.
-        key = _key(project, label, client)
+        key = current.key(project, label, client)
         state.write(place, _synced(place, project, config, specs, plans, change, key))
     return SyncResult(
         label=label,
@@ -280,45 +280,6 @@ def _synced(
         ),
         definition=change.path,
         fields={name: value for name, value in fields.items() if name in managed},
-    )
-
-
-def _key(project: Project, label: str, client: Side) -> str:
-    """Return the digest of all files and facts that a sync looks at."""
-    domain = label.partition(".")[0]
-    files = [project.configs / f"{domain}.toml", *sorted(project.envs.glob("*"))]
-    interpreter = target.client_interpreter()
-    status = interpreter.stat() if interpreter.exists() else None
-    return digest(
-        "sync key 1",
-        {
-            "files": {path.name: state.file_digest(path) for path in files},
-            "client": [client.python, client.scalems_digest, parity.pins(client.versions)],
-            "interpreter": [status.st_size, status.st_mtime_ns] if status else [],
-        },
-    )
-
-
-def _still_good(known: Synced) -> bool:
-    fields = definition.fields_of(known.label)
-    return all(fields.get(name) == value for name, value in known.fields.items()) and all(
-        check.is_good(env.folder) for env in known.envs
-    )
-
-
-def _nothing_to_do(known: Synced) -> SyncResult:
-    return SyncResult(
-        label=known.label,
-        envs=tuple(
-            EnvResult(
-                name=env.name, role=env.role, action="unchanged", folder=env.folder, seconds=0.0
-            )
-            for env in known.envs
-        ),
-        locks=(),
-        definition=known.definition,
-        diff="",
-        backup=None,
     )
 
 

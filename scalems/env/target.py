@@ -8,15 +8,16 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-from packaging.specifiers import SpecifierSet
+from typing import TYPE_CHECKING
 
 from scalems import probe
 from scalems.env import wheel
 from scalems.env.parity import Side
-from scalems.env.spec import EnvSpec
 from scalems.errors import EnvironmentNotReady, UsageError
 from scalems.host.local import CommandFailed, run
+
+if TYPE_CHECKING:
+    from scalems.env.spec import EnvSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,8 @@ def find_interpreter(spec: EnvSpec) -> Interpreter:
     :raises EnvironmentNotReady: it is not there, or does not run.
     :raises UsageError: its version is outside of the range that the spec allows.
     """
+    from packaging.specifiers import SpecifierSet
+
     if spec.interpreter is None:
         found = Interpreter(
             path=client_interpreter(), facts=probe.interpreter(), markers=probe.markers()

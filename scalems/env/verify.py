@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scalems.env import check, layout, lock, manifest, parity, spec, state, target
+from scalems.env import check, layout, manifest, parity, state, target
 from scalems.env.check import Depth
 from scalems.env.finding import Finding, errors, not_ready
 from scalems.env.layout import Layout
 from scalems.env.manifest import Manifest
 from scalems.env.parity import Parity, Side
-from scalems.env.spec import Role
+from scalems.env.role import Role
 from scalems.env.state import Synced, SyncedEnv
 from scalems.errors import EnvironmentNotReady, UsageError
 from scalems.resource import definition
@@ -244,6 +244,8 @@ def _inputs(env: SyncedEnv, known: Manifest, client: Side, mend: str) -> list[Fi
     """Whether the env spec still asks for what was built. A spec that is gone asks nothing."""
     if state.file_digest(env.spec) in ("", env.spec_digest):
         return []
+    from scalems.env import lock, spec  # only now: most launches need no parser
+
     wanted = lock.inputs_digest(spec.load(env.spec), parity.pins(client.versions))
     if wanted == known.lock_inputs or any(
         known.versions.get(name) != version

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import importlib.metadata
-import io
-import zipfile
+import sys
 from collections.abc import Mapping
-from email.message import Message
 from pathlib import Path
 
 import scalems
+from scalems import probe
 from scalems.env.canonical import digest
 from scalems.errors import EnvironmentNotReady
 
@@ -46,13 +44,13 @@ def version() -> str:
 
     :raises EnvironmentNotReady: scalems is imported but not installed.
     """
-    try:
-        return importlib.metadata.version("scalems")
-    except importlib.metadata.PackageNotFoundError:
+    found = probe.versions(sys.path).get("scalems")
+    if found is None:
         raise EnvironmentNotReady(
             "scalems is imported from a folder but is not installed in this Python",
             remedy="pip install -e FOLDER_OF_THE_CHECKOUT",
-        ) from None
+        )
+    return found
 
 
 def pack(folder: Path) -> Path:
@@ -84,6 +82,9 @@ def _metadata() -> bytes:
 
     So `pip check` is content in a Task venv, which has neither rich nor virtualenv.
     """
+    import importlib.metadata
+    from email.message import Message
+
     own = importlib.metadata.metadata("scalems")
     message = Message()
     for key in ("Metadata-Version", "Name", "Version", "Summary", "Requires-Python"):
@@ -103,6 +104,9 @@ def _record(files: Mapping[str, bytes], own_path: str) -> bytes:
 
 
 def _zip(files: Mapping[str, bytes]) -> bytes:
+    import io
+    import zipfile
+
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in sorted(files.items()):

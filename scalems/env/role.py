@@ -1,0 +1,14 @@
+"""What runs in an environment."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Role(str, Enum):
+    """What runs in an environment."""
+
+    PILOT = "pilot"
+    """RP's agent and the raptor Master."""
+    TASK = "task"
+    """The raptor Worker and the calls of a workflow."""
