@@ -137,12 +137,13 @@ def _hint_at_typos(passed: Sequence[str], known: Sequence[str]) -> None:
             say(f"{name} is passed on to the script; did you mean {near[0]}?")
 
 
-class _StandardError(logging.StreamHandler[Any]):
+class _StandardError(logging.Handler):
     """Writes to what ``sys.stderr`` is at the time: the live view takes its place."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.stream = sys.stderr
-        super().emit(record)
+        """Print a record."""
+        with contextlib.suppress(Exception):  # logging never ends a program
+            print(self.format(record), file=sys.stderr)
 
 
 def _configure_logging(options: argparse.Namespace) -> None:
