@@ -10,7 +10,7 @@ import difflib
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,9 +40,19 @@ def near(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {' or '.join(repr(c) for c in close)}?)" if close else ""
 
 
-def read(path: Path, schema: Path) -> dict[str, Any]:
-    """Read a TOML file that must match a schema.
+Mistake = tuple[tuple[str | int, ...], str]
+"""A key path, and what is wrong there."""
 
+
+def read(
+    path: Path,
+    schema: Path,
+    *,
+    rules: Callable[[Mapping[str, Any]], Iterable[Mistake]] = lambda _: (),
+) -> dict[str, Any]:
+    """Read a TOML file that must match a schema, and rules that a schema cannot say.
+
+    :param rules: yields further mistakes; it must bear values of any type.
     :raises UsageError: the file is missing, is not TOML, or does not match;
         the message lists every mistake.
     """
@@ -57,8 +67,9 @@ def read(path: Path, schema: Path) -> dict[str, Any]:
             f"{path}: not valid TOML: {error}",
             remedy="see https://toml.io for the format; strings need quotes",
         ) from error
-    if mistakes := list(validate(data, json.loads(schema.read_text()))):
-        raise mistakes_error(path, text, mistakes)
+    mistakes = [*validate(data, json.loads(schema.read_text())), *rules(data)]
+    if mistakes:
+        raise _mistakes_error(path, text, mistakes)
     return data
 
 
@@ -70,9 +81,7 @@ def top_keys(path: Path) -> list[str]:
         return []
 
 
-def mistakes_error(
-    path: Path, text: str, mistakes: Iterable[tuple[tuple[str | int, ...], str]]
-) -> UsageError:
+def _mistakes_error(path: Path, text: str, mistakes: Iterable[Mistake]) -> UsageError:
     """Make one error of many mistakes, each a pair of a key path and what is wrong there."""
     located = sorted((_line_of(text, keys), dotted(keys), what) for keys, what in mistakes)
     lines = [f"{path}:{line}: {key + ': ' if key else ''}{what}" for line, key, what in located]
@@ -80,9 +89,7 @@ def mistakes_error(
     return UsageError("\n".join(lines), remedy=f"correct the {count} above in {path}")
 
 
-def validate(
-    data: Mapping[str, Any], schema: Mapping[str, Any]
-) -> Iterable[tuple[tuple[str | int, ...], str]]:
+def validate(data: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterable[Mistake]:
     """Yield each mistake in ``data`` as a key path and what is wrong there."""
     from jsonschema import Draft202012Validator
 
@@ -106,9 +113,7 @@ def dotted(keys: Iterable[str | int]) -> str:
     return out
 
 
-def _unknown_keys(
-    error: ValidationError, keys: tuple[str | int, ...]
-) -> Iterable[tuple[tuple[str | int, ...], str]]:
+def _unknown_keys(error: ValidationError, keys: tuple[str | int, ...]) -> Iterable[Mistake]:
     known = error.schema.get("properties", {})
     patterns = error.schema.get("patternProperties", {})
     for key in error.instance:
@@ -141,27 +146,37 @@ def _explain(error: ValidationError) -> str:
 
 
 def _line_of(text: str, keys: tuple[str | int, ...]) -> int:
-    """Return the line (from 1) of the statement that brings a key in, or of its nearest parent.
+    """Return the line (from 1) that brings a key in, or else its nearest parent.
 
-    The parser itself is asked: each prefix of the file that is valid TOML ends a
-    statement, and the first whose data holds the key names the line.
+    The parser itself is asked: each beginning of the file that is valid TOML, if need be with
+    an open list closed, ends with a statement or a list item. The first whose data holds the
+    key names the line.
     """
     lines = text.splitlines(keepends=True)
     best = 1
     start = depth = 0
-    for end in range(1, len(lines) + 1):
-        if not lines[end - 1].strip() or lines[end - 1].lstrip().startswith("#"):
+    for end, line in enumerate(lines, start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
             continue
-        try:
-            data: Any = tomllib.loads("".join(lines[:end]))
-        except tomllib.TOMLDecodeError:
-            start = start or end
+        so_far = "".join(lines[:end])
+        start = start or end
+        whole = _loads(so_far)
+        data = whole if whole is not None else _loads(so_far + "]")
+        if data is None:
             continue
         found = _depth(data, keys)
         if found > depth:
-            best, depth = start or end, found
-        start = 0
+            best, depth = (start if whole is not None else end), found
+        if whole is not None:
+            start = 0
     return best
+
+
+def _loads(text: str) -> Any:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return None
 
 
 def _depth(data: Any, keys: tuple[str | int, ...]) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from scalems.env import lock, parity, spec, target
-from scalems.env.engine import Engine, choose
+from scalems.env.engine import Engine, ResolveError, choose
 from scalems.env.lock import Lock
 from scalems.env.parity import Side
 from scalems.env.spec import EnvSpec
@@ -106,7 +106,13 @@ def ensure(
                 remedy=f"run `scalems env lock {one.name}`, or sync without --frozen",
             )
         notify(f"{one.name}: resolving ({reason})")
-        text = _resolve(one, client, interpreter, engine, options)
+        try:
+            text = _resolve(one, client, interpreter, engine, options)
+        except ResolveError as error:
+            raise ResolveError(
+                f"{one.path}: {error.cause}",
+                remedy=error.remedy or f"change the dependencies or constraints in {one.path}",
+            ) from error
         locks[one.name] = lock.parse(text, source=str(one.lock_path))
         changes = lock.changes(former.pins if former else (), locks[one.name].pins)
         if not options.dry_run:

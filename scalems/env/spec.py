@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,10 +48,7 @@ def load(path: Path) -> EnvSpec:
             f"{path}: {path.stem!r} cannot name an environment",
             remedy="use up to 40 lower-case letters, digits, '-' and '_', a letter first",
         )
-    data = tomlfile.read(path, SCHEMA)
-    mistakes = list(_mistakes(data))
-    if mistakes:
-        raise tomlfile.mistakes_error(path, path.read_text(encoding="utf-8"), mistakes)
+    data = tomlfile.read(path, SCHEMA, rules=_mistakes)
     return EnvSpec(
         name=path.stem,
         path=path,
@@ -62,27 +60,28 @@ def load(path: Path) -> EnvSpec:
     )
 
 
-def _mistakes(data: dict[str, Any]) -> list[tuple[tuple[str | int, ...], str]]:
-    """Return what a schema cannot see: bad requirements, and keys that contradict each other."""
-    found: list[tuple[tuple[str | int, ...], str]] = []
+def _mistakes(data: Mapping[str, Any]) -> Iterator[tomlfile.Mistake]:
+    """Yield what a schema cannot see: bad requirements, and keys that contradict each other."""
     try:
-        SpecifierSet(data.get("python", ""))
+        SpecifierSet(str(data.get("python", "")))
     except InvalidSpecifier:
-        found.append((("python",), f"{data['python']!r} is not a version range like '>=3.10'"))
+        yield ("python",), f"{data['python']!r} is not a version range like '>=3.10'"
     seen: dict[str, Requirement] = {}
     for key in ("dependencies", "constraints"):
-        for index, text in enumerate(data.get(key, ())):
+        listed = data.get(key)
+        for index, text in enumerate(listed if isinstance(listed, list) else ()):
+            if not isinstance(text, str):
+                continue  # the schema reports it
             where = (key, index)
             try:
                 requirement = Requirement(text)
             except InvalidRequirement as error:
-                what = str(error).splitlines()[0]
-                found.append((where, f"{text!r} is not a requirement: {what}"))
+                yield where, f"{text!r} is not a requirement: {str(error).splitlines()[0]}"
                 continue
-            found += [(where, what) for what in _contradictions(key, requirement, seen)]
+            for what in _contradictions(key, requirement, seen):
+                yield where, what
             if key == "dependencies":
                 seen[requirement.name.lower()] = requirement
-    return found
 
 
 def _contradictions(key: str, new: Requirement, seen: dict[str, Requirement]) -> list[str]:

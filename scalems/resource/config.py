@@ -7,7 +7,7 @@ that RP and scalems call ``DOMAIN.TABLE``.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ class Project:
         path = self.configs / f"{domain}.toml"
         data: dict[str, Any] = {}
         if re.fullmatch(r"[A-Za-z][\w-]*", domain) and path.is_file():
-            data = tomlfile.read(path, SCHEMA)
+            data = tomlfile.read(path, SCHEMA, rules=_mistakes)
         if name not in data:
             known = self.labels()
             raise UsageError(
@@ -98,8 +98,6 @@ class Project:
                 f"or use one of: {', '.join(known) or '(none yet)'}",
             )
         table = data[name]
-        if mistakes := list(_mistakes(name, table)):
-            raise tomlfile.mistakes_error(path, path.read_text(encoding="utf-8"), mistakes)
         return ResourceConfig(
             label=label,
             path=path,
@@ -127,14 +125,15 @@ def find_project(folder: Path | None = None) -> Project:
     )
 
 
-def _mistakes(name: str, table: Mapping[str, Any]) -> list[tuple[tuple[str | int, ...], str]]:
-    found: list[tuple[tuple[str | int, ...], str]] = []
-    for index, env in enumerate(table.get("tasks", ())):
-        if env == table["pilot"]:
-            found.append(((name, "tasks", index), f"{env!r} is the pilot's environment already"))
-    for key in table.get("definition", {}):
-        if key in MANAGED:
-            found.append(
-                ((name, "definition", key), "scalems sets this field itself; leave it out")
-            )
-    return found
+def _mistakes(data: Mapping[str, Any]) -> Iterator[tomlfile.Mistake]:
+    """Yield what a schema cannot see: keys that contradict each other."""
+    for name, table in data.items():
+        if not isinstance(table, dict):
+            continue  # the schema reports it
+        tasks, fields = table.get("tasks"), table.get("definition")
+        for index, env in enumerate(tasks if isinstance(tasks, list) else ()):
+            if env == table.get("pilot"):
+                yield (name, "tasks", index), f"{env!r} is the pilot's environment already"
+        for key in fields if isinstance(fields, dict) else ():
+            if key in MANAGED:
+                yield (name, "definition", key), "set by scalems itself; leave it out"

@@ -150,7 +150,7 @@ def explain(error: CommandFailed, *, doing: str) -> tuple[str, str | None]:
             "check the network and the index settings (UV_DEFAULT_INDEX, PIP_INDEX_URL); with all "
             "packages cached, --offline works without",
         )
-    return f"{error.cause if not printed else detail}\n  (while {doing})", None
+    return f"failed while {doing}:\n{detail}", None
 
 
 def _detail(printed: str) -> str:
