@@ -1,0 +1,138 @@
+"""Run a workflow on RADICAL-Pilot: ``python -m scalems.radical --resource R --venv V script.py``.
+
+The calls of the script's tasks run in a Task venv of the resource, through a pilot, a
+raptor master and Workers of RADICAL-Pilot. Before anything is launched the environments
+are verified, and before the first call the Worker proves that it is what was verified.
+The script itself runs in this process, on this machine.
+
+.. code-block:: shell
+
+    python -m scalems.radical --resource local.localhost --venv task script.py -n 10
+    python -m scalems.radical --resource lab.slurm --venv task --cores 128 --runtime 30 \\
+        --pilot-option queue=short --pilot-option project=abc script.py
+
+The environments are built by ``scalems env sync --resource LABEL``. The venv of this
+command need not be activated. RADICAL-Pilot prints nothing to the terminal; its logs are
+in a private folder of the run, which every failure names.
+
+Options after the script are the script's. Exit codes: 0 done, 1 the workflow failed,
+2 wrong use, 3 the environments are not ready.
+
+``parser`` is the parser of the command line, for documentation tools.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+    from scalems.radical.backend import RadicalBackend
+    from scalems.workflow.backend import Notify
+
+    parser: argparse.ArgumentParser
+
+__all__ = ["main", "make_backend", "make_parser", "parser"]
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return a new parser of this command's options."""
+    from scalems import invocation
+
+    new = invocation.base_parser(
+        "python -m scalems.radical",
+        "Run a workflow on RADICAL-Pilot. The calls of its tasks run in a verified Task venv.",
+        examples=[
+            (
+                "python -m scalems.radical --resource local.localhost --venv task script.py -n 10",
+                "run script.py with its own option -n 10",
+            ),
+            (
+                "python -m scalems.radical --resource lab.slurm --venv task --cores 128"
+                " --pilot-option queue=short script.py",
+                "128 calls at a time, in a job of the queue 'short'",
+            ),
+        ],
+    )
+    group = new.add_argument_group("radical options")
+    group.add_argument(
+        "--resource", metavar="LABEL", required=True, help="where to run, such as local.localhost"
+    )
+    group.add_argument(
+        "--venv", metavar="NAME", required=True, help="the Task venv that the calls run in"
+    )
+    group.add_argument(
+        "--cores",
+        metavar="N",
+        type=_positive,
+        help="cores to run calls on (default: --max-workers, or all of this machine's or a node's)",
+    )
+    group.add_argument(
+        "--runtime",
+        metavar="MIN",
+        type=_positive,
+        help="minutes after which the pilot ends (default: 60; a week on this machine)",
+    )
+    group.add_argument(
+        "--pilot-option",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="a field of RADICAL-Pilot's PilotDescription, such as queue=short; repeatable",
+    )
+    return new
+
+
+def make_backend(options: argparse.Namespace, notify: Notify) -> RadicalBackend:
+    """Return the backend that the options ask for; nothing is started.
+
+    :raises UsageError: if there is no such resource, Task venv or pilot option.
+    :raises EnvironmentNotReady: if the environments are not what was built.
+    """
+    from scalems import env
+    from scalems.radical import options as pilot_options
+    from scalems.radical import runs
+    from scalems.radical.backend import RadicalBackend
+    from scalems.radical.settings import Settings
+
+    fields = pilot_options.parse(options.pilot_option)
+    resource = env.verify(options.resource, tasks=[options.venv])
+    name, folder = runs.new()
+    settings = Settings(
+        run=name,
+        folder=folder,
+        label=options.resource,
+        build=resource.tasks[options.venv],
+        slots=options.cores or options.max_workers,
+        runtime=options.runtime,
+        options=fields,
+    )
+    return RadicalBackend(
+        settings, notify=notify, label=f"radical {options.resource}/{options.venv}"
+    )
+
+
+def main() -> int:
+    """Run the command; return its exit code."""
+    from scalems import invocation
+
+    return invocation.main(make_parser(), make_backend)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+_positive.__name__ = "positive number"  # argparse shows it
+
+
+def __getattr__(name: str) -> object:
+    # Made when asked for, so that importing this package costs nothing.
+    if name == "parser":
+        globals()["parser"] = made = make_parser()
+        return made
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

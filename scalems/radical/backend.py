@@ -1,0 +1,234 @@
+"""Calls on RADICAL-Pilot: the client's side, which talks to the host process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import threading
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scalems.errors import BackendError, ScalemsError
+from scalems.radical import diagnosis, processes, runs
+from scalems.workflow.call import CANCELLED, Failure, failed, failure_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from scalems.radical.settings import Settings
+    from scalems.workflow.backend import Done, Notify
+    from scalems.workflow.call import Call
+
+# RP must be loaded first: it warns of deadlocks otherwise.
+_START = (
+    "import sys; sys.path[:1] = [] if sys.path[0] == '' else sys.path[:1];"
+    " import radical.pilot; from scalems.radical.host import main; main({descriptor})"
+)
+_CLOSE_LIMIT = 60.0  # seconds for RP to give everything back
+_ABORT_LIMIT = 20.0  # the same, after Ctrl-C
+
+
+class RadicalBackend:
+    """Runs calls through a raptor master and Workers of RADICAL-Pilot, in a Task venv.
+
+    :param notify: told what happens, in lines for people.
+    """
+
+    name = "radical"
+
+    def __init__(self, settings: Settings, *, notify: Notify, label: str) -> None:
+        self.label = label
+        self._settings = settings
+        self._notify = notify
+        self._lock = threading.Lock()
+        self._pending: dict[int, tuple[Call, Done]] = {}
+        self._link: Connection[Any, Any] | None = None
+        self._send_lock = threading.Lock()
+        self._host: subprocess.Popen[bytes] | None = None
+        self._reader: threading.Thread | None = None
+        self._status: dict[str, str] = {}
+        self._ready = threading.Event()
+        self._error: ScalemsError | None = None
+        self._closing = False
+        self._closed = threading.Lock()
+
+    def start(self) -> None:
+        """Start the session, pilot and Workers, and wait until a Worker has proved what it is.
+
+        :raises BackendError: if RP, the pilot or a Worker cannot start.
+        :raises EnvironmentNotReady: if the Worker is not what was verified.
+        """
+        with self._lock:
+            if self._closing:
+                raise BackendError("The run was closed before it had started.")
+            link = self._launch()
+            for call, _ in self._pending.values():
+                self._send_to(link, "call", call)
+            self._link = link
+        self._reader = threading.Thread(target=self._read, name="scalems-radical", daemon=True)
+        self._reader.start()
+        self._ready.wait()  # the host has limits for all that it waits for
+        if self._error is not None:
+            raise self._error
+
+    def submit(self, call: Call, done: Done) -> None:
+        """Take a call, also before there is a pilot."""
+        with self._lock:
+            if self._error is None and not self._closing:
+                self._pending[call.id] = (call, done)
+                link = self._link
+            else:
+                link = None
+        if self._error is not None:
+            done(failed(call, failure_of(self._error)))
+        elif self._closing:
+            done(failed(call, Failure(type=CANCELLED, message="the run has ended")))
+        elif link is not None:
+            self._send_to(link, "call", call)
+
+    def cancel(self, call_id: int) -> bool:
+        """Withdraw a call; if it runs, its processes are ended."""
+        with self._lock:
+            if call_id not in self._pending:
+                return False
+            link = self._link
+            entry = self._pending.pop(call_id) if link is None else None
+        if entry is not None:
+            call, done = entry
+            done(failed(call, Failure(type=CANCELLED, message="cancelled before it ran")))
+        elif link is not None:
+            self._send_to(link, "cancel", call_id)
+        return True
+
+    def close(self, *, abort: bool = False) -> None:
+        """Cancel the pilot and close the session; no process of the run is left.
+
+        :param abort: wait a shorter time for RP to do so.
+        """
+        with self._lock:
+            self._closing = True
+        with self._closed:
+            if self._host is None:
+                self._finish(None)
+                return
+            if self._link is not None:
+                self._send_to(self._link, "close")
+            try:
+                self._host.wait(_ABORT_LIMIT if abort else _CLOSE_LIMIT)
+            except subprocess.TimeoutExpired:
+                self._notify("RADICAL-Pilot does not close: its processes are ended")
+            processes.sweep(self._settings.run, self._settings.folder)
+            self._host.wait()
+            if self._reader is not None and self._reader is not threading.current_thread():
+                self._reader.join()
+            if self._link is not None:
+                self._link.close()
+                self._link = None
+            self._host = None
+            self._finish(None)
+
+    def status(self) -> Mapping[str, str]:
+        """Return the pilot's state and the number of Workers."""
+        return dict(self._status)
+
+    # --- the host -------------------------------------------------------------------------
+
+    def _launch(self) -> Connection[Any, Any]:
+        settings = self._settings
+        settings.folder.mkdir(parents=True, mode=0o700)
+        settings.data.mkdir(mode=0o700)
+        runs.prune(settings.folder)
+        ours, theirs = socket.socketpair()
+        with theirs, settings.log.open("ab") as output:
+            self._host = subprocess.Popen(
+                [sys.executable, "-c", _START.format(descriptor=theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=settings.folder,
+                env=_environment(settings),
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        link: Connection[Any, Any] = Connection(ours.detach())
+        with contextlib.suppress(OSError):  # if it died at once: the reader will tell
+            link.send_bytes(pickle.dumps(settings, protocol=5))
+        return link
+
+    def _send_to(self, link: Connection[Any, Any], *message: object) -> None:
+        data = pickle.dumps(message, protocol=5)
+        with self._send_lock, contextlib.suppress(OSError):  # if it is gone: the reader tells
+            link.send_bytes(data)
+
+    def _read(self) -> None:
+        link = self._link
+        assert link is not None
+        try:
+            while True:
+                kind, *values = pickle.loads(link.recv_bytes())
+                if kind == "closed":
+                    break
+                self._on_message(kind, *values)
+        except (OSError, EOFError):
+            if not self._closing:
+                self._lose(self._silent("ended unexpectedly"))
+        self._ready.set()
+
+    def _on_message(self, kind: str, value: Any = None) -> None:
+        if kind == "outcomes":
+            for outcome in value:
+                with self._lock:
+                    _, done = self._pending.pop(outcome.id, (None, None))
+                if done is not None:
+                    done(outcome)
+        elif kind == "status":
+            self._status.update(value)
+        elif kind == "note":
+            self._notify(value)
+        elif kind == "failed":
+            self._lose(value)
+        elif kind == "ready":
+            self._ready.set()
+
+    def _silent(self, what: str) -> BackendError:
+        lines = diagnosis.explain(None, self._settings.folder)
+        text = "\n".join([f"The RADICAL-Pilot session {what}.", *(f"  {line}" for line in lines)])
+        return BackendError(text, remedy=f"the logs are in {self._settings.folder}")
+
+    def _lose(self, error: ScalemsError) -> None:
+        with self._lock:
+            if self._error is None:
+                self._error = error
+        self._finish(self._error)
+        self._ready.set()
+
+    def _finish(self, error: ScalemsError | None) -> None:
+        """Give every call that has no outcome yet one."""
+        with self._lock:
+            pending, self._pending = self._pending, {}
+        for call, done in pending.values():
+            if error is None:
+                done(failed(call, Failure(type=CANCELLED, message="the run has ended")))
+            else:
+                done(failed(call, failure_of(error)))
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """Return the environment of this Python's venv, as if it were activated."""
+    env = {
+        key: value
+        for key, value in os.environ.items()
+        if not (key.startswith("RADICAL_") and key.endswith("_REPORT"))  # what RP prints
+    }
+    folder = str(Path(sys.executable).parent)
+    env["PATH"] = f"{folder}{os.pathsep}{env.get('PATH', os.defpath)}"
+    if sys.prefix != sys.base_prefix:
+        env["VIRTUAL_ENV"] = sys.prefix
+    env["PWD"] = str(settings.folder)  # where RP puts its session
+    env[processes.RUN] = settings.run
+    return env

@@ -1,0 +1,271 @@
+"""The process that holds RADICAL-Pilot's session for a client.
+
+RP does not run in the user's process: it needs its venv to be activated, writes to the
+terminal and to the working folder, starts processes that Ctrl-C would hit, and ends the
+main thread when a pilot fails. Here it has an environment, a folder, a terminal (a log
+file) and a process group of its own, and outlives a client that is killed just for long
+enough to give back what it holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import logging
+import os
+import pickle
+import queue
+import signal
+import threading
+import time
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any
+
+from scalems.errors import BackendError, ScalemsError
+from scalems.radical import admission, diagnosis, processes
+from scalems.radical.dispatch import Dispatcher
+from scalems.radical.session import FINAL, PilotEvent, PilotSession, TaskEvent
+from scalems.radical.wire import ALIVE, ALIVE_EVERY, CANCEL, pack, unpack
+from scalems.workflow.call import CANCELLED, Failure, Outcome, failed, failure_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scalems.radical.settings import Settings
+
+_STEP_LIMIT = 120.0  # seconds for RP to make its session, or a manager
+_LOCAL_PILOT_LIMIT = 180.0  # seconds from submission to PMGR_ACTIVE on this machine
+_QUEUED_PILOT_LIMIT = 48 * 3600.0  # seconds; a batch system may let it wait
+_WORKER_LIMIT = 180.0  # seconds from PMGR_ACTIVE to the Worker's answer
+_TICK = 1.0  # seconds
+
+log = logging.getLogger(__name__)
+
+
+class _Closed(Exception):
+    """The client has asked for the end, or is gone."""
+
+
+def main(descriptor: int) -> None:
+    """Serve one client over a socket, until it closes it or asks for the end."""
+    link: Connection[Any, Any] = Connection(descriptor)
+    os.set_inheritable(descriptor, False)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.register(signal.SIGUSR1)  # shows where it is, in its log
+    os.environ.pop("PYTHONPATH", None)  # the agent would inherit it, and its tasks
+    settings: Settings = pickle.loads(link.recv_bytes())
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    host = _Host(settings, link)
+    host.serve()
+    processes.sweep(settings.run, settings.folder)
+    # RP leaves threads that keep an interpreter from ending.
+    logging.shutdown()
+    os._exit(0)
+
+
+class _Host:
+    """Connects a client with a pilot session; all but reading happens in the main thread."""
+
+    def __init__(self, settings: Settings, link: Connection[Any, Any]) -> None:
+        self._settings = settings
+        self._link = link
+        self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._closing = threading.Event()
+        self._session = PilotSession(settings, self._events.put)
+        self._dispatcher: Dispatcher | None = None
+        self._batches = 0
+        self._state = "NEW"
+        self._changed = self._alive_sent = time.monotonic()
+        self._up = False
+        self._timer: threading.Timer | None = None
+
+    def serve(self) -> None:
+        """Run the session from its start to its end."""
+        threading.Thread(target=self._read, name="scalems-read", daemon=True).start()
+        try:
+            self._session.open(self._proceed)
+            self._stop_timer()
+            self._dispatcher = Dispatcher(self._session.slots)
+            self._session.submit("scalems.hello", "describe")
+            while True:
+                self._step()
+        except _Closed:
+            log.info("the client has closed the run")
+        except ScalemsError as error:
+            self._fail(error)
+        except Exception as error:
+            log.exception("the host failed")
+            self._fail(BackendError(f"The RADICAL-Pilot session failed: {error!r}"))
+        self._stop_timer()
+        self._tell("note", "closing the RADICAL-Pilot session")
+        self._session.close()
+        self._tell("closed")
+
+    # --- the client -----------------------------------------------------------------------
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError, EOFError):
+            while True:
+                message = pickle.loads(self._link.recv_bytes())
+                if message[0] == "close":
+                    break
+                self._events.put(message)
+        self._closing.set()
+        self._events.put(("close",))
+
+    def _tell(self, *message: object) -> None:
+        with contextlib.suppress(OSError):
+            self._link.send_bytes(pickle.dumps(message, protocol=5))
+
+    def _proceed(self, step: str) -> None:
+        if self._closing.is_set():
+            raise _Closed
+        self._stop_timer()
+        self._timer = threading.Timer(_STEP_LIMIT, self._hang, [step])
+        self._timer.daemon = True
+        self._timer.start()
+        self._tell("note", step)
+        self._tell("status", {"pilot": step})
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _hang(self, step: str) -> None:
+        # The main thread is somewhere in RP, and does not come back.
+        self._fail(self._lost(f"RADICAL-Pilot did not finish {step} in {_STEP_LIMIT:.0f} s."))
+        processes.sweep(self._settings.run, self._settings.folder)
+        os._exit(1)
+
+    def _fail(self, error: ScalemsError) -> None:
+        log.error("the run failed: %s", error)
+        self._tell("failed", error)
+
+    # --- the loop -------------------------------------------------------------------------
+
+    def _step(self) -> None:
+        try:
+            event = self._events.get(timeout=_TICK)
+        except queue.Empty:
+            event = None
+        if isinstance(event, PilotEvent):
+            self._on_pilot(event)
+        elif isinstance(event, TaskEvent):
+            self._on_task(event)
+        elif event is not None:
+            self._on_message(*event)
+        if self._closing.is_set():
+            raise _Closed
+        self._check()
+        if self._up:
+            self._send()
+
+    def _on_message(self, kind: str, value: Any = None) -> None:
+        if kind == "close":
+            raise _Closed
+        assert self._dispatcher is not None
+        if kind == "call":
+            self._dispatcher.add(value)
+        elif kind == "cancel":
+            call = self._dispatcher.withdraw(value)
+            if call is not None:
+                failure = Failure(type=CANCELLED, message=f"{call.name} was cancelled")
+                self._tell("outcomes", [failed(call, failure)])
+            else:
+                self._session.broadcast(CANCEL, calls=[value])
+
+    def _send(self) -> None:
+        assert self._dispatcher is not None
+        while calls := self._dispatcher.batch():
+            self._batches += 1
+            name = f"scalems.batch.{self._batches}"
+            self._dispatcher.sent(name, calls)
+            folder = self._settings.data if self._session.local else None
+            self._session.submit(name, "run_calls", pack(calls, folder=folder), str(folder or ""))
+
+    def _on_pilot(self, event: PilotEvent) -> None:
+        if event.state == self._state:
+            return
+        self._state, self._changed = event.state, time.monotonic()
+        self._tell("note", f"pilot: {_WORDS.get(event.state, event.state)}")
+        self._tell("status", {"pilot": event.state, "workers": "0"})
+        if event.state in FINAL:
+            raise self._lost(_pilot_end(event.state, self._session.runtime))
+
+    def _on_task(self, event: TaskEvent) -> None:
+        if event.uid in self._session.staff:
+            what = self._session.staff[event.uid]
+            raise self._lost(f"The {what} has ended ({event.state}).", uid=event.uid)
+        if event.state != "DONE" or event.value is None:
+            self._on_broken(event)
+        elif event.uid == "scalems.hello":
+            self._admit(unpack(event.value))
+        else:
+            outcomes: list[Outcome] = unpack(event.value)
+            self._returned(event.uid, outcomes, "has no outcome")
+
+    def _admit(self, description: dict[str, Any]) -> None:
+        admission.check(self._settings.label, self._settings.build, description)
+        self._up = True
+        count = sum(what.startswith("Worker") for what in self._session.staff.values())
+        self._tell("status", {"pilot": self._state, "workers": str(count)})
+        self._tell("ready")
+
+    def _on_broken(self, event: TaskEvent) -> None:
+        if event.uid == "scalems.hello":
+            raise self._lost(f"The Worker did not answer ({event.state}): {event.error}")
+        self._returned(event.uid, [], f"came back {event.state} from RADICAL-Pilot: {event.error}")
+
+    def _returned(self, name: str, outcomes: Sequence[Outcome], why: str) -> None:
+        assert self._dispatcher is not None
+        missing = [
+            failed(call, failure_of(BackendError(f"The call {call.name} {why}")))
+            for call in self._dispatcher.returned(name, outcomes)
+        ]
+        self._tell("outcomes", [*outcomes, *missing])
+
+    # --- limits ---------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        now = time.monotonic()
+        if now - self._alive_sent > ALIVE_EVERY:
+            self._alive_sent = now
+            self._session.broadcast(ALIVE)
+        if self._up:
+            return
+        waited = now - self._changed
+        active = self._state == "PMGR_ACTIVE"
+        if active:
+            limit, what = _WORKER_LIMIT, "The Worker did not answer"
+        else:
+            limit = _LOCAL_PILOT_LIMIT if self._session.local else _QUEUED_PILOT_LIMIT
+            what = f"The pilot stayed {self._state}"
+        if waited > limit:
+            raise self._lost(f"{what} for {limit:.0f} s.")
+        if not active and diagnosis.crashed(self._session.sandbox()):
+            raise self._lost("The pilot's agent failed while it started.")
+
+    def _lost(self, what: str, *, uid: str | None = None) -> BackendError:
+        lines = diagnosis.explain(self._session.sandbox(), self._settings.folder, task=uid)
+        text = "\n".join([what, *(f"  {line}" for line in lines)])
+        return BackendError(text, remedy=f"the logs are in {self._settings.folder}")
+
+
+_WORDS = {
+    "PMGR_LAUNCHING_PENDING": "to be launched",
+    "PMGR_LAUNCHING": "being launched",
+    "PMGR_ACTIVE_PENDING": "launched, waiting for its agent",
+    "PMGR_ACTIVE": "active",
+    "DONE": "ended",
+    "FAILED": "failed",
+    "CANCELED": "cancelled",
+}
+
+
+def _pilot_end(state: str, runtime: int) -> str:
+    if state == "DONE":
+        return f"The pilot has ended; its run time was {runtime} minutes (see --runtime)."
+    if state == "CANCELED":
+        return "The pilot was cancelled by somebody else."
+    return "The pilot has failed."

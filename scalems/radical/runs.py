@@ -1,0 +1,38 @@
+"""The folders of runs on RADICAL-Pilot: logs, and files between client and Workers."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+from pathlib import Path
+
+import platformdirs
+
+_KEPT = 10  # folders of former runs
+
+
+def root() -> Path:
+    """Return the folder that holds them all."""
+    return platformdirs.user_state_path("scalems") / "runs"
+
+
+def new() -> tuple[str, Path]:
+    """Return the name and the folder of a new run; nothing is made."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    name = f"scalems.{stamp}.{os.getpid()}.{secrets.token_hex(2)}"
+    return name, root() / name
+
+
+def prune(current: Path) -> None:
+    """Remove the oldest folders of runs, but not this one nor those in use."""
+    folders = sorted(entry for entry in current.parent.glob("scalems.*") if entry != current)
+    for folder in folders[: max(0, len(folders) - _KEPT)]:
+        if not _in_use(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _in_use(folder: Path) -> bool:
+    pid = folder.name.split(".")[2]
+    return pid.isdigit() and Path(f"/proc/{pid}").exists()

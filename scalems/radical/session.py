@@ -1,0 +1,251 @@
+"""RADICAL-Pilot's side of a run: one session, one pilot, a raptor master and its Workers.
+
+All that is known of RP's API is here. Nothing of it runs in the user's process: see
+:mod:`scalems.radical.host`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scalems import probe
+from scalems.errors import UsageError
+from scalems.radical.wire import SLOTS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scalems.radical.settings import Settings
+
+_LOCAL = ("fork://", "local://")
+_LOCAL_RUNTIME = 7 * 24 * 60  # minutes: the host ends a local pilot, not the clock
+_BATCH_RUNTIME = 60  # minutes
+_CANCEL_LIMIT = 15.0  # seconds
+
+FINAL = ("DONE", "FAILED", "CANCELED")
+"""States that pilots and tasks of RP end in."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PilotEvent:
+    """A pilot changed its state."""
+
+    state: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskEvent:
+    """A task of RP ended: the master, a Worker, or a batch of calls."""
+
+    uid: str
+    state: str
+    value: str | None
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How many cores each Worker gets, and runs calls on."""
+
+    cores: tuple[int, ...]
+    slots: tuple[int, ...]
+    pilot: int
+
+    @classmethod
+    def of(cls, slots: int, *, per_node: int, fake: bool) -> Layout:
+        """Spread slots over nodes.
+
+        The master needs a core. On real nodes the last Worker lends it one of its own,
+        rather than have a whole node be allocated for it.
+        """
+        nodes = math.ceil(slots / per_node)
+        shares = [per_node] * (nodes - 1) + [slots - per_node * (nodes - 1)]
+        cores = list(shares)
+        if not fake and cores[-1] == per_node > 1:
+            cores[-1] -= 1
+        return cls(cores=tuple(cores), slots=tuple(shares), pilot=sum(cores) + 1)
+
+
+class PilotSession:
+    """Opens and closes RP's session, and passes batches of calls to its Workers.
+
+    :param emit: told events, from RP's threads.
+    """
+
+    def __init__(self, settings: Settings, emit: Callable[[PilotEvent | TaskEvent], None]) -> None:
+        self._settings = settings
+        self._emit = emit
+        self._session: Any = None
+        self._pilots: Any = None
+        self._pilot: Any = None
+        self._tasks: Any = None
+        self._raptor: Any = None
+        self.slots = 0
+        self.runtime = 0
+        self.local = False
+        self.staff: dict[str, str] = {}
+        """The tasks that must live as long as the run does: uid to what it is."""
+
+    def open(self, proceed: Callable[[str], None]) -> None:
+        """Start the session, the pilot, the master and the Workers; wait for none of them.
+
+        :param proceed: told each step before it is taken; it may raise to stop here.
+        :raises UsageError: if RP does not accept the resource or a pilot option.
+        """
+        import radical.pilot as rp
+
+        proceed("starting the RADICAL-Pilot session")
+        self._session = rp.Session(uid=self._settings.run)
+        resource = self._resource()
+        description, layout = self._describe(rp, resource)
+        self._pilots = rp.PilotManager(session=self._session)
+        self._pilots.register_callback(self._on_pilot)
+        proceed(f"submitting the pilot to {self._settings.label}")
+        # Before the task manager is made: the pilot boots meanwhile.
+        try:
+            self._pilot = self._pilots.submit_pilots(description)
+        except (KeyError, ValueError, TypeError) as error:
+            raise UsageError(
+                f"RADICAL-Pilot does not accept the pilot description: {error!r}"
+            ) from error
+        proceed("starting the task manager")
+        self._tasks = rp.TaskManager(session=self._session)
+        self._tasks.register_callback(self._on_task)
+        self._tasks.add_pilots(self._pilot)
+        self._employ(rp, layout)
+
+    def submit(self, name: str, function: str, *arguments: str) -> None:
+        """Send a call-mode task to the Workers; its end is an event of that name."""
+        import radical.pilot as rp
+
+        self._raptor.submit_tasks(
+            rp.TaskDescription(
+                {
+                    "uid": name,
+                    "mode": rp.TASK_FUNCTION,
+                    "function": function,
+                    "args": list(arguments),
+                }
+            )
+        )
+
+    def broadcast(self, command: str, **argument: object) -> None:
+        """Send a control message to all Workers."""
+        message = {"cmd": command, "arg": argument, "fwd": True}
+        self._tasks.publish("control_pubsub", message)
+
+    def sandbox(self) -> Path | None:
+        """Return the pilot's folder, if it is one of this machine's."""
+        if self._pilot is None or not self.local:
+            return None
+        import radical.utils as ru
+
+        return Path(ru.Url(self._pilot.pilot_sandbox).path)
+
+    def close(self) -> None:
+        """Cancel the pilot and close the session, whatever of it there is."""
+        # Closing at once takes RP 16 s when it has not heard that the pilot has ended.
+        if self._pilot is not None:
+            with _logged("cancel the pilot"):
+                self._pilot.cancel()
+                self._pilots.wait_pilots(self._pilot.uid, timeout=_CANCEL_LIMIT)
+        if self._session is not None:
+            with _logged("close the session"):
+                self._session.close(download=False)
+
+    def _resource(self) -> Any:
+        try:
+            schema = self._settings.options.get("access_schema")
+            resource = self._session.get_resource_config(self._settings.label, schema)
+        except (RuntimeError, KeyError, ValueError, TypeError) as error:
+            raise UsageError(
+                f"RADICAL-Pilot cannot use the resource {self._settings.label}: {error}"
+            ) from error
+        self.local = str(resource.job_manager_endpoint).startswith(_LOCAL)
+        return resource
+
+    def _describe(self, rp: Any, resource: Any) -> tuple[Any, Layout]:
+        settings, options = self._settings, dict(self._settings.options)
+        smt = int((resource.get("system_architecture") or {}).get("smt") or 1)
+        per_node = int(resource.get("cores_per_node") or 0) * smt
+        nodes = int(options.get("nodes") or 0)
+        self.slots = settings.slots or nodes * per_node or (_cores() if self.local else per_node)
+        if not self.slots:
+            raise UsageError(
+                f"the definition of {settings.label} does not say how many cores a node has",
+                remedy="say how many to use with --cores",
+            )
+        layout = Layout.of(
+            self.slots,
+            per_node=per_node or self.slots,
+            fake=self.local or not per_node,
+        )
+        self.runtime = (
+            settings.runtime
+            or int(options.pop("runtime", 0))
+            or (_LOCAL_RUNTIME if self.local else _BATCH_RUNTIME)
+        )
+        fields = {"resource": settings.label, "runtime": self.runtime, "exit_on_error": False}
+        if not nodes:
+            fields["cores"] = layout.pilot
+        if self.local:
+            fields["sandbox"] = str(settings.folder)
+        return rp.PilotDescription({**fields, **options}), layout
+
+    def _employ(self, rp: Any, layout: Layout) -> None:
+        raptor = rp.TaskDescription({"mode": rp.RAPTOR_MASTER, "uid": "scalems.master"})
+        self._raptor = self._tasks.submit_raptors(raptor)[0]
+        self.staff[self._raptor.uid] = "raptor master"
+        build = self._settings.build
+        code = probe.site_packages(build.venv) / "scalems" / "radical" / "worker.py"
+        workers = [
+            rp.TaskDescription(
+                {
+                    "mode": rp.RAPTOR_WORKER,
+                    "uid": f"scalems.worker.{index}",
+                    "raptor_file": str(code),
+                    "raptor_class": "RaptorWorker",
+                    "ranks": 1,
+                    "cores_per_rank": cores,
+                    "environment": {SLOTS: str(slots)},
+                    # Without the first the Pilot venv's packages come before the Task venv's.
+                    "pre_exec": [
+                        "unset PYTHONPATH PYTHONHOME",
+                        f". {shlex.quote(str(build.venv / 'bin' / 'activate'))}",
+                    ],
+                }
+            )
+            for index, (cores, slots) in enumerate(zip(layout.cores, layout.slots, strict=True))
+        ]
+        for task in self._raptor.submit_workers(workers):
+            self.staff[task.uid] = f"Worker {task.uid.rpartition('.')[2]}"
+
+    def _on_pilot(self, pilot: Any, state: str, *_: Any) -> None:
+        self._emit(PilotEvent(state=state))
+
+    def _on_task(self, task: Any, state: str, *_: Any) -> None:
+        if state in FINAL:
+            error = "\n".join(filter(None, (task.exception, task.stderr)))
+            self._emit(TaskEvent(uid=task.uid, state=state, value=task.return_value, error=error))
+
+
+def _cores() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0))
+
+
+@contextlib.contextmanager
+def _logged(what: str) -> Any:
+    try:
+        yield
+    except Exception:
+        log.exception("RADICAL-Pilot could not %s", what)

@@ -1,0 +1,42 @@
+"""What a run on RADICAL-Pilot needs to know to start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from scalems.env import Build
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings of one run."""
+
+    run: str
+    """Name of the run, and of RP's session."""
+    folder: Path
+    """Private folder of the run: logs, and files between client and Worker."""
+    label: str
+    """RP's label of the resource."""
+    build: Build
+    """The Task venv, as it was verified."""
+    slots: int | None
+    """How many calls run at a time."""
+    runtime: int | None
+    """Minutes."""
+    options: Mapping[str, Any]
+    """Fields of RP's PilotDescription."""
+
+    @property
+    def data(self) -> Path:
+        """Folder for what is too large for RP's messages."""
+        return self.folder / "data"
+
+    @property
+    def log(self) -> Path:
+        """What the process that holds RP's session has printed."""
+        return self.folder / "host.log"

@@ -1,0 +1,153 @@
+"""The raptor Worker: runs calls in a pool of processes, in the Task venv.
+
+RP loads this file by its path, not as a module of its package, so nothing here may be
+pickled and no dataclass be made. A call is a raptor call-mode task: the name of a
+method, and text.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import radical.pilot as rp
+import radical.utils as ru
+
+from scalems import probe
+from scalems.radical.wire import ALIVE, ALIVE_EVERY, ALIVE_LIMIT, CANCEL, SLOTS, pack, unpack
+from scalems.workflow.call import CANCELLED, ENV_VARIABLE, Failure, failed
+from scalems.workflow.pool import CallPool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scalems.workflow.call import Call, Outcome
+
+    Report = Callable[..., None]
+
+_CALLABLE = frozenset({"describe", "run_calls"})
+
+
+class RaptorWorker(rp.raptor.Worker):  # type: ignore[misc]  # RP has no types
+    """Runs batches of calls for the client of this run."""
+
+    def __init__(self, raptor_id: str) -> None:
+        self._slots = int(os.environ[SLOTS])
+        self._ended = threading.Event()
+        self._lock = threading.Condition()
+        self._unfinished = 0
+        self._cancelled: set[int] = set()
+        self._heard: float | None = None
+        # A foreign interpreter even though it is this one: nothing of RP's settings gets in.
+        self._pool = CallPool(
+            self._slots,
+            python=Path(sys.executable),
+            env={ENV_VARIABLE: probe.describe()["content_digest"]},
+        )
+        rank = int(os.environ.get("RP_RANK", "0"))
+        super().__init__(manager=rank == 0, rank=rank, raptor_id=raptor_id)
+        self._put = ru.zmq.Putter("result", self._res_addr_put)
+        self._get = ru.zmq.Getter("request", self._req_addr_get, cb=self._take)
+
+    # --- what RP calls --------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Watch for the client's death; requests come by themselves."""
+        threading.Thread(target=self._watch, name="scalems-watch", daemon=True).start()
+
+    def stop(self) -> None:
+        """Ask the Worker to end."""
+        self._ended.set()
+        with self._lock:
+            self._lock.notify_all()
+
+    def join(self) -> int:
+        """Wait for the end, and leave no call process."""
+        while not self._ended.wait(3600):
+            pass
+        self._pool.close(kill=True)
+        return 0
+
+    def _control_cb(self, topic: str, message: dict[str, Any]) -> Any:
+        command = message.get("cmd")
+        if command == ALIVE:
+            self._heard = time.monotonic()
+            return None
+        if command == CANCEL:
+            for ident in message["arg"]["calls"]:
+                if not self._pool.cancel(ident):
+                    self._cancelled.add(ident)  # it may be on its way
+            return None
+        return super()._control_cb(topic, message)
+
+    def _take(self, tasks: Any) -> None:
+        for task in ru.as_list(tasks):
+            # What is not taken yet goes to another Worker that has room.
+            with self._lock:
+                self._lock.wait_for(lambda: self._unfinished < self._slots or self._ended.is_set())
+            try:
+                name = task["description"]["function"]
+                if name not in _CALLABLE:
+                    raise ValueError(f"{name!r} is not a function of the scalems Worker")
+                arguments = task["description"].get("args") or []
+                getattr(self, name)(partial(self._report, task), *arguments)
+            except Exception as error:
+                self._report(task, error=repr(error))
+
+    def _report(self, task: dict[str, Any], value: str | None = None, error: str = "") -> None:
+        task.update(
+            worker=self._uid,
+            stdout="",
+            stderr=error,
+            exit_code=1 if error else 0,
+            return_value=value,
+            exception=error or None,
+            exception_detail=error or None,
+        )
+        with self._lock:
+            self._put.put(task)
+
+    # --- the functions of the call mode ---------------------------------------------------
+
+    def describe(self, report: Report) -> None:
+        """Report what this Worker runs in, see :func:`scalems.probe.describe`."""
+        report(pack(probe.describe()))
+
+    def run_calls(self, report: Report, text: str, folder: str) -> None:
+        """Run a batch of calls, and report their outcomes together."""
+        calls: list[Call] = unpack(text)
+        place = Path(folder) if folder else None
+        outcomes: list[Outcome] = []
+
+        def done(outcome: Outcome) -> None:
+            with self._lock:
+                self._unfinished -= 1
+                outcomes.append(outcome)
+                last = len(outcomes) == len(calls)
+                self._lock.notify_all()
+            if last:
+                report(pack(outcomes, folder=place))
+
+        with self._lock:
+            self._unfinished += len(calls)
+        for call in calls:
+            if call.id in self._cancelled:
+                failure = Failure(type=CANCELLED, message=f"{call.name} was cancelled")
+                done(failed(call, failure))
+            else:
+                self._pool.submit(call, done)
+
+    # --- the client's death ---------------------------------------------------------------
+
+    def _watch(self) -> None:
+        while not self._ended.wait(ALIVE_EVERY):
+            if self._heard is not None and time.monotonic() - self._heard > ALIVE_LIMIT:
+                self._log.error("the client is silent for %.0f s: the pilot is ended", ALIVE_LIMIT)
+                message = {"cmd": "cancel_pilots", "arg": {"uids": [os.environ["RP_PILOT_ID"]]}}
+                self._ctrl_pub.put(rp.constants.CONTROL_PUBSUB, message)
+                self.stop()
