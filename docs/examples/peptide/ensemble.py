@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ import scalems
 
 TIME_STEP = 0.004  # ps; hydrogens of 3 dalton and constrained bonds allow it
 STRIDE = 50  # steps between two recorded frames
+HOT = 600  # K: warm enough to leave any basin within picoseconds
 
 
 @scalems.task
@@ -48,12 +50,15 @@ def simulate(pdb: str, *, temperature: float, seed: int, steps: int) -> dict[str
     engine = mm.Platform.getPlatformByName("Reference")
     simulation = app.Simulation(molecule.topology, system, integrator, engine)
     simulation.context.setPositions(molecule.positions)
-    simulation.context.setVelocitiesToTemperature(temperature, seed)
-    simulation.step(steps // 10)  # equilibration, not recorded
+    simulation.context.setVelocitiesToTemperature(HOT, seed)
+    # Heat and cool, so that each run starts from a structure of its own.
+    for kelvin, share in ((HOT, 5), (temperature, 10)):
+        integrator.setTemperature(kelvin)
+        simulation.step(steps // share)
 
     freedom = 3 * system.getNumParticles() - system.getNumConstraints()
     frames, energies, temperatures, started = [], [], [], time.perf_counter()
-    for _ in range(max(1, steps // STRIDE)):
+    for _ in range(max(2, steps // STRIDE)):
         simulation.step(STRIDE)
         state = simulation.context.getState(getPositions=True, getEnergy=True)
         kinetic = state.getKineticEnergy().value_in_unit(unit.kilojoule_per_mole)
@@ -101,9 +106,10 @@ def analyse(members: list[dict[str, Any]]) -> list[dict[str, Any]]:
     import numpy as np
 
     def average(series: list[Any]) -> tuple[float, float]:
-        """Return mean and standard error, from up to five blocks of each member."""
-        blocks = [block.mean() for x in series for block in np.array_split(x, min(5, len(x)))]
-        return float(np.mean(blocks)), float(np.std(blocks) / np.sqrt(len(blocks)))
+        """Return mean and standard error: of members, or of the parts of the only one."""
+        parts = series if len(series) > 1 else np.array_split(series[0], min(5, len(series[0])))
+        means = [np.mean(part) for part in parts]
+        return float(np.mean(means)), float(np.std(means, ddof=1) / np.sqrt(len(means)))
 
     summary = []
     for temperature in sorted({member["temperature"] for member in members}):
@@ -126,31 +132,31 @@ def main() -> None:
     """Read the options, run the ensemble, and write the figure and the numbers."""
     structure = Path(__file__).with_name("alanine-dipeptide.pdb")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("-n", "--replicas", type=int, default=3, help="runs per temperature")
+    parser.add_argument("-n", "--replicas", type=int, default=4, help="runs per temperature")
     parser.add_argument("--temperatures", type=float, nargs="+", default=[300, 450, 600])
-    parser.add_argument("--steps", type=int, default=30_000, help="of 4 fs, for each run")
+    parser.add_argument("--steps", type=int, default=25_000, help="of 4 fs, for each run")
     parser.add_argument("--output", type=Path, default=Path("ensemble.png"), help="the figure")
     parser.add_argument("--results", type=Path, help="the numbers (default: OUTPUT as .json)")
     options = parser.parse_args()
 
+    runs = itertools.product(options.temperatures, range(options.replicas))
     members = [
         simulate(structure.read_text(), temperature=temperature, seed=seed, steps=options.steps)
-        for temperature in options.temperatures
-        for seed in range(1, options.replicas + 1)
+        for seed, (temperature, _) in enumerate(runs, start=1)
     ]
     summary = analyse(members)  # futures are arguments like any other value
     figure = draw(members, summary)
 
     options.output.write_bytes(figure.result())
     series = {"phi", "psi", "potential_energy", "kinetic_temperature"}
-    runs = [{k: v for k, v in m.result().items() if k not in series} for m in members]
+    facts = [{k: v for k, v in m.result().items() if k not in series} for m in members]
     client = {"prefix": sys.prefix, "has_openmm": importlib.util.find_spec("openmm") is not None}
-    report = {"client": client, "summary": summary.result(), "members": runs}
+    report = {"client": client, "summary": summary.result(), "members": facts}
     results = options.results or options.output.with_suffix(".json")
     results.write_text(json.dumps(report, indent=2) + "\n")
 
     print(f"client: {sys.prefix} ({'has' if client['has_openmm'] else 'cannot import'} OpenMM)")
-    for host, prefix, engine in sorted({(r["host"], r["prefix"], r["platform"]) for r in runs}):
+    for host, prefix, engine in sorted({(r["host"], r["prefix"], r["platform"]) for r in facts}):
         print(f"tasks:  {prefix} on {host} ({engine})")
     for row in report["summary"]:
         shares = ", ".join(f"{name} {row['population'][name][0]:.0%}" for name in BASINS)
