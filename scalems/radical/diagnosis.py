@@ -23,7 +23,8 @@ _REASON = re.compile(
     r"|cannot|can't|denied|No space left|failed\b|Killed|Segmentation"
 )
 _NOISE = re.compile(
-    r"Warning\b|envp excepted|cannot start MPI tasks|gtod\.sh: No such|(dig|ping): command not found"
+    r"Warning\b|envp excepted|cannot start MPI tasks|gtod\.sh: No such"
+    r"|(dig|ping): command not found"
 )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
-from scalems.errors import UsageError
+from scalems.errors import BackendError, UsageError
 from scalems.tomlfile import near
 
 if TYPE_CHECKING:
@@ -18,6 +20,16 @@ _OURS = {
     "exit_on_error": "scalems handles failures itself",
     "uid": "scalems names the pilot itself",
 }
+# RP is loaded in a process of its own: it warns on the terminal and changes its process.
+# It has no public way to ask for the types.
+_ASK = (
+    "import json, radical.pilot as rp; schema = rp.PilotDescription._schema;"
+    "names = {str: 'str', int: 'int', bool: 'bool'};"
+    "print('\\n' + json.dumps({key: 'list' if kind == [str] else"
+    " names.get(kind, 'json') if isinstance(kind, type) else 'json'"
+    " for key, kind in schema.items()}))"
+)
+_ASK_LIMIT = 60.0  # seconds
 _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -29,9 +41,7 @@ def parse(options: Sequence[str]) -> dict[str, Any]:
     """
     if not options:
         return {}  # RP need not be loaded
-    import radical.pilot as rp
-
-    schema = rp.PilotDescription._schema  # RP has no other way to ask
+    schema = _schema()
     faults: list[str] = []
     found: dict[str, Any] = {}
     for option in options:
@@ -57,19 +67,38 @@ def parse(options: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _value(text: str, kind: object) -> Any:
-    if kind is str:
+def _schema() -> dict[str, str]:
+    """Return the fields of RP's PilotDescription, each with the kind of its value."""
+    try:
+        answer = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", _ASK],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=_ASK_LIMIT,
+        )
+        schema: dict[str, str] = json.loads(answer.stdout.strip().splitlines()[-1])
+    except subprocess.CalledProcessError as error:
+        reason = error.stderr.strip().splitlines()[-1:]
+        raise BackendError(f"RADICAL-Pilot cannot be loaded: {' '.join(reason)}") from error
+    except (subprocess.TimeoutExpired, ValueError, IndexError) as error:
+        raise BackendError(f"RADICAL-Pilot did not tell its pilot options: {error}") from error
+    return schema
+
+
+def _value(text: str, kind: str) -> Any:
+    if kind == "str":
         return text
-    if kind is int:
+    if kind == "int":
         try:
             return int(text)
         except ValueError:
             raise ValueError(f"{text!r} is not a whole number") from None
-    if kind is bool:
+    if kind == "bool":
         if text.lower() not in _WORDS:
             raise ValueError(f"{text!r} is neither true nor false")
         return _WORDS[text.lower()]
-    if kind == [str]:
+    if kind == "list":
         return [item.strip() for item in text.split(",") if item.strip()]
     try:
         return json.loads(text)
