@@ -59,10 +59,12 @@ def read(
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}") from error
+        raise UsageError(
+            f"{path}: cannot be read: {error}", remedy="it must be a readable file of UTF-8 text"
+        ) from error
     try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        data = _parse(text)
+    except ValueError as error:
         raise UsageError(
             f"{path}: not valid TOML: {error}",
             remedy="see https://toml.io for the format; strings need quotes",
@@ -76,9 +78,20 @@ def read(
 def top_keys(path: Path) -> list[str]:
     """Return the keys at the top of a TOML file; none if it cannot be read."""
     try:
-        return list(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return list(_parse(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
         return []
+
+
+def _parse(text: str) -> dict[str, Any]:
+    """Parse TOML.
+
+    :raises ValueError: it is not TOML, or holds more than the parser can take.
+    """
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def _mistakes_error(path: Path, text: str, mistakes: Iterable[Mistake]) -> UsageError:
@@ -174,8 +187,8 @@ def _line_of(text: str, keys: tuple[str | int, ...]) -> int:
 
 def _loads(text: str) -> Any:
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
+        return _parse(text)
+    except ValueError:
         return None
 
 

@@ -14,6 +14,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from scalems import tomlfile
 from scalems.env.role import Role
 from scalems.errors import UsageError
+from scalems.probe import normalize
 
 SCHEMA = Path(__file__).with_name("spec.schema.json")
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
@@ -81,19 +82,21 @@ def _mistakes(data: Mapping[str, Any]) -> Iterator[tomlfile.Mistake]:
             for what in _contradictions(key, requirement, seen):
                 yield where, what
             if key == "dependencies":
-                seen[requirement.name.lower()] = requirement
+                seen[normalize(requirement.name)] = requirement
 
 
 def _contradictions(key: str, new: Requirement, seen: dict[str, Requirement]) -> list[str]:
     found = []
-    if new.name.lower() == "scalems":
+    if normalize(new.name) == "scalems":
         found.append("scalems is always installed as the code that the client runs; leave it out")
     if new.url:
         found.append(f"{new.name} comes from a URL; only packages of an index can be locked")
-    old = seen.get(new.name.lower())
-    if key == "dependencies" and old and old.marker == new.marker:
+    old = seen.get(normalize(new.name))
+    if old is None or old.marker != new.marker:
+        return found  # with different markers they need not meet
+    if key == "dependencies":
         found.append(f"{new.name} is listed twice: {str(old)!r} and {str(new)!r}")
-    if old and _disjoint(old.specifier, new.specifier):
+    if _disjoint(old.specifier, new.specifier):
         found.append(f"no version of {new.name} is in both {str(old)!r} and {str(new)!r}")
     return found
 

@@ -17,6 +17,8 @@ from scalems.errors import UsageError
 from scalems.tomlfile import near
 
 SCHEMA = Path(__file__).with_name("config.schema.json")
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
+"""What either half of a label may be: they become parts of file names."""
 MANAGED = ("virtenv", "virtenv_mode", "rp_version")
 """Fields of a resource definition that scalems itself decides."""
 
@@ -64,7 +66,7 @@ class Project:
         :raises UsageError: there is none of that name; near names are offered.
         """
         path = self.envs / f"{name}.toml"
-        if re.fullmatch(r"[\w-]+", name) and path.is_file():
+        if re.fullmatch(r"[\w-]{1,100}", name, re.ASCII) and path.is_file():
             return path
         known = self.env_names()
         raise UsageError(
@@ -88,7 +90,7 @@ class Project:
         domain, _, name = label.partition(".")
         path = self.configs / f"{domain}.toml"
         data: dict[str, Any] = {}
-        if re.fullmatch(r"[A-Za-z][\w-]*", domain) and path.is_file():
+        if NAME.fullmatch(domain) and NAME.fullmatch(name) and path.is_file():
             data = tomlfile.read(path, SCHEMA, rules=_mistakes)
         if name not in data:
             known = self.labels()
