@@ -36,7 +36,10 @@ def clean_environment() -> dict[str, str]:
             env[variable] = done.stdout.strip()
     # The user's settings, where the index may be named, are found through the home as well.
     config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    for variable, file in {"UV_CONFIG_FILE": "uv/uv.toml", "PIP_CONFIG_FILE": "pip/pip.conf"}.items():
+    for variable, file in {
+        "UV_CONFIG_FILE": "uv/uv.toml",
+        "PIP_CONFIG_FILE": "pip/pip.conf",
+    }.items():
         if (config / file).is_file():
             env.setdefault(variable, str(config / file))
     return env
