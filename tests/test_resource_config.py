@@ -91,13 +91,16 @@ def test_an_unknown_env_gets_near_names(project: Path) -> None:
 @given(
     st.text(max_size=40)
     | st.sampled_from(
-        ["../../etc.passwd", "local.", ".localhost", "local..", "local.localhost\n", "a" * 300]
-        + ["local.local\udcff", "/.x", "local/../local.localhost", "x." + "y" * 300]
+        [
+            *("../../etc.passwd", "local.", ".localhost", "local..", "local.localhost\n"),
+            *("local.local\udcff", "/.x", "local/../local.localhost"),
+            *("a" * 300, "x." + "y" * 300),
+        ]
     )
 )
 def test_labels_lead_nowhere(tmp_path_factory, label: str):
     project = write(_shared(tmp_path_factory), GOOD)
-    with pytest.raises(UsageError, match="there is no resource|cannot name a resource"):
+    with pytest.raises(UsageError, match="there is no resource"):
         project.resource(label)
 
 

@@ -62,11 +62,14 @@ tomlish = st.one_of(
 def test_any_file_is_read_or_refused(folder: Path, schema: Path, data: bytes) -> None:
     path = folder / "any.toml"
     path.write_bytes(data)
+    refusal = None
     try:
         assert isinstance(tomlfile.read(path, schema), dict)
     except UsageError as error:
-        assert str(path) in error.cause
-        assert error.remedy
+        refusal = error
+    if refusal:
+        assert str(path) in refusal.cause
+        assert refusal.remedy
     assert isinstance(tomlfile.top_keys(path), list)
 
 
