@@ -17,9 +17,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from packaging.markers import Marker
+from packaging.markers import Marker, UndefinedComparison, UndefinedEnvironmentName
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import InvalidVersion
 
 from scalems.env.canonical import digest
 from scalems.env.spec import EnvSpec
@@ -41,6 +42,16 @@ class Pin:
     version: str
     marker: Marker | None
     hashes: tuple[str, ...]
+
+    def applies(self, markers: Mapping[str, str]) -> bool:
+        """Whether it is for an interpreter with these markers.
+
+        :raises UsageError: its marker compares what cannot be compared.
+        """
+        try:
+            return self.marker is None or self.marker.evaluate(dict(markers))
+        except (UndefinedComparison, UndefinedEnvironmentName, InvalidVersion) as error:
+            raise _broken(f"the lock's marker of {self.name}: {self.marker}: {error}") from error
 
     def requirement(self) -> str:
         """Return it as a line of a requirements file, without its marker."""
@@ -65,9 +76,9 @@ class Lock:
         """Return the pins that apply to an interpreter, sorted by name.
 
         :param markers: values of the PEP 508 markers there.
+        :raises UsageError: a marker compares what cannot be compared.
         """
-        values = dict(markers)
-        chosen = [pin for pin in self.pins if pin.marker is None or pin.marker.evaluate(values)]
+        chosen = [pin for pin in self.pins if pin.applies(markers)]
         return sorted(chosen, key=lambda pin: pin.name)
 
 
@@ -166,8 +177,8 @@ def _pin(line: str) -> Pin:
     bare = _HASH.sub("", line).strip()
     try:
         requirement = Requirement(bare)
-    except InvalidRequirement as error:
-        raise ValueError(f"{bare!r} is not a pinned requirement") from error
+    except (InvalidRequirement, RecursionError) as error:
+        raise ValueError(f"{_cut(bare)!r} is not a pinned requirement") from error
     specifiers = list(requirement.specifier)
     if len(specifiers) != 1 or specifiers[0].operator != "==" or "*" in specifiers[0].version:
         raise ValueError(f"{bare!r} does not pin one version with '=='")
@@ -179,6 +190,10 @@ def _pin(line: str) -> Pin:
         marker=requirement.marker,
         hashes=hashes,
     )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 100 else text[:97] + "..."
 
 
 def _logical_lines(text: str) -> Iterator[tuple[int, str]]:

@@ -70,7 +70,7 @@ def read(folder: Path) -> Manifest | None:
         data["top_level"] = tuple(data["top_level"])
         data["records"] = {name: tuple(value) for name, value in data["records"].items()}
         return Manifest(**data)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

@@ -76,7 +76,7 @@ def _mistakes(data: Mapping[str, Any]) -> Iterator[tomlfile.Mistake]:
             where = (key, index)
             try:
                 requirement = Requirement(text)
-            except InvalidRequirement as error:
+            except (InvalidRequirement, RecursionError) as error:
                 yield where, f"{text!r} is not a requirement: {str(error).splitlines()[0]}"
                 continue
             for what in _contradictions(key, requirement, seen):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any
 
-_COMMENT = re.compile(r"^[ \t]*#[^\n]*", re.MULTILINE)
+_COMMENT = re.compile(r"^[^\S\n]*#[^\n]*", re.MULTILINE)  # what radical.utils leaves out
 _DECODER = json.JSONDecoder()
 
 
@@ -34,7 +34,12 @@ def parse(text: str) -> Any:
 
     :raises json.JSONDecodeError: it is not JSON; the error has the line and the column.
     """
-    return json.loads(_blank(text))
+    try:
+        return json.loads(_blank(text))
+    except json.JSONDecodeError:
+        raise
+    except (ValueError, RecursionError) as error:  # more digits or levels than can be taken
+        raise json.JSONDecodeError(str(error), text, 0) from error
 
 
 def set_members(text: str, path: Sequence[str], members: Mapping[str, Any]) -> str:
