@@ -152,6 +152,7 @@ def _configure_logging(options: argparse.Namespace) -> None:
         level = "error"
     logger = logging.getLogger("scalems")
     logger.setLevel((options.log_level or level).upper())
+    logger.propagate = False  # else all would be there twice if the script configures logging
     if not any(isinstance(handler, _StandardError) for handler in logger.handlers):
         handler = _StandardError()
         handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))

@@ -146,7 +146,8 @@ class Script:
         )
         sys.modules["__main__"] = module
         sys.argv[:] = [self.name, *arguments]
-        sys.path[:1] = [str(self.path.resolve().parent)]
+        if not getattr(sys.flags, "safe_path", False):  # `python -P` has no such entry
+            sys.path[:1] = [str(self.path.resolve().parent)]
         with collected() as made:
             exec(self.code, module.__dict__)
         return self._the_app(made, module.__dict__.values())

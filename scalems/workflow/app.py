@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import contextvars
 import functools
@@ -45,6 +44,8 @@ class App:
     def run(self) -> object:
         """Run the function to its end, on an event loop if it is ``async``."""
         if inspect.iscoroutinefunction(self.function):
+            import asyncio  # only now: its import takes as long as all of ours
+
             return asyncio.run(self.function())
         return self.function()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import sys
 from typing import TYPE_CHECKING, NoReturn, TypeVar
@@ -105,6 +104,8 @@ class Future(concurrent.futures.Future[T]):
         return self._started and not self.done()
 
     def __await__(self) -> Generator[object, None, T]:
+        import asyncio  # by then it is loaded; others need not wait for it
+
         return asyncio.wrap_future(self).__await__()
 
     def __bool__(self) -> bool:

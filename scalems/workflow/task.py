@@ -99,12 +99,14 @@ def task(
     """
     if function is None:
         return task
-    name = getattr(function, "__qualname__", repr(function))
     if isinstance(function, Task):
         return function
-    if isinstance(function, (type, App)) or not callable(function):
+    name = getattr(function, "__qualname__", None)
+    other = isinstance(function, (type, App, staticmethod, classmethod))
+    if other or name is None or not callable(function):
         raise UsageError(
-            f"@scalems.task marks functions, and {name} is of type {type(function).__name__}.",
+            f"@scalems.task marks functions, and {name or repr(function)} is of type "
+            f"{type(function).__name__}.",
             remedy="put the decorator on a plain function (below @staticmethod, not above it)",
         )
     if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
