@@ -31,11 +31,11 @@ find_python() {
 }
 
 # make_venv FOLDER EXTRAS: afterwards FOLDER has scalems[EXTRAS] of this checkout, editable.
-# Nothing is done if pyproject.toml and the Python are what they were.
+# Nothing is done if pyproject.toml, the lock and the Python are what they were.
 make_venv() {
     local venv=$1 extras=$2 python stamp
     python=$(find_python) || exit 1
-    stamp="$("$python" -V) $python $extras $(pwd) $(cksum <pyproject.toml)"
+    stamp="$("$python" -V) $python $extras $(pwd) $(cat pyproject.toml envs/pilot.lock.txt | cksum)"
     if [ "$(cat "$venv/.stamp" 2>/dev/null)" = "$stamp" ] && "$venv/bin/python" -c '' 2>/dev/null
     then
         return
@@ -52,6 +52,8 @@ sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.
     rm -rf "$venv"
     "$python" -m venv "$venv"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check uv
-    "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --editable ".[$extras]"
+    # The client in the versions of the committed locks, so that they are current here.
+    "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --editable ".[$extras]" \
+        --constraints envs/pilot.lock.txt
     printf '%s' "$stamp" >"$venv/.stamp"
 }
