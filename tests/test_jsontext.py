@@ -64,6 +64,31 @@ def fits(value, path):
     return isinstance(value, dict)
 
 
+def deeply(value, members):
+    """What a merge must give, made the plain way."""
+    if isinstance(value, dict) and isinstance(members, dict):
+        return {**value, **{k: deeply(value.get(k), v) for k, v in members.items()}}
+    return members
+
+
+@given(texts, st.lists(keys, max_size=2), st.dictionaries(keys, values, max_size=3))
+@example(({"a": {"b": 1}}, '{"a": {\n# kept\n"b": 1}}', "", ""), [], {"a": {"c": 2}})
+def test_objects_are_merged_and_their_comments_kept(drawn, path, members):
+    value, body, before, after = drawn
+    assume(fits(value, path))
+    expected = members
+    for key in reversed(path):
+        expected = {key: expected}
+    new = jsontext.merge_members(before + body + after, path, members)
+    made = jsontext.parse(new)
+    assert made == (deeply(value, expected) if members else value)
+    assert jsontext.merge_members(new, path, members) == new
+    if all(isinstance(one, dict) for one in [*value.values(), *members.values()]) and all(
+        not isinstance(inner, (list, dict)) for one in value.values() for inner in one.values()
+    ):
+        assert len(comments(new)) == len(comments(before + body + after))
+
+
 def comments(text):
     return [line for line in text.split("\n") if line.lstrip(" \t").startswith("#")]
 

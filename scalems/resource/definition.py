@@ -116,19 +116,11 @@ def plan(config: ResourceConfig, *, virtenv: Path) -> Change:
         "virtenv": str(virtenv),
         "rp_version": "installed",
     }
-    if config.label == config.extends and name in shipped(domain):
-        fields = {
-            key: _merge(user.get(name, {}).get(key), value)
-            if isinstance(value, dict) and isinstance(user.get(name, {}).get(key), dict)
-            else value
-            for key, value in ours.items()
-        }
-    else:
-        fields = _merge(base, {**user.get(name, {}), **ours})
+    fields = ours
+    if config.label != config.extends or name not in shipped(domain):
+        fields = _merge(base, _merge(user.get(name, {}), ours))
     _refuse_percent(config, fields)
-    now = user.get(name, {})
-    missing = {key: value for key, value in fields.items() if now.get(key, ...) != value}
-    after = jsontext.set_members(before or "{}\n", [name], missing) if missing else before
+    after = jsontext.merge_members(before if before.strip() else "{}\n", [name], fields)
     return Change(label=config.label, path=path, before=before, after=after)
 
 

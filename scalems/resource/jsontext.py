@@ -55,6 +55,23 @@ def set_members(text: str, path: Sequence[str], members: Mapping[str, Any]) -> s
     return text
 
 
+def merge_members(text: str, path: Sequence[str], members: Mapping[str, Any]) -> str:
+    """Set members as :func:`set_members` does, but merge objects with those that are there.
+
+    :return: the new text; the same one if it has all of the members already.
+    """
+    now = parse(text)
+    for key in path:
+        now = now.get(key, {}) if isinstance(now, dict) else {}
+    for key, value in members.items():
+        there = now.get(key, ...)
+        if isinstance(value, Mapping) and isinstance(there, dict):
+            text = merge_members(text, [*path, key], value)
+        elif there != value:
+            text = set_members(text, path, {key: value})
+    return text
+
+
 def _set(text: str, path: Sequence[str], value: Any) -> str:
     blank = _blank(text)
     json.loads(blank)
