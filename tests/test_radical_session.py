@@ -1,0 +1,492 @@
+"""Sessions of RADICAL-Pilot: calls in a Task venv, and what becomes of a run when a part fails."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import CancelledError, Future
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from scalems import probe
+from scalems.env.spec import Role
+from scalems.env.verify import Build
+from scalems.errors import BackendError, EnvironmentNotReady, TaskError, TaskLost, UsageError
+from scalems.radical import processes, runs
+from scalems.radical.backend import RadicalBackend
+from scalems.radical.settings import Settings
+from scalems.workflow.call import Call, encode, result
+
+pytestmark = [pytest.mark.radical, pytest.mark.network]
+
+LIMIT = 300  # seconds: for things that must happen; a run takes about 20 to start
+ROOT = Path(__file__).parent.parent
+
+
+# --- environments ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def venvs(tmp_path_factory):
+    """Build a Pilot and a Task venv of the client's versions."""
+    folder = tmp_path_factory.mktemp("envs")
+    pins = [
+        f"{name}=={importlib.metadata.version(name)}"
+        for name in ("radical.pilot", "radical.utils", "radical.gtod", "psij-python", "cloudpickle")
+    ]
+    for name, extra in (("pilot", []), ("task", ["numpy"])):
+        venv = folder / name / "venv"
+        uv = [sys.executable, "-m", "uv"]
+        subprocess.run([*uv, "venv", "-q", "--python", sys.executable, venv], check=True)
+        install = [*uv, "pip", "install", "-q", "--python", venv / "bin" / "python"]
+        subprocess.run([*install, *pins, *extra], check=True)
+        # From a copy, so that no build files appear in the project.
+        copy = folder / "source"
+        if not copy.exists():
+            copy.mkdir()
+            for item in ("scalems", "pyproject.toml", "README.md", "LICENSE"):
+                source = ROOT / item
+                (shutil.copytree if source.is_dir() else shutil.copy)(source, copy / item)
+        subprocess.run([*install, "--no-deps", copy], check=True)
+    return folder
+
+
+def build_of(folder):
+    venv = folder / "venv"
+    return Build(
+        name=folder.name,
+        role=Role.TASK,
+        folder=folder,
+        input_digest="",
+        content_digest="",
+        scalems_digest="",
+        versions=probe.versions([probe.site_packages(venv)]),
+    )
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch, venvs):
+    return make_home(tmp_path, monkeypatch, venvs / "pilot" / "venv")
+
+
+def make_home(folder, monkeypatch, pilot, **fields):
+    """Make a home with a resource definition, and nothing of the client's venv in the way."""
+    configs = folder / ".radical" / "pilot" / "configs"
+    configs.mkdir(parents=True)
+    definition = {"virtenv_mode": "use", "virtenv": str(pilot), "rp_version": "installed", **fields}
+    (configs / "resource_local.json").write_text(json.dumps({"localhost": definition}))
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder / "state"))
+    monkeypatch.setenv("PATH", os.defpath)
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
+    return folder
+
+
+class Run:
+    """A backend, and the calls that it was given."""
+
+    def __init__(self, build, **settings):
+        name, folder = runs.new()
+        self.notes = []
+        self.settings = Settings(
+            **{
+                "run": name,
+                "folder": folder,
+                "label": "local.localhost",
+                "build": build,
+                "slots": 2,
+                "runtime": None,
+                "options": {},
+                **settings,
+            }
+        )
+        self.backend = RadicalBackend(self.settings, notify=self.notes.append, label="test")
+        self.count = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.backend.close(abort=True)
+        assert self.processes() == []
+
+    def processes(self):
+        return processes.members(self.settings.run, self.settings.folder)
+
+    def __call__(self, function, *args, **kwargs):
+        self.count += 1
+        future = Future()
+        future.call_id = self.count
+        name = getattr(function, "__name__", "?")
+        payload = encode(function, args, kwargs)
+        self.backend.submit(Call(id=self.count, name=name, payload=payload), future.set_result)
+        return future
+
+    def value(self, function, *args, **kwargs):
+        return result(self(function, *args, **kwargs).result(LIMIT))
+
+
+@pytest.fixture(scope="module")
+def run(venvs, tmp_path_factory):
+    """Give one run to all tests that leave it as it was."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        folder = tmp_path_factory.mktemp("home")
+        make_home(folder, monkeypatch, venvs / "pilot" / "venv")
+        with Run(build_of(venvs / "task")) as run:
+            run.early = run(lambda: sys.prefix)
+            run.backend.start()
+            yield run
+
+
+def until(condition):
+    limit = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < limit, "it did not happen"
+        time.sleep(0.05)
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+# --- calls ----------------------------------------------------------------------------------
+
+
+def test_calls_run_in_the_task_venv_also_those_submitted_before_the_start(run, venvs):
+    venv = venvs / "task" / "venv"
+    assert result(run.early.result(LIMIT)) == str(venv)
+    path = run.value(lambda: sys.path)
+    assert not [entry for entry in path if "pilot" in Path(entry).parts or entry == ""]
+    assert run.value(lambda: os.environ["VIRTUAL_ENV"]) == str(venv)
+    assert run.value(lambda: __import__("numpy").__version__)
+    assert run.backend.status() == {"pilot": "PMGR_ACTIVE", "workers": "1"}
+
+
+def make_array():
+    import numpy as np
+
+    return float(np.arange(4.0).sum())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{1, 2}, 3 + 4j, Path("/x"), b"\xff\x00", (1, (2,)), {(1, 2): None}, 2**80, "\udcff", print],
+    ids=repr,
+)
+def test_values_that_rp_would_lose_come_back(run, value):
+    back = run.value(lambda x: x, value)
+    assert back == value
+    assert type(back) is type(value)
+
+
+def test_failures_come_back_as_themselves(run):
+    def fail():
+        print("before")
+        raise KeyError("no such residue")
+
+    outcome = run(fail).result(LIMIT)
+    assert outcome.stdout == "before\n"
+    with pytest.raises(KeyError, match="no such residue") as caught:
+        result(outcome)
+    assert "in fail" in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize(
+    ("function", "error"),
+    [
+        (lambda: os._exit(3), TaskLost),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), TaskLost),
+        (lambda: __import__("ctypes").string_at(0), TaskLost),
+        (lambda: os.closerange(0, 4096), TaskLost),
+        (lambda: sys.exit(4), TaskError),
+        (lambda: threading.Lock(), UsageError),
+    ],
+    ids=["exit", "kill", "segfault", "close", "SystemExit", "lock"],
+)
+def test_what_hangs_rp_is_one_failed_call(run, function, error):
+    with pytest.raises(error):
+        run.value(function)
+    assert run.value(abs, -1) == 1
+
+
+def test_a_fork_inside_a_call_gives_one_outcome(run):
+    assert run.value(lambda: os.fork() and "parent") == "parent"
+
+
+def test_fifty_megabytes_go_there_and_back(run):
+    data = os.urandom(50_000_000)
+    assert run.value(bytes.swapcase, data) == data.swapcase()
+    assert list(run.settings.data.iterdir()) == []
+
+
+def test_thousands_of_calls(run):
+    futures = [run(abs, -n) for n in range(3000)]
+    assert [result(future.result(LIMIT)) for future in futures] == list(range(3000))
+
+
+def test_running_queued_and_unsent_calls_can_be_cancelled(run, tmp_path):
+    def hold(folder):
+        child = subprocess.Popen(["sleep", "3600"])
+        Path(folder, f"new{child.pid}").write_text(f"{os.getpid()} {child.pid}")
+        Path(folder, f"new{child.pid}").rename(Path(folder, f"pids{child.pid}"))
+        time.sleep(3600)
+
+    futures = [run(hold, tmp_path) for _ in range(40)]
+    until(lambda: len(list(tmp_path.glob("pids*"))) == 2)
+    # The last ones first, so that none of them gets to run.
+    for future in reversed(futures):
+        assert run.backend.cancel(future.call_id)
+    for future in futures:
+        with pytest.raises(CancelledError):
+            result(future.result(LIMIT))
+    pids = [int(pid) for file in tmp_path.glob("pids*") for pid in file.read_text().split()]
+    assert len(pids) == 4
+    until(lambda: not any(map(is_alive, pids)))
+    assert run.value(abs, -2) == 2
+    assert not run.backend.cancel(futures[0].call_id)
+
+
+def test_nothing_of_rp_is_in_the_working_folder(run):
+    leftovers = [path.name for path in Path.cwd().iterdir() if run.settings.run in path.name]
+    assert leftovers == []
+
+
+# --- the end --------------------------------------------------------------------------------
+
+
+def test_a_closed_run_leaves_no_process_and_no_call_without_outcome(home, venvs, tmp_path):
+    def hold(folder):
+        Path(folder, "running").touch()
+        time.sleep(3600)
+
+    run = Run(build_of(venvs / "task"))
+    future = run(hold, tmp_path)
+    run.backend.start()
+    until((tmp_path / "running").exists)
+    run.backend.close()
+    assert run.processes() == []
+    with pytest.raises(CancelledError):
+        result(future.result(0))
+    with pytest.raises(CancelledError):
+        run.value(abs, 1)
+    run.backend.close()
+
+
+def test_a_run_can_be_closed_before_it_is_started(venvs):
+    with Run(build_of(venvs / "task")) as run:
+        future = run(abs, 1)
+        assert run.backend.cancel(future.call_id)
+    with pytest.raises(CancelledError):
+        result(future.result(0))
+    with pytest.raises(BackendError):
+        run.backend.start()
+    assert not run.settings.folder.exists()
+
+
+@pytest.mark.parametrize(
+    "moment", ["starting the RADICAL-Pilot", "starting the task manager", "waiting for its agent"]
+)
+def test_a_run_can_be_closed_while_it_starts(home, venvs, moment):
+    run = Run(build_of(venvs / "task"))
+    failure = []
+
+    def start():
+        try:
+            run.backend.start()
+        except BackendError as error:
+            failure.append(error)
+
+    starter = threading.Thread(target=start)
+    future = run(abs, 1)
+    starter.start()
+    until(lambda: any(moment in note for note in run.notes))
+    run.backend.close(abort=True)
+    assert run.processes() == []
+    starter.join(LIMIT)
+    assert not starter.is_alive()
+    with pytest.raises(CancelledError):
+        result(future.result(0))
+
+
+CLIENT = """
+import pickle, sys, time
+from pathlib import Path
+from scalems.radical.backend import RadicalBackend
+from scalems.workflow.call import Call, encode
+
+def hold():
+    Path(sys.argv[2], "running").touch()
+    time.sleep(3600)
+
+settings = pickle.loads(Path(sys.argv[1]).read_bytes())
+backend = RadicalBackend(settings, notify=print, label="test")
+hold.__globals__["sys"].argv = sys.argv
+def call(folder):
+    from pathlib import Path
+    import time
+    Path(folder, "running").touch()
+    time.sleep(3600)
+backend.submit(Call(id=1, name="call", payload=encode(call, (sys.argv[2],), {})), print)
+backend.start()
+time.sleep(3600)
+"""
+
+
+def test_a_killed_client_leaves_no_process(home, venvs, tmp_path):
+    import pickle
+
+    run = Run(build_of(venvs / "task"))
+    script = tmp_path / "client.py"
+    script.write_text(CLIENT)
+    (tmp_path / "settings").write_bytes(pickle.dumps(run.settings))
+    client = subprocess.Popen([sys.executable, script, tmp_path / "settings", tmp_path])
+    try:
+        until((tmp_path / "running").exists)
+        assert run.processes()
+    finally:
+        client.kill()
+        client.wait()
+    until(lambda: not run.processes())
+
+
+# --- faults ---------------------------------------------------------------------------------
+
+
+def clone(venvs, tmp_path, name="task"):
+    """Copy a venv, to be broken."""
+    folder = tmp_path / name
+    shutil.copytree(venvs / name, folder, symlinks=True)
+    for file in (folder / "venv" / "bin").iterdir():
+        if not file.is_symlink():
+            text = file.read_text()
+            file.write_text(text.replace(str(venvs / name), str(folder)))
+    return folder
+
+
+def remove_scalems(venv):
+    shutil.rmtree(probe.site_packages(venv) / "scalems" / "workflow")
+
+
+def remove_rp(venv):
+    shutil.rmtree(probe.site_packages(venv) / "radical" / "pilot")
+
+
+def remove_python(venv):
+    (venv / "bin" / "python").unlink()
+    (venv / "bin" / "python").symlink_to("/nonexistent/python")
+
+
+def remove_activate(venv):
+    (venv / "bin" / "activate").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (remove_scalems, "No module named 'scalems.workflow'"),
+        (remove_rp, "radical.pilot|attribute"),
+        (remove_python, "python|interpreter"),
+        (remove_activate, "activate"),
+    ],
+)
+def test_a_task_venv_that_broke_after_its_verification_is_told(
+    home, venvs, tmp_path, damage, expected
+):
+    folder = clone(venvs, tmp_path)
+    build = build_of(folder)
+    with Run(build) as run:
+        damage(folder / "venv")
+        future = run(abs, 1)
+        with pytest.raises(BackendError, match=f"Worker 0 has ended(.|\n)*({expected})") as caught:
+            run.backend.start()
+        assert str(run.settings.folder) in str(caught.value.remedy)
+        with pytest.raises(BackendError, match="Worker 0 has ended"):
+            result(future.result(LIMIT))
+
+
+def test_a_worker_that_is_not_what_was_verified_stops_the_run(home, venvs):
+    build = build_of(venvs / "task")
+    versions = {**build.versions, "numpy": "0.9", "absent": "1.0"}
+    with Run(replace(build, versions=versions, content_digest="abc")) as run:
+        future = run(abs, 1)
+        with pytest.raises(EnvironmentNotReady) as caught:
+            run.backend.start()
+        for part in ("numpy: expected 0.9", "absent: expected 1.0, found nothing", "abc"):
+            assert part in str(caught.value)
+        with pytest.raises(EnvironmentNotReady):
+            result(future.result(LIMIT))
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"virtenv": "/nonexistent"}, "given virtenv does not exist"),
+        ({"agent_scheduler": "NONSENSE"}, "Scheduler NONSENSE unknown"),
+        ({"agent_spawner": "NONSENSE"}, "NONSENSE unknown"),
+        ({"agent_config": "nonsense"}, "nonsense|bridges"),
+        ({"resource_manager": "NONSENSE"}, "NONSENSE"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_why_a_pilot_does_not_start_is_told(tmp_path, monkeypatch, venvs, fields, expected):
+    make_home(tmp_path, monkeypatch, venvs / "pilot" / "venv", **fields)
+    with (
+        Run(build_of(venvs / "task")) as run,
+        pytest.raises((BackendError, UsageError), match=expected),
+    ):
+        run.backend.start()
+
+
+def test_an_unknown_resource_and_a_wrong_definition_are_wrong_use(tmp_path, monkeypatch, venvs):
+    make_home(tmp_path, monkeypatch, venvs / "pilot" / "venv", nonsense=1)
+    for label in ("local.elsewhere", "local.localhost"):
+        with (
+            Run(build_of(venvs / "task"), label=label) as run,
+            pytest.raises(UsageError, match="local"),
+        ):
+            run.backend.start()
+
+
+def hold_and_tell(folder):
+    Path(folder, "new").write_text(str(os.getppid()))
+    Path(folder, "new").rename(Path(folder, "worker"))
+    time.sleep(3600)
+
+
+def agent_of(run):
+    for pid in run.processes():
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        if "radical-pilot-agent_0" in command or "radical-pilot-agent" in command:
+            return pid
+    raise AssertionError("no agent")
+
+
+@pytest.mark.parametrize("victim", ["worker", "agent", "host"])
+def test_calls_fail_when_a_part_of_the_run_is_killed(home, venvs, tmp_path, victim):
+    with Run(build_of(venvs / "task")) as run:
+        future = run(hold_and_tell, tmp_path)
+        run.backend.start()
+        until((tmp_path / "worker").exists)
+        pid = {
+            "worker": lambda: int((tmp_path / "worker").read_text()),
+            "agent": lambda: agent_of(run),
+            "host": lambda: run.backend._host.pid,
+        }[victim]()
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(BackendError) as caught:
+            result(future.result(LIMIT))
+        assert str(run.settings.folder) in str(caught.value)
+        with pytest.raises(BackendError):
+            run.value(abs, 1)
