@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import struct
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from homes import Scalems
 
 pytestmark = pytest.mark.network
 
@@ -30,11 +30,8 @@ class Ran:
     png: bytes
 
 
-def run_example(home: Path, folder: Path) -> Ran:
+def run_example(place: Scalems, folder: Path) -> Ran:
     """Run a small ensemble in the Task venv of a home, with outputs in a folder."""
-    environment = {
-        k: v for k, v in os.environ.items() if k not in ("SCALEMS_HOME", "XDG_DATA_HOME")
-    }
     command = [sys.executable, "-m", "scalems.local", "--venv", "task", "-j", "2"]
     command += [str(EXAMPLE / "ensemble.py"), "-n", str(REPLICAS), "--steps", "2000"]
     command += ["--temperatures", *map(str, TEMPERATURES), "--output", "out/figure.png"]
@@ -42,7 +39,7 @@ def run_example(home: Path, folder: Path) -> Ran:
     done = subprocess.run(
         command,
         cwd=folder,
-        env={**environment, "HOME": str(home)},
+        env=place.env,
         capture_output=True,
         text=True,
         check=False,
@@ -53,18 +50,19 @@ def run_example(home: Path, folder: Path) -> Ran:
 
 
 @pytest.fixture(scope="module")
-def ran(synced_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+def ran(synced_home: Scalems, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     return run_example(synced_home, tmp_path_factory.mktemp("example"))
 
 
-def test_every_member_ran_in_the_task_venv_and_not_in_the_client(ran: Ran) -> None:
+def test_every_member_ran_in_the_task_venv_and_not_in_the_client(
+    ran: Ran, synced_home: Scalems
+) -> None:
     assert ran.report["client"] == {"prefix": sys.prefix, "has_openmm": False}
     members = ran.report["members"]
     assert [m["temperature"] for m in members] == [t for t in TEMPERATURES for _ in range(REPLICAS)]
     assert [m["seed"] for m in members] == [1, 2, 3, 4]
     (prefix,) = {member["prefix"] for member in members}
-    assert Path(prefix) != Path(sys.prefix)
-    assert (Path(prefix) / "pyvenv.cfg").is_file()
+    assert Path(prefix) == synced_home.build("task") / "venv"
     assert all("OpenMM" in member["platform"] for member in members)
     assert f"client: {sys.prefix} (cannot import OpenMM)" in ran.stdout
     assert f"tasks:  {prefix} on " in ran.stdout
@@ -86,7 +84,7 @@ def test_the_numbers_are_physical(ran: Ran) -> None:
     assert hot - cold == pytest.approx(harmonic, rel=0.4)
 
 
-def test_seeds_decide_the_numbers(ran: Ran, synced_home: Path, tmp_path: Path) -> None:
+def test_seeds_decide_the_numbers(ran: Ran, synced_home: Scalems, tmp_path: Path) -> None:
     again = run_example(synced_home, tmp_path)
     assert again.report["summary"] == ran.report["summary"]
 
