@@ -15,10 +15,9 @@ import os
 import signal
 import sys
 import threading
-import traceback
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from scalems import tracebacks
 from scalems.errors import ExitCode, ScalemsError, TaskError, TaskLost
 from scalems.liveview import LiveView, say
 from scalems.script import Script, split
@@ -275,11 +274,20 @@ class Run:
                         raise
                 graph.wait()
                 graph.close()
-            except BaseException as error:
-                if isinstance(error, Interrupted):
-                    say(f"{error}: stopping; once more ends at once")
-                graph.close(abort=True)
+            except Interrupted as signalled:
+                self._abort(graph, signalled)
                 raise
+            except BaseException:
+                try:
+                    graph.close(abort=True)
+                except Interrupted as signalled:
+                    self._abort(graph, signalled)
+                    raise
+                raise
+
+    def _abort(self, graph: Graph, signalled: Interrupted) -> None:
+        say(f"{signalled}: stopping; once more ends at once")
+        graph.close(abort=True)
 
     def _kill(self) -> None:
         if self._graph is not None:
@@ -322,13 +330,13 @@ class Run:
             return 128 + signal.SIGINT
         if isinstance(error, ScalemsError) and not isinstance(error, TaskError):
             print(f"error: {error}", file=sys.stderr)
-            place = _place(error)
+            place = tracebacks.place(error)
             if place and not self._verbose:
                 print(f"  at: {place}", file=sys.stderr)
             if self._verbose:
-                print(_traceback(error, whole=True), file=sys.stderr)
+                print(tracebacks.text(error, whole=True), file=sys.stderr)
             return error.exit_code
-        print(_traceback(error, whole=self._verbose > 0), end="", file=sys.stderr)
+        print(tracebacks.text(error, whole=self._verbose > 0), end="", file=sys.stderr)
         self._print_output_of(error)
         return ExitCode.FAILED
 
@@ -352,7 +360,7 @@ class Run:
             text = call.summary(failed.error)
             print(f"  {failed.future.name}#{failed.future.task_id}: {text}", file=sys.stderr)
             if self._verbose:
-                print(_traceback(failed.error, whole=True), file=sys.stderr)
+                print(tracebacks.text(failed.error, whole=True), file=sys.stderr)
         if count > _SHOWN:
             print(f"  … and {count - _SHOWN} more", file=sys.stderr)
         if not self._verbose:
@@ -394,61 +402,3 @@ class Run:
                 for failed in (self._graph.failures() if self._graph is not None else ())
             ],
         }
-
-
-# --- tracebacks as their readers need them --------------------------------------------------
-
-_OURS = str(Path(__file__).parent) + os.sep
-_HIDDEN = ("/concurrent/futures/", "/asyncio/", "<frozen ")
-
-
-def _is_users(frame: traceback.FrameSummary) -> bool:
-    return not frame.filename.startswith(_OURS) and not any(
-        part in frame.filename for part in _HIDDEN
-    )
-
-
-def _traceback(error: BaseException, *, whole: bool) -> str:
-    """Return a traceback, of the user's frames only unless it is to be whole."""
-    if whole:
-        return "".join(traceback.format_exception(error))
-    parts = []
-    link: BaseException | None = error
-    seen: set[int] = set()
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        part, link, how = _link(link)
-        if part:
-            parts += [part, how]
-    return "".join(reversed(parts[:-1]))
-
-
-def _link(error: BaseException) -> tuple[str, BaseException | None, str]:
-    """Return one exception of a chain as text, the next one, and how it led to this one."""
-    if isinstance(error, call.RemoteTraceback):
-        # Without a frame it would only repeat the exception.
-        return (error.text.strip("\n") + "\n" if 'File "' in error.text else ""), None, ""
-    told = traceback.TracebackException.from_exception(error)
-    told.__cause__ = told.__context__ = None
-    told.stack = traceback.StackSummary.from_list([f for f in told.stack if _is_users(f)])
-    text = "".join(told.format())
-    if not told.stack:
-        text = text.removeprefix("Traceback (most recent call last):\n")
-        if isinstance(error.__cause__, call.RemoteTraceback) and 'File "' in error.__cause__.text:
-            text = ""  # the traceback of the other process has it all
-    if error.__cause__ is not None:
-        how = "The above exception was the direct cause of the following exception:"
-        return text, error.__cause__, f"\n{how}\n\n"
-    if error.__suppress_context__:
-        return text, None, ""
-    how = "During handling of the above exception, another exception occurred:"
-    return text, error.__context__, f"\n{how}\n\n"
-
-
-def _place(error: BaseException) -> str | None:
-    """Return the user's line that an error came from."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_users(f)]
-    if not frames:
-        return None
-    frame = frames[-1]
-    return f"{os.path.relpath(frame.filename)}:{frame.lineno}: {frame.line}"

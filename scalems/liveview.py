@@ -123,8 +123,6 @@ class LiveView:
             Text.assemble((f"{key} ", "dim"), value, overflow="ellipsis", no_wrap=True)
             for key, value in status.items()
         ]
-        if self._message and not status:
-            facts.append(Text(self._message, "dim", overflow="ellipsis", no_wrap=True))
         head.add_row(self._spinner, *facts)
         tasks = Table.grid(padding=(0, 1))
         width = max(10, min(30, console.width - 60))
@@ -135,9 +133,10 @@ class LiveView:
             " ", bar, Text(f"{counts.ended}/{counts.total}", "bold"), Text.assemble(*_parts(counts))
         )
         failure = last_failure(self._graph)
-        if not failure:
-            return Group(head, tasks)
-        return Group(head, tasks, Text(f"  {failure}", "red", overflow="ellipsis", no_wrap=True))
+        # What the backend said last is of interest until the first task has ended.
+        note, style = (failure, "red") if counts.ended else (self._message, "dim")
+        lines = [Text(f"  {note}", style, overflow="ellipsis", no_wrap=True)] if note else []
+        return Group(head, tasks, *lines)
 
     # --- elsewhere ------------------------------------------------------------------------
 

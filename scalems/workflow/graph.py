@@ -36,6 +36,8 @@ State = Literal["waiting", "submitted", "done", "failed", "cancelled"]
 
 log = logging.getLogger(__name__)
 
+_START_LIMIT = 30.0  # seconds that a closed backend gets to break off its start
+
 
 class DependencyError(TaskError):
     """A task was not run, since a task that it depends on failed.
@@ -174,20 +176,21 @@ class Graph:
             self._changed.wait_for(self._is_idle)
 
     def failures(self) -> list[Failed]:
-        """Return the failed tasks, without those that failed since another one did."""
+        """Return the failed tasks as they failed, without those that failed for another one."""
         return list(self._failed)
 
     def unheard(self) -> list[Failed]:
-        """Return the failed tasks of which nobody asked for the result.
+        """Return the failed tasks of which nobody asked for the result, in the order of calls.
 
         Asking for the result of a task that depends on one counts too.
         """
         heard = {root.task_id for future, root in self._roots.values() if future._asked}
-        return [
+        unheard = [
             failed
             for failed in self._failed
             if not failed.future._asked and failed.future.task_id not in heard
         ]
+        return sorted(unheard, key=lambda failed: failed.future.task_id)
 
     def close(self, *, abort: bool = False) -> None:
         """Close the backend; tasks that have not ended are cancelled.
@@ -200,7 +203,7 @@ class Graph:
             node.future.cancel()
         self.backend.close(abort=abort)
         if self._starter is not None:
-            self._starter.join()
+            self._starter.join(_START_LIMIT)
 
     def end(self, error: BaseException) -> None:
         """End all tasks that have not ended, and all later ones, by an error."""
