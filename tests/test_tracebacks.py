@@ -10,9 +10,11 @@ REMOTE = 'Traceback (most recent call last):\n  File "far.py", line 1, in far\nV
 
 
 def caught(raise_it):
-    with pytest.raises(Exception) as error:
+    try:
         raise_it()
-    return error.value
+    except Exception as error:
+        return error
+    return pytest.fail("nothing was raised")
 
 
 def through_ours(error):
@@ -66,9 +68,8 @@ def test_context_and_its_suppression():
 
     told = tracebacks.text(caught(lambda: chained(False)), whole=False)
     assert told.index("first") < told.index("During handling") < told.index("'second'")
-    assert (
-        "first" not in tracebacks.text(caught(lambda: chained(True)), whole=False).split("\n")[-2]
-    )
+    told = tracebacks.text(caught(lambda: chained(True)), whole=False)
+    assert "ValueError: first" not in told
 
 
 def test_circle_of_causes_ends():
