@@ -87,6 +87,11 @@ def _add_sync(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         action="store_true",
         help="show what would be resolved, built and written, with the exact diff",
     )
+    command.add_argument(
+        "--deep",
+        action="store_true",
+        help="read every byte of what is built, not sizes and times only, to find what to mend",
+    )
     command.set_defaults(run=_sync)
 
 
@@ -132,10 +137,12 @@ def _add_lock(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 def _sync(options: argparse.Namespace) -> int:
     from scalems.env import current
+    from scalems.env.check import Depth
     from scalems.resource.config import find_project
 
     project = find_project(options.project)
-    known = None if options.upgrade else current.find(project, options.resource)
+    depth = Depth.DEEP if options.deep else Depth.NORMAL
+    known = None if options.upgrade else current.find(project, options.resource, depth=depth)
     if known:
         return _in_sync(known, options)
 
@@ -153,6 +160,7 @@ def _sync(options: argparse.Namespace) -> int:
                 frozen=options.frozen,
                 offline=options.offline,
                 dry_run=options.dry_run,
+                deep=options.deep,
             ),
             notify=notify,
         )

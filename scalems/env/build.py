@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ from pathlib import Path
 from scalems import probe
 from scalems.env import fingerprint, manifest
 from scalems.env.engine import Engine, InstallError
+from scalems.env.fingerprint import Entry
 from scalems.env.layout import Layout
 from scalems.env.lock import Pin
 from scalems.env.locking import Notify
@@ -117,7 +119,8 @@ def _make(
     notify(f"{plan.name}: making the venv with {engine.version()}")
     engine.create(venv, interpreter=plan.interpreter, holding=holding)
     notify(f"{plan.name}: installing {len(plan.pins)} distributions and scalems")
-    engine.install(
+    install = functools.partial(
+        engine.install,
         venv,
         requirements,
         wheels=[wheel],
@@ -125,16 +128,29 @@ def _make(
         holding=holding,
         on_line=lambda line: notify(f"{plan.name}: {line.strip()}", detail=True),
     )
+    install()
     notify(f"{plan.name}: verifying")
+    entries = fingerprint.scan(venv)
+    if engine.unpacked_cache and (spoilt := fingerprint.spoilt(venv, entries)):
+        # Somebody has edited a file of another venv that is a hard link into the cache.
+        notify(f"{plan.name}: {engine.name}'s cache was changed; again: {', '.join(spoilt)}")
+        install(afresh=spoilt)
+        entries = fingerprint.scan(venv)
     _compile(venv, holding=holding)
     _verify(plan, venv, scalems_version=wheel.name.split("-")[1])
-    return _record(plan, folder, engine=engine.version(), started=started)
+    return _record(plan, folder, entries, engine=engine.version(), started=started)
 
 
-def _record(plan: BuildPlan, folder: Path, *, engine: str, started: float) -> Manifest:
-    """Digest every file and write the manifest, last of all."""
+def _record(
+    plan: BuildPlan,
+    folder: Path,
+    entries: Mapping[str, Entry],
+    *,
+    engine: str,
+    started: float,
+) -> Manifest:
+    """Write the table of files and the manifest, last of all."""
     venv = folder / "venv"
-    entries = fingerprint.scan(venv)
     python = (venv / "bin" / "python").resolve(strict=True)
     status = python.stat()
     top, records = fingerprint.top_level(venv)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterator, Mapping
 from enum import Enum
@@ -37,7 +36,9 @@ def inspect(name: str, folder: Path, *, depth: Depth) -> list[Finding]:
     if not folder.exists():
         return [Finding(env=name, kind="missing build", subject=str(folder))]
     if known is None:
-        return [Finding(env=name, kind="build was never verified", subject=str(folder))]
+        there = (folder / probe.MANIFEST).exists()
+        kind = "changed manifest" if there else "build was never verified"
+        return [Finding(env=name, kind=kind, subject=str(folder))]
     venv = folder / "venv"
     findings = [*_interpreter(name, venv, known)]
     try:
@@ -49,9 +50,9 @@ def inspect(name: str, folder: Path, *, depth: Depth) -> list[Finding]:
     return _summarized(findings)
 
 
-def is_good(folder: Path) -> bool:
-    """Whether a build can be used as it is, at the depth of a launch."""
-    return not inspect("", folder, depth=Depth.FAST)
+def is_good(folder: Path, *, depth: Depth) -> bool:
+    """Whether a build still is what its manifest says."""
+    return not inspect("", folder, depth=depth)
 
 
 def _interpreter(name: str, venv: Path, known: Manifest) -> Iterator[Finding]:
@@ -155,21 +156,9 @@ class _Owners:
     def label(self, path: str) -> str:
         """Return the path with the distribution that it belongs to."""
         if self._owners is None:
-            self._owners = dict(self._read())
+            self._owners = {path: dist for path, dist, _ in fingerprint.recorded(self._venv)}
         owner = self._owners.get(path)
         return f"{path} ({owner})" if owner else path
-
-    def _read(self) -> Iterator[tuple[str, str]]:
-        site = probe.site_packages(self._venv)
-        prefix = site.relative_to(self._venv).as_posix()
-        for info in site.glob("*.dist-info"):
-            try:
-                with (info / "RECORD").open(encoding="utf-8", newline="") as stream:
-                    for row in csv.reader(stream):
-                        if row:
-                            yield os.path.normpath(f"{prefix}/{row[0]}"), _dist(info.name)
-            except (OSError, csv.Error, UnicodeDecodeError):
-                continue
 
 
 def _dist(info: str) -> str:
@@ -177,12 +166,19 @@ def _dist(info: str) -> str:
 
 
 def _summarized(findings: list[Finding]) -> list[Finding]:
-    """Leave out the files of a distribution that is named as missing, extra or changed itself."""
-    named = {f.subject for f in findings if f.kind.endswith("distribution")}
+    """Leave out the files of what is named as missing, extra or changed itself."""
+    kinds = ("missing distribution", "extra distribution", "changed version of distribution")
+    named = {f.subject for f in findings if f.kind in kinds}
+    tops = {f.subject for f in findings if f.kind.endswith(" in site-packages")}
     kept = []
     for finding in findings:
-        _, _, owner = finding.subject.rpartition(" (")
-        if finding.kind.endswith(" file") and owner.rstrip(")") in named:
+        path, _, owner = finding.subject.partition(" (")
+        top = path.partition("/site-packages/")[2].partition("/")[0]
+        if finding.kind.endswith(" file") and (
+            owner.rstrip(")") in named
+            or top in tops
+            or (top.endswith(".dist-info") and _dist(top) in named)
+        ):
             continue
         kept.append(finding)
     return kept

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from scalems.env import check, layout, parity, state, target
 from scalems.env.canonical import digest
+from scalems.env.check import Depth
 from scalems.env.parity import Side
 from scalems.env.state import Synced
 from scalems.resource import definition
 from scalems.resource.config import Project
 
 
-def find(project: Project, label: str) -> Synced | None:
+def find(project: Project, label: str, *, depth: Depth = Depth.NORMAL) -> Synced | None:
     """Return what was synced for a resource if nothing that a sync looks at has changed.
 
     Specs, configs, locks, the client's versions and scalems' own code are compared by digest,
-    the builds and RP's resource file by a fast check.
+    the builds file by file.
+
+    :param depth: how closely the builds are looked at.
     """
     known = state.read(layout.default(), label)
-    if known and known.key == key(project, label, target.client()) and _still_good(known):
+    if (
+        known
+        and known.project == project.root
+        and known.key == key(project, label, target.client())
+        and _still_good(known, depth)
+    ):
         return known
     return None
 
@@ -38,8 +46,10 @@ def key(project: Project, label: str, client: Side) -> str:
     )
 
 
-def _still_good(known: Synced) -> bool:
+def _still_good(known: Synced, depth: Depth) -> bool:
     fields = definition.fields_of(known.label)
-    return all(fields.get(name) == value for name, value in known.fields.items()) and all(
-        check.is_good(env.folder) for env in known.envs
+    return (
+        all(fields.get(name) == value for name, value in known.fields.items())
+        and state.linked(layout.default(), known)
+        and all(check.is_good(env.folder, depth=depth) for env in known.envs)
     )

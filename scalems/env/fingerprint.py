@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import csv
 import hashlib
@@ -142,6 +143,33 @@ def _scripts(venv: Path, site: str) -> list[str]:
             names = {row[0].rpartition("/")[2] for row in csv.reader(stream) if _in_bin(row)}
         found |= names - _entry_points(info / "entry_points.txt")
     return sorted(name for name in found if (venv / "bin" / name).is_file())
+
+
+def spoilt(venv: Path, entries: Mapping[str, Entry]) -> list[str]:
+    """Return the distributions that have a file which is not as their RECORD says."""
+    return sorted(
+        {
+            dist
+            for path, dist, sha256 in recorded(venv)
+            if sha256 and path in entries and entries[path].sha256 != sha256
+        }
+    )
+
+
+def recorded(venv: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield path, distribution and SHA-256 (hex, or empty) of each file in a RECORD of a venv."""
+    site = probe.site_packages(venv)
+    prefix = site.relative_to(venv).as_posix()
+    for info in sorted(site.glob("*.dist-info")):
+        dist = probe.normalize(info.name.partition("-")[0])
+        try:
+            with (info / "RECORD").open(encoding="utf-8", newline="") as stream:
+                for path, hashed, _ in csv.reader(stream):
+                    kind, _, value = hashed.partition("=")
+                    sha256 = base64.urlsafe_b64decode(f"{value}=").hex() if kind == "sha256" else ""
+                    yield os.path.normpath(f"{prefix}/{path}"), dist, sha256
+        except (OSError, csv.Error, ValueError):
+            continue
 
 
 def _in_bin(row: list[str]) -> bool:

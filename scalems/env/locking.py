@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from scalems.env import lock, parity, spec, target
+from scalems.env.check import Depth
 from scalems.env.engine import Engine, ResolveError, choose
 from scalems.env.lock import Lock
 from scalems.env.parity import Side
@@ -33,6 +34,7 @@ class Options:
     :param frozen: never resolve: a lock that is not current is an error.
     :param offline: use what is cached, and no network.
     :param dry_run: show what would be done, change nothing.
+    :param deep: read every byte of the builds that are there, to find what to build anew.
     """
 
     engine: str = "auto"
@@ -40,6 +42,12 @@ class Options:
     frozen: bool = False
     offline: bool = False
     dry_run: bool = False
+    deep: bool = False
+
+    @property
+    def depth(self) -> Depth:
+        """How closely builds that are there are looked at."""
+        return Depth.DEEP if self.deep else Depth.NORMAL
 
 
 @dataclass(frozen=True, kw_only=True)

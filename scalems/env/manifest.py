@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scalems.env.canonical import digest
 from scalems.env.fingerprint import Entry
 from scalems.env.layout import MANIFEST
 from scalems.env.role import Role
@@ -54,16 +55,19 @@ class Manifest:
 
 
 def write(folder: Path, manifest: Manifest) -> None:
-    """Write a manifest; from here on the build counts."""
+    """Write a manifest, with a digest over itself; from here on the build counts."""
     data = {"format": FORMAT, **dataclasses.asdict(manifest), "role": manifest.role.value}
+    data["digest"] = digest("manifest", data)
     write_atomic(folder / MANIFEST, json.dumps(data, indent=1, sort_keys=True) + "\n")
 
 
 def read(folder: Path) -> Manifest | None:
-    """Read a build's manifest; ``None`` if there is none, or none that can be trusted."""
+    """Read a build's manifest; ``None`` if there is none, or it was changed, or is another's."""
     try:
         data = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if data.pop("format") != FORMAT or not folder.name.endswith(data["input_digest"][:16]):
+        if data.pop("digest") != digest("manifest", data) or data.pop("format") != FORMAT:
+            return None
+        if not folder.name.endswith(data["input_digest"][:16]):
             return None
         data["role"] = Role(data["role"])
         data["python_stat"] = tuple(data["python_stat"])

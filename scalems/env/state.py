@@ -89,7 +89,7 @@ def read(layout: Layout, label: str) -> Synced | None:
             )
             for env in data["envs"]
         )
-        if not any(env.role is Role.PILOT for env in envs):
+        if not (any(env.role is Role.PILOT for env in envs) and isinstance(data["fields"], dict)):
             return None
         return Synced(
             label=label,
@@ -99,7 +99,7 @@ def read(layout: Layout, label: str) -> Synced | None:
             definition=Path(data["definition"]),
             fields=data["fields"],
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
@@ -128,9 +128,20 @@ def write(layout: Layout, synced: Synced) -> None:
     write_atomic(layout.resource(synced.label), json.dumps(data, indent=1) + "\n", mode=0o600)
 
 
+def linked(layout: Layout, synced: Synced) -> bool:
+    """Whether the `current` links point to the builds in use."""
+    return all(
+        _points_to(layout.current(synced.label, env.name), env.folder) for env in synced.envs
+    )
+
+
+def _points_to(link: Path, target: Path) -> bool:
+    return link.is_symlink() and link.readlink() == target
+
+
 def _switch(link: Path, target: Path) -> None:
     """Point a link to another folder in one step."""
-    if link.is_symlink() and link.readlink() == target:
+    if _points_to(link, target):
         return
     link.parent.mkdir(parents=True, exist_ok=True)
     temporary = link.with_name(f".{link.name}-{os.getpid()}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -127,7 +128,7 @@ def sync(project: Project, label: str, options: Options, *, notify: Notify) -> S
         plans = _plans(specs, locks, client)
         change = definition.plan(config, virtenv=plans[0].folder(place) / "venv")
         if options.dry_run:
-            return _dry(place, config, plans, results, change)
+            return _dry(place, config, plans, results, change, options)
         definition.validate(change) if change.diff else None
         envs = _build_all(place, plans, engine, options, notify=notify)
         _prove_parity(place, plans, client, label)
@@ -212,7 +213,7 @@ def _build_all(
             engine=engine,
             wheel=own,
             offline=options.offline,
-            good=check.is_good,
+            good=functools.partial(check.is_good, depth=options.depth),
             notify=notify,
         )
         same = before is not None and made.created == before.created
@@ -289,11 +290,13 @@ def _dry(
     plans: Sequence[BuildPlan],
     locks: Sequence[LockResult],
     change: Change,
+    options: Options,
 ) -> SyncResult:
     envs = []
     for plan in plans:
         folder = plan.folder(place)
-        action: Action = "reused" if check.is_good(folder) else "would build"
+        good = check.is_good(folder, depth=options.depth)
+        action: Action = "reused" if good else "would build"
         envs.append(
             EnvResult(name=plan.name, role=plan.role, action=action, folder=folder, seconds=0.0)
         )

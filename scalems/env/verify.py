@@ -103,9 +103,9 @@ class Report:
         }
 
 
-def sync_command(label: str) -> str:
-    """Return the command that mends most findings."""
-    return f"scalems env sync --resource {label}"
+def sync_command(label: str, *, depth: Depth = Depth.NORMAL) -> str:
+    """Return the command that mends most findings, of a check of that depth."""
+    return f"scalems env sync --resource {label}{' --deep' if depth is Depth.DEEP else ''}"
 
 
 def verify(
@@ -155,7 +155,7 @@ def examine(
     client = target.client()
     for env in envs:
         findings += [
-            replace(finding, remedy=mend)
+            replace(finding, remedy=sync_command(resource, depth=depth))
             for finding in check.inspect(env.name, env.folder, depth=depth)
         ]
         if known := manifest.read(env.folder):

@@ -40,6 +40,8 @@ class Engine(Protocol):
     """What an environment needs of a package installer."""
 
     name: str
+    unpacked_cache: bool
+    """Whether it installs files that were unpacked, and could have been changed, long ago."""
 
     def version(self) -> str:
         """Return the tool's name and version, for people."""
@@ -81,9 +83,11 @@ class Engine(Protocol):
         offline: bool,
         holding: int,
         on_line: Callable[[str], None] | None,
+        afresh: Sequence[str] = (),
     ) -> None:
         """Install a requirements file with hashes enforced, then wheels as they are.
 
+        :param afresh: distributions to install again, not from the cache.
         :raises InstallError: it cannot be done; the venv is then in no defined state.
         """
 

@@ -27,6 +27,7 @@ class PipEngine:
     """Resolves for the interpreter at hand only: pip has no universal resolution."""
 
     name = "pip"
+    unpacked_cache = False
 
     def version(self) -> str:
         """Return the tools' names and versions."""
@@ -91,8 +92,9 @@ class PipEngine:
         offline: bool,
         holding: int,
         on_line: Callable[[str], None] | None,
+        afresh: Sequence[str] = (),
     ) -> None:
-        """See :meth:`scalems.env.engine.Engine.install`."""
+        """See :meth:`scalems.env.engine.Engine.install`; pip unpacks each archive anew."""
         python = venv / "bin" / "python"
         env = _first_on_path(venv)
         if offline:
@@ -105,12 +107,14 @@ class PipEngine:
                     *("--pip-args", pip_args, str(requirements)),
                 ],
                 env=env,
+                holding=holding,
                 on_line=on_line,
             )
             pip = [str(python), "-I", "-m", "pip"]
             run(
                 [*pip, "install", "--no-deps", "--no-compile", "--no-index", *map(str, wheels)],
                 env=env,
+                holding=holding,
             )
             # What remains is the lock and scalems, whichever engine installed it.
             run(

@@ -28,6 +28,7 @@ class UvEngine:
     """Resolves for all Pythons and platforms at once, installs from uv's shared cache."""
 
     name = "uv"
+    unpacked_cache = True
 
     def __init__(self, binary: Path) -> None:
         self._binary = binary
@@ -88,10 +89,13 @@ class UvEngine:
         offline: bool,
         holding: int,
         on_line: Callable[[str], None] | None,
+        afresh: Sequence[str] = (),
     ) -> None:
         """See :meth:`scalems.env.engine.Engine.install`."""
         target = ["--python", str(venv / "bin" / "python")]
         target += ["--offline"] if offline else []
+        target += ["--no-cache"] if afresh else []
+        target += [word for name in afresh for word in ("--reinstall-package", name)]
         try:
             self._run(
                 ["pip", "sync", "--require-hashes", *target, str(requirements)],
