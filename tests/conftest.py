@@ -56,7 +56,7 @@ def scalems(tmp_path: Path) -> Scalems:
 def synced_home(tmp_path_factory: pytest.TempPathFactory) -> Scalems:
     """A home in which the repository's own specs were synced. No test may change it."""
     made = make_scalems(tmp_path_factory.mktemp("synced"), copy_project)
-    made.run("env", "sync", "--resource", LABEL, "--frozen")
+    made.run("env", "sync", "--resource", LABEL)
     return made
 
 

@@ -158,3 +158,29 @@ def tree(folder: Path, *, content: bool = True) -> dict[str, tuple[object, ...]]
             *(status.st_mtime_ns, inside),
         )
     return found
+
+
+def in_namespace(mounts: str, argv: list[str], made: Scalems) -> subprocess.CompletedProcess[str]:
+    """Run a command after mounts that only it sees, and that end with it.
+
+    Skips the test where nobody may mount.
+    """
+    import pytest
+
+    unshare = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "-r"]
+    env = {**made.env, "HOME": str(made.home)}
+    probe = [*unshare, "sh", "-c", 'mount -t tmpfs none "$HOME"']
+    if not shutil.which("unshare") or subprocess.run(probe, env=env, check=False).returncode:
+        pytest.skip("nobody may mount file systems here")
+    script = f'{mounts} || exit 99; cd "$1" && shift && exec "$@"'
+    done = subprocess.run(
+        [*unshare, "sh", "-c", script, "sh", str(made.project), *argv],
+        env=env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 99, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
