@@ -218,12 +218,14 @@ def test_reasons_are_found_in_the_logs_of_the_failed_task_first(tmp_path):
     (task / "scalems.worker.0.err").write_text(
         "harmless\nTraceback (most recent call last):\n  File 'x'\n    frame\n"
         "ModuleNotFoundError: No module named 'scalems'\n"
+        "/x/pilot.0000//task.sh: line 65: /venv/bin/x: cannot execute: required file not found\n"
     )
     (sandbox / "bootstrap_0.out").write_text(
-        "line 1682: dig: command not found\nERROR: given virtenv does not exist at /x\n"
+        "/x/b.sh: line 1682: dig: command not found\nERROR: given virtenv does not exist at /x\n"
     )
     assert diagnosis.explain(sandbox, tmp_path, task="scalems.worker.0") == [
         "scalems.worker.0.err: ModuleNotFoundError: No module named 'scalems'",
+        "scalems.worker.0.err: /venv/bin/x: cannot execute: required file not found",
         "bootstrap_0.out: ERROR: given virtenv does not exist at /x",
     ]
     assert diagnosis.explain(None, tmp_path / "absent") == []

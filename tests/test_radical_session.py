@@ -370,8 +370,9 @@ def clone(venvs, tmp_path, name="task"):
     shutil.copytree(venvs / name, folder, symlinks=True)
     for file in (folder / "venv" / "bin").iterdir():
         if not file.is_symlink():
-            text = file.read_text()
-            file.write_text(text.replace(str(venvs / name), str(folder)))
+            data = file.read_bytes()
+            if b"\0" not in data:
+                file.write_bytes(data.replace(bytes(venvs / name), bytes(folder)))
     return folder
 
 

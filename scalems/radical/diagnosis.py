@@ -22,6 +22,7 @@ _REASON = re.compile(
     r"\bERROR\b|\bCRITICAL\b|[A-Za-z]*Error\b|Exception\b|not found|No such file|does not exist"
     r"|cannot|can't|denied|No space left|failed\b|Killed|Segmentation"
 )
+_SCRIPT = re.compile(r"^\S+\.sh: line \d+: ")  # names a script of RP's, in its sandbox
 _NOISE = re.compile(
     r"Warning\b|envp excepted|cannot start MPI tasks|gtod\.sh: No such"
     r"|(dig|ping): command not found"
@@ -88,7 +89,7 @@ def _reasons(path: Path) -> Iterator[str]:
             continue
         elif line.strip():
             if (inside or _REASON.search(line)) and not _NOISE.search(line):
-                yield line.strip()[:300]
+                yield _SCRIPT.sub("", line.strip())[:400]
             inside = False
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from scalems.radical.settings import Settings
 
 _STEP_LIMIT = 120.0  # seconds for RP to make its session, or a manager
-_LOCAL_PILOT_LIMIT = 180.0  # seconds from submission to PMGR_ACTIVE on this machine
+_LOCAL_PILOT_LIMIT = 300.0  # seconds from submission to PMGR_ACTIVE on this machine
 _QUEUED_PILOT_LIMIT = 48 * 3600.0  # seconds; a batch system may let it wait
 _WORKER_LIMIT = 180.0  # seconds from PMGR_ACTIVE to the Worker's answer
 _TICK = 1.0  # seconds
@@ -55,12 +55,12 @@ def main(descriptor: int) -> None:
     os.environ.pop("PYTHONPATH", None)  # the agent would inherit it, and its tasks
     settings: Settings = pickle.loads(link.recv_bytes())
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    host = _Host(settings, link)
-    host.serve()
-    processes.sweep(settings.run, settings.folder)
-    # RP leaves threads that keep an interpreter from ending.
-    logging.shutdown()
-    os._exit(0)
+    try:
+        _Host(settings, link).serve()
+    finally:
+        processes.sweep(settings.run, settings.folder)
+        logging.shutdown()
+        os._exit(0)  # RP leaves threads that keep an interpreter from ending
 
 
 class _Host:
@@ -97,7 +97,7 @@ class _Host:
             log.exception("the host failed")
             self._fail(BackendError(f"The RADICAL-Pilot session failed: {error!r}"))
         self._stop_timer()
-        self._tell("note", "closing the RADICAL-Pilot session")
+        self._tell("note", "ending the pilot")
         self._session.close()
         self._tell("closed")
 
