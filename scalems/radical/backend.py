@@ -29,6 +29,7 @@ _START = (
     "import sys; sys.path[:1] = [] if sys.path[0] == '' else sys.path[:1];"
     " import radical.pilot; from scalems.radical.host import main; main({descriptor})"
 )
+_CHECK = 1.0  # seconds between two looks at the host
 _CLOSE_LIMIT = 60.0  # seconds for RP to give everything back
 _ABORT_LIMIT = 20.0  # the same, after Ctrl-C
 
@@ -170,6 +171,7 @@ class RadicalBackend:
         assert link is not None
         try:
             while True:
+                self._wait_for(link)
                 kind, *values = pickle.loads(link.recv_bytes())
                 if kind == "closed":
                     break
@@ -178,6 +180,13 @@ class RadicalBackend:
             if not self._closing:
                 self._lose(self._silent("ended unexpectedly"))
         self._ready.set()
+
+    def _wait_for(self, link: Connection[Any, Any]) -> None:
+        # The socket alone does not tell that the host is gone: RP's processes may hold it.
+        host = self._host
+        while not link.poll(_CHECK):
+            if host is not None and host.poll() is not None and not link.poll(0):
+                raise EOFError
 
     def _on_message(self, kind: str, value: Any = None) -> None:
         if kind == "outcomes":

@@ -77,6 +77,7 @@ class _Host:
         self._state = "NEW"
         self._changed = self._alive_sent = time.monotonic()
         self._up = False
+        self._client = os.getppid()  # the socket does not tell while a fork of it lives
         self._timer: threading.Timer | None = None
 
     def serve(self) -> None:
@@ -105,7 +106,9 @@ class _Host:
 
     def _read(self) -> None:
         with contextlib.suppress(OSError, EOFError):
-            while True:
+            while self._link.poll(_TICK) or os.getppid() == self._client:
+                if not self._link.poll(0):
+                    continue
                 message = pickle.loads(self._link.recv_bytes())
                 if message[0] == "close":
                     break
