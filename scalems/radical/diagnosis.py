@@ -25,7 +25,7 @@ _REASON = re.compile(
 _SCRIPT = re.compile(r"^\S+\.sh: line \d+: ")  # names a script of RP's, in its sandbox
 _NOISE = re.compile(
     r"Warning\b|envp excepted|cannot start MPI tasks|gtod\.sh: No such"
-    r"|(dig|ping): command not found"
+    r"|(dig|ping): command not found|tar: \*"
 )
 
 

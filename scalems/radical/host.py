@@ -252,7 +252,10 @@ class _Host:
     def _lost(self, what: str, *, uid: str | None = None) -> BackendError:
         lines = diagnosis.explain(self._session.sandbox(), self._settings.folder, task=uid)
         text = "\n".join([what, *(f"  {line}" for line in lines)])
-        return BackendError(text, remedy=f"the logs are in {self._settings.folder}")
+        remedy = f"the logs are in {self._settings.folder}"
+        if uid is not None and not self._up:
+            remedy = f"see `scalems env check --resource {self._settings.label}`; {remedy}"
+        return BackendError(text, remedy=remedy)
 
 
 _WORDS = {
