@@ -39,25 +39,27 @@ ROOT = Path(__file__).parent.parent
 def venvs(tmp_path_factory):
     """Build a Pilot and a Task venv of the client's versions."""
     folder = tmp_path_factory.mktemp("envs")
+    source = folder / "source"  # a copy, so that no build files appear in the project
+    source.mkdir()
+    for item in ("scalems", "pyproject.toml", "README.md", "LICENSE"):
+        path = ROOT / item
+        (shutil.copytree if path.is_dir() else shutil.copy)(path, source / item)
+    make_venv(folder / "pilot" / "venv", sys.executable, source)
+    make_venv(folder / "task" / "venv", sys.executable, source, "numpy")
+    return folder
+
+
+def make_venv(venv, python, source, *extra):
+    """Make a venv of the client's versions."""
     pins = [
         f"{name}=={importlib.metadata.version(name)}"
         for name in ("radical.pilot", "radical.utils", "radical.gtod", "psij-python", "cloudpickle")
     ]
-    for name, extra in (("pilot", []), ("task", ["numpy"])):
-        venv = folder / name / "venv"
-        uv = [sys.executable, "-m", "uv"]
-        subprocess.run([*uv, "venv", "-q", "--python", sys.executable, venv], check=True)
-        install = [*uv, "pip", "install", "-q", "--python", venv / "bin" / "python"]
-        subprocess.run([*install, *pins, *extra], check=True)
-        # From a copy, so that no build files appear in the project.
-        copy = folder / "source"
-        if not copy.exists():
-            copy.mkdir()
-            for item in ("scalems", "pyproject.toml", "README.md", "LICENSE"):
-                source = ROOT / item
-                (shutil.copytree if source.is_dir() else shutil.copy)(source, copy / item)
-        subprocess.run([*install, "--no-deps", copy], check=True)
-    return folder
+    uv = [sys.executable, "-m", "uv"]
+    subprocess.run([*uv, "venv", "-q", "--python", python, venv], check=True)
+    install = [*uv, "pip", "install", "-q", "--python", venv / "bin" / "python"]
+    subprocess.run([*install, *pins, *extra], check=True)
+    subprocess.run([*install, "--no-deps", source], check=True)
 
 
 def build_of(folder):
@@ -422,6 +424,25 @@ def test_a_worker_that_is_not_what_was_verified_stops_the_run(home, venvs):
             assert part in str(caught.value)
         with pytest.raises(EnvironmentNotReady):
             result(future.result(LIMIT))
+
+
+def other_python():
+    """Return an interpreter of another minor version, if this machine has one."""
+    for minor in range(10, 14):
+        path = shutil.which(f"python3.{minor}")
+        if path and minor != sys.version_info.minor:
+            run = subprocess.run([path, "-V"], capture_output=True, check=False)
+            if run.returncode == 0:
+                return path
+    return None
+
+
+@pytest.mark.skipif(other_python() is None, reason="needs another minor version of Python")
+def test_a_worker_of_another_python_stops_the_run(home, venvs, tmp_path):
+    other = tmp_path / "other"
+    make_venv(other / "venv", other_python(), venvs / "source")
+    with Run(build_of(other)) as run, pytest.raises(EnvironmentNotReady, match="python: expected"):
+        run.backend.start()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import shutil
 import socket
 import subprocess
 import sys
@@ -67,7 +68,14 @@ class RadicalBackend:
         with self._lock:
             if self._closing:
                 raise BackendError("The run was closed before it had started.")
-            link = self._launch()
+            try:
+                link = self._launch()
+            except OSError as error:
+                raise BackendError(
+                    f"The RADICAL-Pilot session cannot be started in {self._settings.folder}: "
+                    f"{error}",
+                    remedy="make room there, or set XDG_STATE_HOME to another folder",
+                ) from error
             for call, _ in self._pending.values():
                 self._send_to(link, "call", call)
             self._link = link
@@ -76,19 +84,18 @@ class RadicalBackend:
         self._ready.wait()  # the host has limits for all that it waits for
         if self._error is not None:
             raise self._error
+        if self._closing:
+            raise BackendError("The run was closed while it started.")
 
     def submit(self, call: Call, done: Done) -> None:
         """Take a call, also before there is a pilot."""
         with self._lock:
-            if self._error is None and not self._closing:
+            error, link = self._error, self._link
+            refused = error is not None or self._closing
+            if not refused:
                 self._pending[call.id] = (call, done)
-                link = self._link
-            else:
-                link = None
-        if self._error is not None:
-            done(failed(call, failure_of(self._error)))
-        elif self._closing:
-            done(failed(call, Failure(type=CANCELLED, message="the run has ended")))
+        if refused:
+            self._refuse(call, done, error)
         elif link is not None:
             self._send_to(link, "call", call)
 
@@ -131,6 +138,7 @@ class RadicalBackend:
                 self._link.close()
                 self._link = None
             self._host = None
+            shutil.rmtree(self._settings.data, ignore_errors=True)
             self._finish(None)
 
     def status(self) -> Mapping[str, str]:
@@ -221,10 +229,15 @@ class RadicalBackend:
         with self._lock:
             pending, self._pending = self._pending, {}
         for call, done in pending.values():
-            if error is None:
-                done(failed(call, Failure(type=CANCELLED, message="the run has ended")))
-            else:
-                done(failed(call, failure_of(error)))
+            self._refuse(call, done, error)
+
+    @staticmethod
+    def _refuse(call: Call, done: Done, error: ScalemsError | None) -> None:
+        if error is None:
+            failure = Failure(type=CANCELLED, message="the run has ended")
+        else:
+            failure = failure_of(error)
+        done(failed(call, failure))
 
 
 def _environment(settings: Settings) -> dict[str, str]:

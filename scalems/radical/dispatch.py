@@ -68,15 +68,6 @@ class Dispatcher:
         """Take back a call that was not sent."""
         return self._queued.pop(call_id, None)
 
-    def drain(self) -> list[Call]:
-        """Return all calls that have no outcome, and forget them."""
-        calls = [call for batch in self._away.values() for call in batch]
-        calls += self._queued.values()
-        self._queued.clear()
-        self._away.clear()
-        self._place.clear()
-        return calls
-
     def _learn(self, duration: float) -> None:
         # A long call weighs at once, a short one slowly: a batch that is too small costs
         # little, one that is too large keeps finished results waiting.

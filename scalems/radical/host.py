@@ -37,6 +37,7 @@ _STEP_LIMIT = 120.0  # seconds for RP to make its session, or a manager
 _LOCAL_PILOT_LIMIT = 300.0  # seconds from submission to PMGR_ACTIVE on this machine
 _QUEUED_PILOT_LIMIT = 48 * 3600.0  # seconds; a batch system may let it wait
 _WORKER_LIMIT = 180.0  # seconds from PMGR_ACTIVE to the Worker's answer
+_HEAR_OUT = 2.0  # seconds between the end of a Worker and that of its pilot
 _TICK = 1.0  # seconds
 
 log = logging.getLogger(__name__)
@@ -198,6 +199,7 @@ class _Host:
 
     def _on_task(self, event: TaskEvent) -> None:
         if event.uid in self._session.staff:
+            self._hear_out()
             what = self._session.staff[event.uid]
             raise self._lost(f"The {what} has ended ({event.state}).", uid=event.uid)
         if event.state != "DONE" or event.value is None:
@@ -207,6 +209,17 @@ class _Host:
         else:
             outcomes: list[Outcome] = unpack(event.value)
             self._returned(event.uid, outcomes, "has no outcome")
+
+    def _hear_out(self) -> None:
+        """Take what else comes in the next moments: results, or that the pilot has ended."""
+        limit = time.monotonic() + _HEAR_OUT
+        while (left := limit - time.monotonic()) > 0:
+            with contextlib.suppress(queue.Empty):
+                event = self._events.get(timeout=left)
+                if isinstance(event, PilotEvent):
+                    self._on_pilot(event)
+                elif isinstance(event, TaskEvent) and event.uid not in self._session.staff:
+                    self._on_task(event)
 
     def _admit(self, description: dict[str, Any]) -> None:
         admission.check(self._settings.label, self._settings.build, description)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _LOCAL = ("fork://", "local://")
 _LOCAL_RUNTIME = 7 * 24 * 60  # minutes: the host ends a local pilot, not the clock
 _BATCH_RUNTIME = 60  # minutes
+_SAFE = re.compile(r"[\w./+@:,=~-]+")
 _CANCEL_LIMIT = 15.0  # seconds
 
 FINAL = ("DONE", "FAILED", "CANCELED")
@@ -190,8 +192,14 @@ class PilotSession:
         layout = Layout.of(
             self.slots,
             per_node=per_node or self.slots,
-            fake=self.local or not per_node,
+            fake=(self.local or not per_node) and not nodes,
         )
+        if nodes and layout.pilot > nodes * per_node:
+            raise UsageError(
+                f"{self.slots} cores for calls and one for RADICAL-Pilot's master do not fit on "
+                f"{nodes} nodes of {per_node} cores",
+                remedy="ask for fewer --cores, or for more nodes",
+            )
         self.runtime = (
             settings.runtime
             or int(options.pop("runtime", 0))
@@ -201,6 +209,12 @@ class PilotSession:
         if not nodes:
             fields["cores"] = layout.pilot
         if self.local:
+            if not _SAFE.fullmatch(str(settings.folder)):
+                raise UsageError(
+                    f"RADICAL-Pilot cannot work in {settings.folder}: its scripts do not quote "
+                    "the name",
+                    remedy="set XDG_STATE_HOME to a folder with a plain name",
+                )
             fields["sandbox"] = str(settings.folder)
         return rp.PilotDescription({**fields, **options}), layout
 

@@ -42,7 +42,7 @@ class RaptorWorker(rp.raptor.Worker):  # type: ignore[misc]  # RP has no types
         self._lock = threading.Condition()
         self._unfinished = 0
         self._cancelled: set[int] = set()
-        self._heard: float | None = None
+        self._heard = time.monotonic()
         # A foreign interpreter even though it is this one: nothing of RP's settings gets in.
         self._pool = CallPool(
             self._slots,
@@ -79,9 +79,10 @@ class RaptorWorker(rp.raptor.Worker):  # type: ignore[misc]  # RP has no types
             self._heard = time.monotonic()
             return None
         if command == CANCEL:
-            for ident in message["arg"]["calls"]:
-                if not self._pool.cancel(ident):
-                    self._cancelled.add(ident)  # it may be on its way
+            with self._lock:
+                for ident in message["arg"]["calls"]:
+                    if not self._pool.cancel(ident):
+                        self._cancelled.add(ident)  # it may be on its way
             return None
         return super()._control_cb(topic, message)
 
@@ -136,17 +137,19 @@ class RaptorWorker(rp.raptor.Worker):  # type: ignore[misc]  # RP has no types
         with self._lock:
             self._unfinished += len(calls)
         for call in calls:
-            if call.id in self._cancelled:
+            with self._lock:  # a call is either cancelled before it is submitted, or after
+                cancelled = call.id in self._cancelled
+                if not cancelled:
+                    self._pool.submit(call, done)
+            if cancelled:
                 failure = Failure(type=CANCELLED, message=f"{call.name} was cancelled")
                 done(failed(call, failure))
-            else:
-                self._pool.submit(call, done)
 
     # --- the client's death ---------------------------------------------------------------
 
     def _watch(self) -> None:
         while not self._ended.wait(ALIVE_EVERY):
-            if self._heard is not None and time.monotonic() - self._heard > ALIVE_LIMIT:
+            if time.monotonic() - self._heard > ALIVE_LIMIT:
                 self._log.error("the client is silent for %.0f s: the pilot is ended", ALIVE_LIMIT)
                 message = {"cmd": "cancel_pilots", "arg": {"uids": [os.environ["RP_PILOT_ID"]]}}
                 self._ctrl_pub.put(rp.constants.CONTROL_PUBSUB, message)
