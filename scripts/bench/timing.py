@@ -70,15 +70,20 @@ def compare(title: str, cases: Sequence[Case], *, runs: int) -> None:
             started = time.perf_counter()
             case.run()
             case.seconds.append(time.perf_counter() - started)
-    table = Table(title=f"{title} ({runs} runs each, interleaved)", title_justify="left")
+    Console(width=110).print(table(title, cases, runs=runs))
+
+
+def table(title: str, cases: Sequence[Case], *, runs: int) -> Table:
+    """Return a table of medians; the first case is the one that ratios refer to."""
+    made = Table(title=f"{title} ({runs} runs each, interleaved)", title_justify="left")
     for column in ("what", "median s", "min", "max", "ratio to the first"):
-        table.add_column(column, justify="left" if column == "what" else "right")
+        made.add_column(column, justify="left" if column == "what" else "right")
     for case in cases:
-        table.add_row(
+        made.add_row(
             case.name,
             f"{case.median:.3f}",
             f"{min(case.seconds):.3f}",
             f"{max(case.seconds):.3f}",
             f"{case.median / cases[0].median:.2f}",
         )
-    Console(width=110).print(table)
+    return made
