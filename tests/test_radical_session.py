@@ -483,7 +483,7 @@ def process_of(run, title):
     raise AssertionError(f"no process {title}")
 
 
-@pytest.mark.parametrize("victim", ["worker", "master", "agent", "host"])
+@pytest.mark.parametrize("victim", ["worker", "master", "agent", "server"])
 def test_calls_fail_when_a_part_of_the_run_is_killed(home, venvs, tmp_path, victim):
     def hold(folder):
         Path(folder, "running").touch()
@@ -494,7 +494,7 @@ def test_calls_fail_when_a_part_of_the_run_is_killed(home, venvs, tmp_path, vict
         run.backend.start()
         until((tmp_path / "running").exists)
         title = {"worker": "raptor-worker", "master": "raptor-master", "agent": "rp.agent.0"}
-        pid = run.backend._host.pid if victim == "host" else process_of(run, title[victim])
+        pid = run.backend._server.pid if victim == "server" else process_of(run, title[victim])
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(BackendError) as caught:
             result(future.result(LIMIT))

@@ -1,4 +1,4 @@
-"""Calls on RADICAL-Pilot: the client's side, which talks to the host process."""
+"""Calls on RADICAL-Pilot: the client's side, which talks to the session server."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 # RP must be loaded first: it warns of deadlocks otherwise.
 _START = (
     "import sys; sys.path[:1] = [] if sys.path[0] == '' else sys.path[:1];"
-    " import radical.pilot; from scalems.radical.host import main; main({descriptor})"
+    " import radical.pilot; from scalems.radical.server import main; main({descriptor})"
 )
-_CHECK = 1.0  # seconds between two looks at the host
+_CHECK = 1.0  # seconds between two looks at the server
 _CLOSE_LIMIT = 60.0  # seconds for RP to give everything back
 _ABORT_LIMIT = 20.0  # the same, after Ctrl-C
 
@@ -51,7 +51,7 @@ class RadicalBackend:
         self._pending: dict[int, tuple[Call, Done]] = {}
         self._link: Connection[Any, Any] | None = None
         self._send_lock = threading.Lock()
-        self._host: subprocess.Popen[bytes] | None = None
+        self._server: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
         self._status: dict[str, str] = {}
         self._ready = threading.Event()
@@ -81,7 +81,7 @@ class RadicalBackend:
             self._link = link
         self._reader = threading.Thread(target=self._read, name="scalems-radical", daemon=True)
         self._reader.start()
-        self._ready.wait()  # the host has limits for all that it waits for
+        self._ready.wait()  # the server has limits for all that it waits for
         if self._error is not None:
             raise self._error
         if self._closing:
@@ -121,23 +121,23 @@ class RadicalBackend:
         with self._lock:
             self._closing = True
         with self._closed:
-            if self._host is None:
+            if self._server is None:
                 self._finish(None)
                 return
             if self._link is not None:
                 self._send_to(self._link, "close")
             try:
-                self._host.wait(_ABORT_LIMIT if abort else _CLOSE_LIMIT)
+                self._server.wait(_ABORT_LIMIT if abort else _CLOSE_LIMIT)
             except subprocess.TimeoutExpired:
                 self._notify("RADICAL-Pilot does not close: its processes are ended")
             processes.sweep(self._settings.run, self._settings.folder)
-            self._host.wait()
+            self._server.wait()
             if self._reader is not None and self._reader is not threading.current_thread():
                 self._reader.join()
             if self._link is not None:
                 self._link.close()
                 self._link = None
-            self._host = None
+            self._server = None
             shutil.rmtree(self._settings.data, ignore_errors=True)
             self._finish(None)
 
@@ -145,7 +145,7 @@ class RadicalBackend:
         """Return the pilot's state and the number of Workers."""
         return dict(self._status)
 
-    # --- the host -------------------------------------------------------------------------
+    # --- the server -----------------------------------------------------------------------
 
     def _launch(self) -> Connection[Any, Any]:
         settings = self._settings
@@ -154,7 +154,7 @@ class RadicalBackend:
         runs.prune(settings.folder)
         ours, theirs = socket.socketpair()
         with theirs, settings.log.open("ab") as output:
-            self._host = subprocess.Popen(
+            self._server = subprocess.Popen(
                 [sys.executable, "-c", _START.format(descriptor=theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -190,10 +190,10 @@ class RadicalBackend:
         self._ready.set()
 
     def _wait_for(self, link: Connection[Any, Any]) -> None:
-        # The socket alone does not tell that the host is gone: RP's processes may hold it.
-        host = self._host
+        # The socket alone does not tell that the server is gone: RP's processes may hold it.
+        server = self._server
         while not link.poll(_CHECK):
-            if host is not None and host.poll() is not None and not link.poll(0):
+            if server is not None and server.poll() is not None and not link.poll(0):
                 raise EOFError
 
     def _on_message(self, kind: str, value: Any = None) -> None:

@@ -71,7 +71,7 @@ def _files(sandbox: Path | None, folder: Path, task: str | None) -> Iterator[Pat
     if sandbox is not None:
         yield from _existing(sandbox, "agent_*.err", "bootstrap_0.out", "bootstrap_0.err")
         yield from _existing(sandbox, "agent_*.log")
-    yield from _existing(folder, "*/pmgr_launching.*.log", "*/*.err", "*/*.log", "host.log")
+    yield from _existing(folder, "*/pmgr_launching.*.log", "*/*.err", "*/*.log", "server.log")
 
 
 def _existing(folder: Path, *patterns: str) -> Iterable[Path]:

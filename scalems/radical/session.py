@@ -1,7 +1,7 @@
 """RADICAL-Pilot's side of a run: one session, one pilot, a raptor master and its Workers.
 
 All that is known of RP's API is here. Nothing of it runs in the user's process: see
-:mod:`scalems.radical.host`.
+:mod:`scalems.radical.server`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from scalems.radical.settings import Settings
 
 _LOCAL = ("fork://", "local://")
-_LOCAL_RUNTIME = 7 * 24 * 60  # minutes: the host ends a local pilot, not the clock
+_LOCAL_RUNTIME = 7 * 24 * 60  # minutes: the server ends a local pilot, not the clock
 _BATCH_RUNTIME = 60  # minutes
 _SAFE = re.compile(r"[\w./+@:,=~-]+")
 _CANCEL_LIMIT = 15.0  # seconds
@@ -156,7 +156,7 @@ class PilotSession:
         """Give back the resource: cancel the pilot and close the session.
 
         Nothing is done if all of it is on this machine. RP needs 10 s and more for
-        that, and the host ends all processes of the run anyway.
+        that, and the server ends all processes of the run anyway.
         """
         if self._pilot is None or self.local:
             return

@@ -39,4 +39,4 @@ class Settings:
     @property
     def log(self) -> Path:
         """What the process that holds RP's session has printed."""
-        return self.folder / "host.log"
+        return self.folder / "server.log"

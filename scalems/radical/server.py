@@ -57,14 +57,14 @@ def main(descriptor: int) -> None:
     settings: Settings = pickle.loads(link.recv_bytes())
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     try:
-        _Host(settings, link).serve()
+        _Server(settings, link).serve()
     finally:
         processes.sweep(settings.run, settings.folder)
         logging.shutdown()
         os._exit(0)  # RP leaves threads that keep an interpreter from ending
 
 
-class _Host:
+class _Server:
     """Connects a client with a pilot session; all but reading happens in the main thread."""
 
     def __init__(self, settings: Settings, link: Connection[Any, Any]) -> None:
@@ -96,7 +96,7 @@ class _Host:
         except ScalemsError as error:
             self._fail(error)
         except Exception as error:
-            log.exception("the host failed")
+            log.exception("the server failed")
             self._fail(BackendError(f"The RADICAL-Pilot session failed: {error!r}"))
         self._stop_timer()
         self._tell("note", "ending the pilot")
