@@ -56,23 +56,19 @@ def read(
     :raises UsageError: the file is missing, is not TOML, or does not match;
         the message lists every mistake.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{path}: cannot be read: {error}", remedy="it must be a readable file of UTF-8 text"
-        ) from error
-    try:
-        data = _parse(text)
-    except ValueError as error:
-        raise UsageError(
-            f"{path}: not valid TOML: {error}",
-            remedy="see https://toml.io for the format; strings need quotes",
-        ) from error
+    text, data = _load(path)
     mistakes = [*validate(data, json.loads(schema.read_text())), *rules(data)]
     if mistakes:
         raise _mistakes_error(path, text, mistakes)
     return data
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a TOML file of any shape.
+
+    :raises UsageError: the file is missing, or is not TOML.
+    """
+    return _load(path)[1]
 
 
 def top_keys(path: Path) -> list[str]:
@@ -81,6 +77,22 @@ def top_keys(path: Path) -> list[str]:
         return list(_parse(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return []
+
+
+def _load(path: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"{path}: cannot be read: {error}", remedy="it must be a readable file of UTF-8 text"
+        ) from error
+    try:
+        return text, _parse(text)
+    except ValueError as error:
+        raise UsageError(
+            f"{path}: not valid TOML: {error}",
+            remedy="see https://toml.io for the format; strings need quotes",
+        ) from error
 
 
 def _parse(text: str) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalems.errors import ScalemsError
@@ -15,9 +16,14 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from scalems.env.compare import Difference
+    from scalems.env.explain import Explanation
     from scalems.env.finding import Finding
+    from scalems.env.initialize import Initialized
+    from scalems.env.inventory import Collection, Kept
     from scalems.env.locking import LockResult, Notify
     from scalems.env.parity import Parity
+    from scalems.env.rollback import RollbackResult
     from scalems.env.sync import SyncResult
     from scalems.env.verify import Report
 
@@ -132,7 +138,7 @@ def print_report(report: Report) -> None:
             builds.add_row(
                 env.name,
                 env.role.value,
-                known.created.replace("T", " ").partition("+")[0],
+                _when(known.created),
                 known.engine,
                 f"{known.files:,}",
                 known.content_digest[:16],
@@ -167,6 +173,163 @@ def parity_table(parity: Parity) -> Table:
         mark = _MARK[row.severity.value if row.severity else None]
         table.add_row(row.what, *(row.values[side] or "-" for side in parity.sides), mark)
     return table
+
+
+def print_initialized(result: Initialized) -> None:
+    """Print what `env init` wrote, and what comes next."""
+    out = console()
+    for path in result.written:
+        out.print(f"[green]written[/]  {path}", soft_wrap=True)
+    for path in result.kept:
+        out.print(f"[yellow]kept[/]     {path}", soft_wrap=True)
+    if result.wanted.source:
+        count = len(result.wanted.dependencies)
+        out.print(f"{count} dependencies taken from {result.wanted.source}", soft_wrap=True)
+    for line in result.wanted.left:
+        out.print("[yellow]not taken:[/] ", end="")
+        out.print(line, markup=False, soft_wrap=True)
+    out.print(f"edit them, then: scalems env sync --resource {result.label}")
+
+
+def print_builds(builds: Sequence[Kept], folder: Path) -> None:
+    """Print all builds that are there."""
+    out = console()
+    if not builds:
+        out.print(f"there are no builds in {folder}", soft_wrap=True)
+        return
+    table = _table("build", "Python", "built (UTC)", "size", "used by")
+    for column in table.columns[:4]:
+        column.no_wrap = True
+    for one in builds:
+        known = one.manifest
+        table.add_row(
+            one.folder.name,
+            known.interpreter["version"] if known else "[red]not usable[/]",
+            _when(known.created)[:-3] if known else "",
+            _size(one.bytes),
+            "\n".join(_users(one)) or "[dim]nothing[/]",
+        )
+    out.print(table)
+    out.print(f"{_size(sum(one.bytes for one in builds))} in {folder}", soft_wrap=True)
+
+
+def print_description(described: Mapping[str, Any]) -> None:
+    """Print all that is known of an environment."""
+    out = console()
+    known = dict(described)
+    distributions = known.pop("distributions")
+    known["bytes"] = _size(known["bytes"])
+    for key, value in known.items():
+        lines = (
+            [f"{name}: {inner}" for name, inner in value.items()]
+            if isinstance(value, dict)
+            else value
+            if isinstance(value, list)
+            else [{True: "yes", False: "no"}.get(value, value)]
+        )
+        for index, line in enumerate(lines):
+            out.print(f"[bold]{'' if index else key:<17}[/] ", end="")
+            out.print(str(line), markup=False, soft_wrap=True)
+    out.print(f"[bold]{'distributions':<17}[/] {len(distributions)}")
+    table = _table("distribution", "version")
+    for name, version in distributions.items():
+        table.add_row(name, version)
+    out.print(table)
+
+
+def print_difference(difference: Difference) -> None:
+    """Print what differs between two sides."""
+    out = console()
+    if difference.same:
+        out.print(
+            f"[green]the same:[/] {' and '.join(difference.sides)} "
+            f"({difference.common} distributions)",
+            soft_wrap=True,
+        )
+        return
+    table = _table("", *difference.sides)
+    for rows in (difference.facts, difference.distributions, difference.files):
+        for name, (one, other) in rows.items():
+            table.add_row(name, one or "[red]-[/]", other or "[red]-[/]")
+    out.print(table)
+    out.print(f"{difference.common} distributions are the same")
+
+
+def print_explanation(explained: Explanation) -> None:
+    """Print why a package is where it is."""
+    out = console()
+    for reason in explained.reasons:
+        locked = reason.locked or "not in its lock"
+        out.print(f"[bold]{reason.env}[/]: {explained.package} {locked}", soft_wrap=True)
+        for what, values in (
+            ("asked for by", reason.asked),
+            ("comes with", [" > ".join(reason.chain)] if len(reason.chain) > 1 else []),
+            ("limited by", reason.limits),
+        ):
+            for value in values:
+                out.print(f"  {what:<13}", end="")
+                out.print(value, markup=False, soft_wrap=True)
+    table = _table("installed in", "version")
+    for where, version in explained.installed.items():
+        table.add_row(where, version)
+    out.print(table)
+
+
+def print_rollback(result: RollbackResult, report: Report | None) -> None:
+    """Print which generation is in use now, or would be, and whether a run can start."""
+    out = console()
+    label, number = result.after.label, result.after.generation
+    table = _table("environment", f"generation {result.before.generation}", f"{number}")
+    before = {env.name: env.folder.name for env in result.before.envs}
+    after = {env.name: env.folder.name for env in result.after.envs}
+    for name in sorted(before.keys() | after.keys()):
+        table.add_row(name, before.get(name, "-"), after.get(name, "-"))
+    out.print(table)
+    if report is None:
+        for line in result.diff.splitlines():
+            out.print(line, markup=False, soft_wrap=True)
+        out.print("[yellow]dry run:[/] nothing was changed")
+        return
+    print_findings(report.findings)
+    if report.ok:
+        out.print(f"[green]{label} is ready[/], at generation {number}, until the next sync")
+
+
+def print_collection(result: Collection, *, dry_run: bool) -> None:
+    """Print which builds were removed, or would be."""
+    out = console()
+    for one in result.builds:
+        out.print(f"  {one.folder.name}  {_size(one.bytes)}", soft_wrap=True)
+    for synced in result.forgotten:
+        out.print(f"  generation {synced.generation} of {synced.label}", soft_wrap=True)
+    count = len(result.builds)
+    builds = "1 build" if count == 1 else f"{count} builds"
+    verb = "would be removed" if dry_run else "removed"
+    out.print(f"{builds} {verb}, {_size(result.bytes)}")
+
+
+def _users(one: Kept) -> Iterator[str]:
+    """Yield who uses a build now, then whose generations it is kept for."""
+    numbers: dict[str, list[str]] = {}
+    for generation in one.generations:
+        label, _, number = generation.rpartition("#")
+        numbers.setdefault(label, []).append(f"#{number}")
+    if one.leased:
+        yield "[cyan]a run[/]"
+    for label in one.current:
+        yield f"[green]{label}[/] {' '.join(numbers.pop(label, []))}"
+    for label, found in numbers.items():
+        yield f"[dim]kept: {label} {' '.join(found)}[/]"
+
+
+def _when(created: str) -> str:
+    return created.replace("T", " ").partition("+")[0]
+
+
+def _size(count: int) -> str:
+    from rich.filesize import decimal
+
+    return decimal(count)
 
 
 def _table(*columns: str) -> Table:

@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from scalems import probe
-from scalems.env import fingerprint, manifest
+from scalems.env import fingerprint, lease, manifest
 from scalems.env.engine import Engine, InstallError
 from scalems.env.fingerprint import Entry
 from scalems.env.layout import Layout
@@ -85,7 +85,12 @@ def ensure(
         known = manifest.read(folder)
         if known and good(folder):
             return known
-        _discard(folder)
+        if lease.held(folder):
+            raise InstallError(
+                f"the build of {plan.name!r} has changed, and a run uses it: {folder}",
+                remedy="end that run (`scalems env list` shows what is in use), then sync again",
+            )
+        discard(folder)
         folder.mkdir(parents=True)
         try:
             return _make(
@@ -98,7 +103,7 @@ def ensure(
                 notify=notify,
             )
         except BaseException:
-            _discard(folder)
+            discard(folder)
             raise
 
 
@@ -216,7 +221,7 @@ def _compile(venv: Path, *, holding: int) -> None:
     )
 
 
-def _discard(folder: Path) -> None:
+def discard(folder: Path) -> None:
     """Take a build away: first out of its name, so that nothing half-deleted is ever found."""
     if not folder.exists():
         return

@@ -31,6 +31,11 @@ class Layout:
         """Folder of one build, named after what decided it."""
         return self.builds / f"{name}-{input_digest[:16]}"
 
+    @property
+    def sync_lock(self) -> Path:
+        """File that every sync holds together, and who removes builds alone."""
+        return self.root / "sync.lock"
+
     def build_lock(self, name: str, input_digest: str) -> Path:
         """File that whoever makes or removes a build holds."""
         return self.builds / f".{name}-{input_digest[:16]}.lock"
@@ -38,6 +43,10 @@ class Layout:
     def resource(self, label: str) -> Path:
         """File that says what was last synced for a resource."""
         return self.root / "resources" / f"{label}.json"
+
+    def generations(self, label: str) -> Path:
+        """Folder of the sets of builds that a resource has had."""
+        return self.root / "generations" / label
 
     def current(self, label: str, name: str) -> Path:
         """Link to the build in use, for people and their scripts."""

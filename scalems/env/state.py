@@ -1,4 +1,7 @@
-"""What was last synced for a resource: the file that a run reads before it starts."""
+"""What was last synced for a resource: the file that a run reads before it starts.
+
+Every set of builds that a resource has had is kept beside it as a *generation*, to return to.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,7 @@ from scalems.env.layout import Layout
 from scalems.env.role import Role
 from scalems.host.files import write_atomic
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +44,8 @@ class Synced:
 
     :param key: digest of all that a sync looks at; equal means nothing has changed.
     :param fields: what the user's RP resource file must say for this resource.
+    :param generation: number of this set of builds, from 1; 0 before it is recorded.
+    :param created: when it was first synced; UTC, ISO 8601.
     """
 
     label: str
@@ -48,6 +54,14 @@ class Synced:
     envs: tuple[SyncedEnv, ...]
     definition: Path
     fields: Mapping[str, Any]
+    generation: int = 0
+    created: str = ""
+
+    def same_builds(self, other: Synced) -> bool:
+        """Whether another has the same builds and the same definition."""
+        return self.fields == other.fields and [
+            (env.name, env.role, env.folder) for env in self.envs
+        ] == [(env.name, env.role, env.folder) for env in other.envs]
 
     @property
     def pilot(self) -> SyncedEnv:
@@ -75,8 +89,45 @@ def labels(layout: Layout) -> list[str]:
 
 def read(layout: Layout, label: str) -> Synced | None:
     """Read what was synced for a resource; ``None`` if nothing, or nothing to trust."""
+    return _read(layout.resource(label), label)
+
+
+def generations(layout: Layout, label: str) -> list[Synced]:
+    """Return the sets of builds that a resource has had and that were not forgotten, in order."""
+    found = (_read(path, label) for path in layout.generations(label).glob("*.json"))
+    return sorted((one for one in found if one), key=lambda one: one.generation)
+
+
+def write(layout: Layout, synced: Synced) -> Synced:
+    """Record a sync, and point the `current` links to its builds.
+
+    :return: it, with the number of its generation: a new one, unless the builds are those
+        of an earlier one.
+    """
+    known = generations(layout, synced.label)
+    same = next((one for one in reversed(known) if one.same_builds(synced)), None)
+    if same:
+        synced = replace(synced, generation=same.generation, created=same.created)
+    else:
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        number = max((one.generation for one in known), default=0) + 1
+        synced = replace(synced, generation=number, created=now)
+    # The generation first: whatever the current file names can be returned to.
+    _write(layout.generations(synced.label) / f"{synced.generation}.json", synced)
+    for env in synced.envs:
+        _switch(layout.current(synced.label, env.name), env.folder)
+    _write(layout.resource(synced.label), synced)
+    return synced
+
+
+def forget(layout: Layout, synced: Synced) -> None:
+    """Take a generation out of those that can be returned to."""
+    (layout.generations(synced.label) / f"{synced.generation}.json").unlink(missing_ok=True)
+
+
+def _read(path: Path, label: str) -> Synced | None:
     try:
-        data = json.loads(layout.resource(label).read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"))
         if data["format"] != FORMAT or data["label"] != label:
             return None
         envs = tuple(
@@ -98,18 +149,19 @@ def read(layout: Layout, label: str) -> Synced | None:
             envs=envs,
             definition=Path(data["definition"]),
             fields=data["fields"],
+            generation=int(data["generation"]),
+            created=str(data["created"]),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
-def write(layout: Layout, synced: Synced) -> None:
-    """Record a sync, and point the `current` links to its builds."""
-    for env in synced.envs:
-        _switch(layout.current(synced.label, env.name), env.folder)
+def _write(path: Path, synced: Synced) -> None:
     data = {
         "format": FORMAT,
         "label": synced.label,
+        "generation": synced.generation,
+        "created": synced.created,
         "project": str(synced.project),
         "key": synced.key,
         "definition": str(synced.definition),
@@ -125,7 +177,7 @@ def write(layout: Layout, synced: Synced) -> None:
             for env in synced.envs
         ],
     }
-    write_atomic(layout.resource(synced.label), json.dumps(data, indent=1) + "\n", mode=0o600)
+    write_atomic(path, json.dumps(data, indent=1) + "\n", mode=0o600)
 
 
 def linked(layout: Layout, synced: Synced) -> bool:

@@ -119,6 +119,10 @@ def sync(project: Project, label: str, options: Options, *, notify: Notify) -> S
     with ExitStack() as stack:
         if not options.dry_run:
             _writable(place)
+            removing = "builds are being removed; waiting for the end of it"
+            stack.enter_context(
+                filelock.hold(place.sync_lock, shared=True, on_wait=lambda: notify(removing))
+            )
             # One sync of a resource at a time: lock, build, switch and definition belong together.
             guard = place.resource(label).with_suffix(".lock")
             waiting = f"another sync of {label} is running; waiting for it"

@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scalems.env import check, layout, manifest, parity, state, target
+from scalems.env import check, layout, lease, manifest, parity, state, target
 from scalems.env.check import Depth
 from scalems.env.finding import Finding, errors, not_ready
-from scalems.env.layout import Layout
 from scalems.env.manifest import Manifest
 from scalems.env.parity import Parity, Side
 from scalems.env.role import Role
@@ -111,13 +110,13 @@ def sync_command(label: str, *, depth: Depth = Depth.NORMAL) -> str:
 def verify(
     resource: str, *, tasks: Sequence[str] = (), depth: Depth = Depth.FAST
 ) -> VerifiedResource:
-    """Verify a resource's Pilot venv and the named Task venvs before a run.
+    """Verify a resource's Pilot venv and the named Task venvs before a run, which holds them.
 
     :param resource: RP label, such as ``local.localhost``.
     :raises UsageError: unknown resource or environment; near names are offered.
     :raises EnvironmentNotReady: with every difference and the command that mends it.
     """
-    report = examine(resource, tasks=tasks, depth=depth)
+    report = examine(resource, tasks=tasks, depth=depth, hold=True)
     if not report.ok:
         raise not_ready(resource, errors(report.findings))
     builds = {
@@ -138,17 +137,19 @@ def examine(
     *,
     tasks: Sequence[str] | None = None,
     depth: Depth = Depth.NORMAL,
-    where: Layout | None = None,
+    hold: bool = False,
 ) -> Report:
     """Look at a resource's environments and report all that differs from what it must be.
 
     :param tasks: Task venvs to look at; ``None`` means all.
+    :param hold: keep the builds from being removed until this process ends.
     :raises UsageError: unknown resource or environment.
     :raises EnvironmentNotReady: the resource was never synced.
     """
-    place = where or layout.default()
-    synced = _synced(place, resource)
+    synced = find(resource)
     envs = [synced.pilot, *_chosen(synced, tasks)]
+    for env in envs if hold else ():
+        lease.hold(env.folder)
     mend = sync_command(resource)
     findings: list[Finding] = []
     manifests: dict[str, Manifest] = {}
@@ -178,7 +179,13 @@ def examine(
     )
 
 
-def _synced(place: Layout, label: str) -> Synced:
+def find(label: str) -> Synced:
+    """Return what was synced for a resource.
+
+    :raises UsageError: unknown resource; near names are offered.
+    :raises EnvironmentNotReady: it was never synced.
+    """
+    place = layout.default()
     found = state.read(place, label)
     if found:
         return found

@@ -15,21 +15,25 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def hold(path: Path, *, on_wait: Callable[[], None] | None = None) -> Iterator[int]:
+def hold(
+    path: Path, *, shared: bool = False, on_wait: Callable[[], None] | None = None
+) -> Iterator[int]:
     """Hold a lock file, waiting for whoever has it; yield the descriptor to pass to children.
 
+    :param shared: together with others that hold it shared.
     :param on_wait: called once if somebody else holds it.
     :raises OSError: it cannot be created, as on a read-only disk.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             if on_wait:
                 on_wait()
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, kind)
         yield descriptor
     finally:
         os.close(descriptor)

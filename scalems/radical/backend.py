@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scalems.env import lease
 from scalems.errors import BackendError, ScalemsError
 from scalems.radical import diagnosis, processes, runs
 from scalems.workflow.call import CANCELLED, Failure, failed, failure_of
@@ -161,7 +162,7 @@ class RadicalBackend:
                 stderr=output,
                 cwd=settings.folder,
                 env=_environment(settings),
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), *lease.descriptors()],
                 start_new_session=True,
             )
         link: Connection[Any, Any] = Connection(ours.detach())

@@ -10,12 +10,12 @@ import contextlib
 import logging
 import math
 import re
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalems import probe
+from scalems.env import enter
 from scalems.errors import UsageError
 from scalems.radical.wire import SLOTS
 
@@ -234,11 +234,7 @@ class PilotSession:
                     "ranks": 1,
                     "cores_per_rank": cores,
                     "environment": {SLOTS: str(slots)},
-                    # Without the first the Pilot venv's packages come before the Task venv's.
-                    "pre_exec": [
-                        "unset PYTHONPATH PYTHONHOME",
-                        f". {shlex.quote(str(build.venv / 'bin' / 'activate'))}",
-                    ],
+                    "pre_exec": enter.shell_lines(build.venv),
                 }
             )
             for index, (cores, slots) in enumerate(zip(layout.cores, layout.slots, strict=True))

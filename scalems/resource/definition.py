@@ -124,6 +124,18 @@ def plan(config: ResourceConfig, *, virtenv: Path) -> Change:
     return Change(label=config.label, path=path, before=before, after=after)
 
 
+def restore(label: str, fields: Mapping[str, Any]) -> Change:
+    """Work out how to set fields of a resource to what was written for it before.
+
+    :raises UsageError: RP could not read the user's file.
+    """
+    domain, _, name = label.partition(".")
+    path = user_folder() / f"resource_{domain}.json"
+    before, _ = _read(path)
+    after = jsontext.merge_members(before if before.strip() else "{}\n", [name], fields)
+    return Change(label=label, path=path, before=before, after=after)
+
+
 def fields_of(label: str) -> dict[str, Any]:
     """Return what the user's own file sets for a resource; nothing if there is no file."""
     domain, _, name = label.partition(".")

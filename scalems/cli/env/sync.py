@@ -1,73 +1,26 @@
-"""Build, verify and lock the environments of a resource.
-
-Env specs are in envs/NAME.toml, resource configs in resource-configs/DOMAIN.toml of the
-project: the folder that you are in, or one above it.
-"""
+"""``scalems env sync`` and ``scalems env lock``: from specs to environments."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scalems.cli.env.command import Commands, add, add_engine, add_project
 from scalems.errors import ExitCode
 
 if TYPE_CHECKING:
     from scalems.env.state import Synced
 
-ENGINES = ("auto", "uv", "pip")
 
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the commands of this group to a parser."""
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+def configure(commands: Commands) -> None:
+    """Add these commands."""
     _add_sync(commands)
-    _add_check(commands)
     _add_lock(commands)
 
 
-def _add(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-    name: str,
-    about: str,
-    examples: str,
-) -> argparse.ArgumentParser:
-    from scalems.cli import formatter
-
-    command = commands.add_parser(
-        name,
-        help=about,
-        description=about[0].upper() + about[1:] + ".",
-        epilog=f"examples:\n{examples}",
-        formatter_class=formatter(),
-    )
-    command.add_argument("--json", action="store_true", help="print the result as JSON")
-    command.add_argument("-q", "--quiet", action="store_true", help="no progress")
-    command.add_argument("-v", "--verbose", action="store_true", help="log what is run")
-    command.add_argument(
-        "-C", "--project", type=Path, metavar="FOLDER", help="project folder, if not this one"
-    )
-    return command
-
-
-def _add_engine(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--engine",
-        choices=ENGINES,
-        default="auto",
-        help="what resolves and installs: uv, or virtualenv with pip-tools (default: uv if there)",
-    )
-    command.add_argument(
-        "--upgrade", action="store_true", help="take the newest versions that the specs allow"
-    )
-    command.add_argument(
-        "--offline", action="store_true", help="use cached packages only, no network"
-    )
-
-
-def _add_sync(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = _add(
+def _add_sync(commands: Commands) -> None:
+    command = add(
         commands,
         "sync",
         "make a resource's environments what their specs say",
@@ -78,7 +31,8 @@ def _add_sync(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     command.add_argument(
         "--resource", required=True, metavar="LABEL", help="resource, such as local.localhost"
     )
-    _add_engine(command)
+    add_project(command)
+    add_engine(command)
     command.add_argument(
         "--frozen", action="store_true", help="fail if a lock is not current, never resolve"
     )
@@ -95,35 +49,8 @@ def _add_sync(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     command.set_defaults(run=_sync)
 
 
-def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = _add(
-        commands,
-        "check",
-        "compare builds with what was verified, and with the client",
-        "  scalems env check\n"
-        "  scalems env check --resource local.localhost --deep     read every byte\n"
-        "  scalems env check --json | jq '.[].findings'\n\n"
-        "exit codes: 0 ready, 2 wrong use, 3 not ready",
-    )
-    command.add_argument(
-        "--resource", metavar="LABEL", help="only this resource (default: all that were synced)"
-    )
-    depth = command.add_mutually_exclusive_group()
-    depth.add_argument(
-        "--fast",
-        dest="depth",
-        action="store_const",
-        const="fast",
-        help="what every launch does: manifest, interpreter, distributions",
-    )
-    depth.add_argument(
-        "--deep", dest="depth", action="store_const", const="deep", help="read every byte"
-    )
-    command.set_defaults(run=_check, depth="normal")
-
-
-def _add_lock(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = _add(
+def _add_lock(commands: Commands) -> None:
+    command = add(
         commands,
         "lock",
         "resolve env specs into pinned and hashed locks beside them",
@@ -131,7 +58,8 @@ def _add_lock(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "  scalems env lock task --upgrade   to the newest versions that the spec allows",
     )
     command.add_argument("names", nargs="*", metavar="NAME", help="env specs (default: all)")
-    _add_engine(command)
+    add_project(command)
+    add_engine(command)
     command.set_defaults(run=_lock)
 
 
@@ -193,27 +121,6 @@ def _in_sync(known: Synced, options: argparse.Namespace) -> int:
         names = ", ".join(env.name for env in known.envs)
         print(f"{known.label} is in sync ({names}); nothing to do")
     return ExitCode.DONE
-
-
-def _check(options: argparse.Namespace) -> int:
-    from scalems.cli import render
-    from scalems.env import layout, state
-    from scalems.env.check import Depth
-    from scalems.env.verify import examine
-    from scalems.errors import EnvironmentNotReady
-
-    labels = [options.resource] if options.resource else state.labels(layout.default())
-    if not labels:
-        raise EnvironmentNotReady(
-            "no resource was synced yet", remedy="scalems env sync --resource local.localhost"
-        )
-    reports = [examine(label, depth=Depth(options.depth)) for label in labels]
-    if options.json:
-        render.print_json([report.to_dict() for report in reports])
-    else:
-        for report in reports:
-            render.print_report(report)
-    return ExitCode.DONE if all(report.ok for report in reports) else ExitCode.NOT_READY
 
 
 def _lock(options: argparse.Namespace) -> int:

@@ -1,0 +1,18 @@
+"""Build, verify, inspect and enter the environments of a resource.
+
+Env specs are in envs/NAME.toml, resource configs in resource-configs/DOMAIN.toml of the
+project: the folder that you are in, or one above it.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from scalems.cli.env import enter, keep, look, share, start, sync
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the commands of this group to a parser."""
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for module in (start, sync, look, enter, keep, share):
+        module.configure(commands)

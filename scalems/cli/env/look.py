@@ -1,0 +1,172 @@
+"""``scalems env check``, ``list``, ``show``, ``diff`` and ``explain``: what is there."""
+
+from __future__ import annotations
+
+import argparse
+
+from scalems.cli.env.command import Commands, add, add_project, add_resource
+from scalems.errors import ExitCode
+
+
+def configure(commands: Commands) -> None:
+    """Add these commands."""
+    _add_check(commands)
+    _add_list(commands)
+    _add_show(commands)
+    _add_diff(commands)
+    _add_explain(commands)
+
+
+def _add_check(commands: Commands) -> None:
+    command = add(
+        commands,
+        "check",
+        "compare builds with what was verified, and with the client",
+        "  scalems env check\n"
+        "  scalems env check --resource local.localhost --deep     read every byte\n"
+        "  scalems env check --json | jq '.[].findings'\n\n"
+        "exit codes: 0 ready, 2 wrong use, 3 not ready",
+    )
+    command.add_argument(
+        "--resource", metavar="LABEL", help="only this resource (default: all that were synced)"
+    )
+    depth = command.add_mutually_exclusive_group()
+    depth.add_argument(
+        "--fast",
+        dest="depth",
+        action="store_const",
+        const="fast",
+        help="what every launch does: manifest, interpreter, distributions",
+    )
+    depth.add_argument(
+        "--deep", dest="depth", action="store_const", const="deep", help="read every byte"
+    )
+    command.set_defaults(run=_check, depth="normal")
+
+
+def _add_list(commands: Commands) -> None:
+    command = add(
+        commands,
+        "list",
+        "list all builds: which resource and generation has each, and whether a run uses it",
+        "  scalems env list\n  scalems env list --json | jq '.[].folder'",
+    )
+    command.set_defaults(run=_list)
+
+
+def _add_show(commands: Commands) -> None:
+    command = add(
+        commands,
+        "show",
+        "show all that is known of an environment in use",
+        "  scalems env show task\n  scalems env show task --resource local.localhost --json",
+    )
+    command.add_argument("name", metavar="NAME", help="environment, such as task")
+    add_resource(command)
+    command.set_defaults(run=_show)
+
+
+def _add_diff(commands: Commands) -> None:
+    command = add(
+        commands,
+        "diff",
+        "compare two environments, builds, venvs or locks",
+        "  scalems env diff pilot task\n"
+        "  scalems env diff task lock:task       what is built, and what the lock says\n"
+        "  scalems env diff task#1 task#2        two generations\n"
+        "  scalems env diff client /path/to/venv\n\n"
+        "Each side is an environment (NAME, or LABEL/NAME), one of its generations (NAME#NUMBER),\n"
+        "lock:NAME, client, or the folder of a venv or a build.\n\n"
+        "exit codes: 0 the same, 1 they differ, 2 wrong use",
+    )
+    command.add_argument("sides", nargs=2, metavar="SIDE", help="what to compare, see below")
+    command.add_argument("--files", action="store_true", help="name the files of builds too")
+    add_resource(command)
+    add_project(command)
+    command.set_defaults(run=_diff)
+
+
+def _add_explain(commands: Commands) -> None:
+    command = add(
+        commands,
+        "explain",
+        "say which specs, constraints and locks put a package there, and who has which version",
+        "  scalems env explain numpy",
+    )
+    command.add_argument("package", metavar="PACKAGE", help="name of a distribution")
+    add_project(command)
+    command.set_defaults(run=_explain)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from scalems.cli import render
+    from scalems.env import layout, state
+    from scalems.env.check import Depth
+    from scalems.env.verify import examine
+    from scalems.errors import EnvironmentNotReady
+
+    labels = [options.resource] if options.resource else state.labels(layout.default())
+    if not labels:
+        raise EnvironmentNotReady(
+            "no resource was synced yet", remedy="scalems env sync --resource local.localhost"
+        )
+    reports = [examine(label, depth=Depth(options.depth)) for label in labels]
+    if options.json:
+        render.print_json([report.to_dict() for report in reports])
+    else:
+        for report in reports:
+            render.print_report(report)
+    return ExitCode.DONE if all(report.ok for report in reports) else ExitCode.NOT_READY
+
+
+def _list(options: argparse.Namespace) -> int:
+    from scalems.cli import render
+    from scalems.env import inventory, layout
+
+    found = inventory.builds(layout.default())
+    if options.json:
+        render.print_json([one.to_dict() for one in found])
+    else:
+        render.print_builds(found, layout.default().builds)
+    return ExitCode.DONE
+
+
+def _show(options: argparse.Namespace) -> int:
+    from scalems.cli import render
+    from scalems.env import describe
+
+    described = describe.describe(options.name, options.resource)
+    if options.json:
+        render.print_json(described)
+    else:
+        render.print_description(described)
+    return ExitCode.DONE
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from scalems.cli import render
+    from scalems.env import compare
+
+    one, other = (
+        compare.side(text, resource=options.resource, folder=options.project)
+        for text in options.sides
+    )
+    difference = compare.difference(one, other, files=options.files)
+    if options.json:
+        render.print_json(difference.to_dict())
+    else:
+        render.print_difference(difference)
+    return ExitCode.DONE if difference.same else ExitCode.FAILED
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from scalems.cli import render
+    from scalems.env import explain
+    from scalems.resource.config import find_project
+
+    explained = explain.explain(options.package, find_project(options.project))
+    if options.json:
+        render.print_json(explained.to_dict())
+    else:
+        render.print_explanation(explained)
+    return ExitCode.DONE

@@ -1,0 +1,48 @@
+"""`env show`: all that is known of an environment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scalems.env import enter, lease, manifest, state, target
+from scalems.env.selection import select
+from scalems.errors import EnvironmentNotReady
+
+
+def describe(text: str, resource: str | None = None) -> dict[str, Any]:
+    """Describe an environment in values that JSON can hold.
+
+    :param text: see :func:`scalems.env.selection.select`.
+    :raises UsageError: there is no such environment.
+    :raises EnvironmentNotReady: its build is not usable.
+    """
+    synced, env = select(text, resource=resource)
+    known = manifest.read(env.folder)
+    if known is None:
+        raise EnvironmentNotReady(
+            f"the build of {text!r} is not usable: {env.folder}",
+            remedy=f"scalems env sync --resource {synced.label}",
+        )
+    return {
+        "name": env.name,
+        "role": env.role.value,
+        "resource": synced.label,
+        "generation": synced.generation,
+        "spec": str(env.spec),
+        "spec changed": state.file_digest(env.spec) not in ("", env.spec_digest),
+        "folder": str(env.folder),
+        "python": known.python,
+        "interpreter": dict(known.interpreter),
+        "engine": known.engine,
+        "created": known.created,
+        "seconds": known.seconds,
+        "files": known.files,
+        "bytes": known.bytes,
+        "in use": lease.held(env.folder),
+        "input digest": known.input_digest,
+        "content digest": known.content_digest,
+        "client's scalems": known.scalems_digest == target.client().scalems_digest,
+        "definition": {"path": str(synced.definition), "fields": dict(synced.fields)},
+        "entered by": enter.shell_lines(env.folder / "venv"),
+        "distributions": dict(sorted(known.versions.items())),
+    }

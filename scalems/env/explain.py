@@ -1,0 +1,153 @@
+"""`env explain`: why a package is where it is, and who has which version."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from packaging.requirements import Requirement
+
+from scalems.env import layout, lock, manifest, parity, spec, state, target
+from scalems.env.lock import ALWAYS
+from scalems.env.spec import EnvSpec
+from scalems.errors import UsageError
+from scalems.probe import normalize
+from scalems.resource.config import Project
+from scalems.tomlfile import near
+
+_PIN = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)==")
+_VIA = re.compile(r"\s+#\s+(?:via\s*)?(?P<name>\S*)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reason:
+    """Why an environment has a package.
+
+    :param locked: version in its lock; empty if it is not in it.
+    :param asked: what asks for it directly: lines of the spec, and rules of scalems.
+    :param limits: constraints on its version, with who sets them.
+    :param chain: packages that lead from what the spec asks for to this one, that first.
+    """
+
+    env: str
+    spec: str
+    locked: str
+    asked: tuple[str, ...]
+    limits: tuple[str, ...]
+    chain: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """A package in all environments of a project, and its version in each build in use."""
+
+    package: str
+    reasons: tuple[Reason, ...]
+    installed: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it in values that JSON can hold."""
+        return {
+            "package": self.package,
+            "reasons": [vars(reason) | {} for reason in self.reasons],
+            "installed": dict(self.installed),
+        }
+
+
+def explain(package: str, project: Project) -> Explanation:
+    """Say why a package is in the environments of a project.
+
+    :raises UsageError: no spec, lock or build has it; near names are offered.
+    """
+    name = normalize(package)
+    client = target.client()
+    reasons, known = [], set(client.versions)
+    for env in project.env_names():
+        one = spec.load(project.env_path(env))
+        parents = _parents(one)
+        known |= parents.keys()
+        reason = _reason(one, name, parents, parity.pins(client.versions))
+        if reason.locked or reason.asked or reason.limits:
+            reasons.append(reason)
+    installed = _installed(name)
+    if name in client.versions:
+        installed = {"client": client.versions[name], **installed}
+    if not reasons and not installed:
+        raise UsageError(
+            f"no spec, lock or build has {package!r}{near(name, known)}",
+            remedy="add it to `dependencies` of an env spec and run `scalems env sync`",
+        )
+    return Explanation(package=name, reasons=tuple(reasons), installed=installed)
+
+
+def _reason(
+    one: EnvSpec, name: str, parents: Mapping[str, list[str]], pins: Mapping[str, str]
+) -> Reason:
+    asked = [f"{one.path.name}: {t}" for t in one.dependencies if _named(t) == name]
+    if name in map(normalize, ALWAYS):
+        asked.append("scalems: every environment has it")
+    limits = [f"{one.path.name}: {t}" for t in one.constraints if _named(t) == name]
+    if name in pins:
+        limits.append(f"parity with the client: =={pins[name]}")
+    locked = ""
+    if one.lock_path.is_file():
+        found = [pin.version for pin in lock.load(one.lock_path).pins if pin.name == name]
+        locked = " or ".join(found)
+    return Reason(
+        env=one.name,
+        spec=str(one.path),
+        locked=locked,
+        asked=tuple(asked),
+        limits=tuple(limits),
+        chain=tuple(_chain(name, parents)),
+    )
+
+
+def _named(requirement: str) -> str:
+    return normalize(Requirement(requirement).name)
+
+
+def _parents(one: EnvSpec) -> dict[str, list[str]]:
+    """Read from the comments of a lock which packages asked for which."""
+    parents: dict[str, list[str]] = {}
+    current: list[str] = []
+    try:
+        lines = one.lock_path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return {}
+    for line in lines:
+        if match := _PIN.match(line):
+            current = parents.setdefault(normalize(match["name"]), [])
+        elif (match := _VIA.match(line)) and match["name"]:
+            current.append(match["name"])
+    return parents
+
+
+def _chain(name: str, parents: Mapping[str, list[str]]) -> list[str]:
+    """Return a shortest way from what was asked for down to a package."""
+    ways = [[name]]
+    seen = {name}
+    while ways:
+        way = ways.pop(0)
+        above = parents.get(way[0], [])
+        if any(parent.endswith(".in") for parent in above):
+            return way
+        for parent in map(normalize, above):
+            if parent not in seen:
+                seen.add(parent)
+                ways.append([parent, *way])
+    return []
+
+
+def _installed(name: str) -> dict[str, str]:
+    place = layout.default()
+    found = {}
+    for label in state.labels(place):
+        synced = state.read(place, label)
+        for env in synced.envs if synced else ():
+            known = manifest.read(env.folder)
+            if known and name in known.versions:
+                found[f"{label}/{env.name}"] = known.versions[name]
+    return found

@@ -1,0 +1,181 @@
+"""The builds that are there: who uses each, and which ones nothing refers to any more."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scalems.env import build, lease, manifest, state
+from scalems.env.layout import Layout
+from scalems.env.locking import Notify
+from scalems.env.manifest import Manifest
+from scalems.env.state import Synced
+from scalems.host import filelock
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """A build that is there.
+
+    :param manifest: ``None`` if it is not usable.
+    :param current: labels of the resources that use it now.
+    :param generations: those that it belongs to, as ``LABEL#NUMBER``.
+    :param leased: whether a run uses it now.
+    :param bytes: size of its files.
+    """
+
+    folder: Path
+    manifest: Manifest | None
+    current: tuple[str, ...]
+    generations: tuple[str, ...]
+    leased: bool
+    bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it in values that JSON can hold."""
+        known = self.manifest
+        return {
+            "folder": str(self.folder),
+            "name": known.name if known else None,
+            "role": known.role.value if known else None,
+            "python": known.interpreter["version"] if known else None,
+            "created": known.created if known else None,
+            "distributions": len(known.versions) if known else None,
+            "input_digest": known.input_digest if known else None,
+            "content_digest": known.content_digest if known else None,
+            "current": list(self.current),
+            "generations": list(self.generations),
+            "in_use": self.leased,
+            "bytes": self.bytes,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collection:
+    """What `env gc` removed, or would remove.
+
+    :param builds: those that nothing refers to.
+    :param forgotten: generations that cannot be returned to afterwards.
+    :param wheels: all wheels of scalems but the newest.
+    :param bytes: size of all of it.
+    """
+
+    builds: tuple[Kept, ...]
+    forgotten: tuple[Synced, ...]
+    wheels: tuple[Path, ...]
+
+    bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it in values that JSON can hold."""
+        return {
+            "builds": [one.to_dict() for one in self.builds],
+            "forgotten": [f"{one.label}#{one.generation}" for one in self.forgotten],
+            "wheels": [str(path) for path in self.wheels],
+            "bytes": self.bytes,
+        }
+
+
+def builds(place: Layout) -> list[Kept]:
+    """Return all builds, by name and age."""
+    current = _using({label: state.read(place, label) for label in state.labels(place)})
+    generations: dict[Path, list[str]] = {}
+    for label in state.labels(place):
+        for one in state.generations(place, label):
+            for env in one.envs:
+                generations.setdefault(env.folder, []).append(f"{label}#{one.generation}")
+    found = []
+    for folder in sorted(path for path in place.builds.glob("[!.]*") if path.is_dir()):
+        known = manifest.read(folder)
+        found.append(
+            Kept(
+                folder=folder,
+                manifest=known,
+                current=tuple(current.get(folder, ())),
+                generations=tuple(generations.get(folder, ())),
+                leased=lease.held(folder),
+                bytes=known.bytes if known else _size(folder),
+            )
+        )
+    return sorted(found, key=_age)
+
+
+def _age(one: Kept) -> tuple[str, str]:
+    return (one.manifest.name, one.manifest.created) if one.manifest else ("", one.folder.name)
+
+
+def collect(place: Layout, *, keep: int, dry_run: bool, notify: Notify) -> Collection:
+    """Remove builds that no resource, no kept generation and no running process refers to.
+
+    :param keep: how many generations of each resource can be returned to afterwards, beside
+        the one in use.
+    :param dry_run: only tell what would be removed.
+    :raises OSError: it cannot be removed.
+    """
+    waiting = "a sync is running; waiting for it"
+    with filelock.hold(place.sync_lock, on_wait=lambda: notify(waiting)):
+        forgotten = _old(place, keep)
+        gone = {f"{one.label}#{one.generation}" for one in forgotten}
+        unused = tuple(
+            one
+            for one in builds(place)
+            if not (one.current or one.leased or set(one.generations) - gone)
+        )
+        # They are packed again when needed.
+        wheels = sorted(place.wheels.rglob("*.whl"), key=lambda path: path.stat().st_mtime)[:-1]
+        result = Collection(
+            builds=unused,
+            forgotten=tuple(forgotten),
+            wheels=tuple(wheels),
+            bytes=sum(one.bytes for one in unused) + sum(map(_size, wheels)),
+        )
+        if not dry_run:
+            _remove(place, result, notify)
+        return result
+
+
+def _remove(place: Layout, what: Collection, notify: Notify) -> None:
+    for one in what.forgotten:
+        state.forget(place, one)
+    for kept in what.builds:
+        notify(f"removing {kept.folder.name}")
+        build.discard(kept.folder)
+        lease.path(kept.folder).unlink(missing_ok=True)
+    for path in what.wheels:
+        path.unlink(missing_ok=True)
+    build.sweep(place)
+
+
+def _old(place: Layout, keep: int) -> list[Synced]:
+    """Return the generations that are neither in use nor among the newest others."""
+    old: list[Synced] = []
+    for label in state.labels(place):
+        used = state.read(place, label)
+        others = [
+            one
+            for one in state.generations(place, label)
+            if used is None or one.generation != used.generation
+        ]
+        old += others[: max(len(others) - keep, 0)]
+    return old
+
+
+def _using(resources: Mapping[str, Synced | None]) -> dict[Path, list[str]]:
+    used: dict[Path, list[str]] = {}
+    for label, synced in resources.items():
+        for env in synced.envs if synced else ():
+            used.setdefault(env.folder, []).append(label)
+    return used
+
+
+def _size(path: Path) -> int:
+    if not path.is_dir():
+        return path.lstat().st_size
+    return sum(
+        os.lstat(os.path.join(root, name)).st_size  # noqa: PTH118
+        for root, _, names in os.walk(path)
+        for name in names
+    )
