@@ -141,23 +141,26 @@ def _remove(place: Layout, what: Collection, notify: Notify) -> None:
     for one in what.forgotten:
         state.forget(place, one)
     for kept in what.builds:
-        notify(f"removing {kept.folder.name}")
-        build.discard(kept.folder)
-        lease.path(kept.folder).unlink(missing_ok=True)
+        with lease.free(kept.folder) as free:
+            if free:
+                notify(f"removing {kept.folder.name}")
+                build.discard(kept.folder)
     for path in what.wheels:
         path.unlink(missing_ok=True)
     build.sweep(place)
 
 
 def _old(place: Layout, keep: int) -> list[Synced]:
-    """Return the generations that are neither in use nor among the newest others."""
+    """Return the generations that nobody uses and that are not among the newest others."""
     old: list[Synced] = []
     for label in state.labels(place):
         used = state.read(place, label)
+        in_use = {env.folder for env in used.envs} if used else set()
         others = [
             one
             for one in state.generations(place, label)
-            if used is None or one.generation != used.generation
+            if (used is None or one.generation != used.generation)
+            and not any(lease.held(env.folder) for env in one.envs if env.folder not in in_use)
         ]
         old += others[: max(len(others) - keep, 0)]
     return old

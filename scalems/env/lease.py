@@ -6,8 +6,10 @@ process that holds it has ended, however it ended, so none is ever stale.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 _held: dict[Path, int] = {}
@@ -36,21 +38,31 @@ def descriptors() -> tuple[int, ...]:
 
 def held(folder: Path) -> bool:
     """Whether a process holds a build."""
-    try:
-        descriptor = os.open(path(folder), os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
+    with free(folder) as nobody:
+        return not nobody
+
+
+@contextlib.contextmanager
+def free(folder: Path) -> Iterator[bool]:
+    """Tell whether nobody holds a build; if so, nobody can before the context ends."""
+    descriptor = _open(path(folder), create=False)
+    if descriptor is None:
+        yield True
+        return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        nobody = True
     except BlockingIOError:
-        return True
+        nobody = False
+    try:
+        yield nobody
     finally:
         os.close(descriptor)
-    return False
 
 
-def _open(lease: Path) -> int | None:
-    for flags in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):
+def _open(lease: Path, *, create: bool = True) -> int | None:
+    # To lock alone, NFS needs it open for writing.
+    for flags in (os.O_RDWR | (os.O_CREAT if create else 0), os.O_RDONLY):
         try:
             return os.open(lease, flags | os.O_CLOEXEC, 0o644)
         except OSError:
