@@ -206,16 +206,21 @@ def _task(wanted: Wanted) -> str:
         f'python = ">=3.{min(10, sys.version_info.minor)},<3.14"',
     ]
     if wanted.source:
-        lines.append(f"# from {Path(wanted.source).name}")
+        lines.append(f"# from {_printable(Path(wanted.source).name)}")
     listed = [f"    {json.dumps(text)}," for text in wanted.dependencies]
     lines += ["dependencies = [", *listed, "]"] if listed else ["dependencies = []"]
     if not listed:
         lines.append('# such as: dependencies = ["numpy>=1.26,<3"]')
     if wanted.left:
         lines.append("# These lines are no requirements of packages of an index:")
-        lines += [f"#   {text}" for text in wanted.left]
+        lines += [f"#   {_printable(text)}" for text in wanted.left]
     lines += [
         "# Limits on versions of what is only needed indirectly:",
         "# constraints = []",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _printable(text: str) -> str:
+    """Return a text that can stand in a comment."""
+    return "".join(char if char.isprintable() else "?" for char in text)

@@ -1,0 +1,269 @@
+"""What `env init`, `show`, `diff`, `explain`, `export` and `run` tell of environments."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from homes import LABEL, Scalems, copy_project, tree
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scalems.env import initialize, lock, spec
+from scalems.errors import ExitCode
+
+
+@pytest.fixture
+def fresh(scalems: Scalems, tmp_path: Path) -> Scalems:
+    """An empty project, in a home where nothing was synced."""
+    folder = tmp_path / "fresh"
+    folder.mkdir()
+    return Scalems(home=scalems.home, project=folder, env=scalems.env)
+
+
+# --- init ---------------------------------------------------------------------------------
+
+
+def test_init_writes_specs_that_are_valid_as_they_are(fresh):
+    result = fresh.json("env", "init")
+    assert [Path(path).name for path in result["written"]] == [
+        "pilot.toml",
+        "task.toml",
+        "local.toml",
+    ]
+    for name in ("pilot", "task"):
+        spec.load(fresh.project / "envs" / f"{name}.toml")
+    # What comes next works on them.
+    done = fresh.run("env", "sync", "--resource", LABEL, "--frozen", code=ExitCode.NOT_READY)
+    assert "there is no lock yet" in done.stderr
+
+
+def test_init_takes_requirements_over_and_names_what_it_cannot(fresh):
+    (fresh.project / "requirements.txt").write_text(
+        "# what we need\nNumPy >= 1.26 # arrays\nscipy[x]==1.* ; python_version > '3.9' \\\n"
+        "    --hash=sha256:00\n-r more.txt\nours @ https://example.org/ours.whl\n"
+    )
+    result = fresh.json("env", "init")
+    assert result["dependencies"] == ["NumPy>=1.26", 'scipy[x]==1.*; python_version > "3.9"']
+    assert result["left"] == ["-r more.txt", "ours @ https://example.org/ours.whl"]
+    loaded = spec.load(fresh.project / "envs" / "task.toml")
+    assert loaded.dependencies == tuple(result["dependencies"])
+
+
+def test_init_takes_a_pyproject_over(fresh):
+    text = '[project]\nname = "x"\nversion = "1"\ndependencies = ["attrs>=23"]\n'
+    (fresh.project / "pyproject.toml").write_text(text)
+    assert fresh.json("env", "init")["dependencies"] == ["attrs>=23"]
+
+
+def test_init_takes_a_venv_over(fresh):
+    result = fresh.json("env", "init", "--from", sys.prefix)
+    names = [text.partition("==")[0] for text in result["dependencies"]]
+    assert "hypothesis" in names  # asked for by nothing else
+    assert "sortedcontainers" not in names  # hypothesis needs it
+    assert "scalems" not in names
+
+
+def test_init_leaves_what_is_there(fresh):
+    fresh.run("env", "init")
+    before = tree(fresh.project)
+    result = fresh.json("env", "init", "--resource", "local.localhost")
+    assert result["written"] == []
+    assert len(result["kept"]) == 3
+    assert tree(fresh.project) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--resource", "localhost"], "write DOMAIN.NAME"),
+        (["--resource", "local/../../x.y"], "cannot name a resource"),
+        (["--from", "nowhere.txt"], "there is no nowhere.txt"),
+        (["--from", "."], "no site-packages folder"),
+        (["-C", "nowhere"], "is not a folder"),
+    ],
+)
+def test_wrong_use_of_init(fresh, words, told):
+    assert told in fresh.run("env", "init", *words, code=ExitCode.USAGE).stderr
+    assert list(fresh.project.iterdir()) == []
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8"), max_size=200))
+def test_any_requirements_file_gives_a_valid_spec(tmp_path_factory, text):
+    folder = tmp_path_factory.mktemp("any")
+    (folder / "requirements.txt").write_bytes(text.encode())
+    source = folder / "requirements.txt"
+    result = initialize.initialize(folder, "lab.cluster", source=source)
+    loaded = spec.load(folder / "envs" / "task.toml")
+    assert loaded.dependencies == result.wanted.dependencies
+
+
+# --- show, diff, explain ------------------------------------------------------------------
+
+
+@pytest.mark.network
+def test_show_has_what_is_installed_and_how_to_get_in(small_home):
+    shown = small_home.json("env", "show", "pilot")
+    assert shown["folder"] == str(small_home.build("pilot"))
+    assert "radical-pilot" in shown["distributions"]
+    assert shown["entered by"][-1] == f". {small_home.build('pilot')}/venv/bin/activate"
+    text = small_home.run("env", "show", f"{LABEL}/pilot").stdout
+    assert shown["content digest"] in text
+
+
+@pytest.mark.network
+def test_diff_with_the_lock_and_the_client(small_home):
+    assert small_home.json("env", "diff", "pilot", "lock:pilot")["same"]
+    with_client = small_home.json("env", "diff", "pilot", "client", code=ExitCode.FAILED)
+    assert "radical-pilot" not in with_client["distributions"]
+    assert with_client["distributions"]["hypothesis"][0] == ""
+    a_venv = small_home.json("env", "diff", "client", sys.prefix)
+    assert a_venv["same"]
+
+
+@pytest.mark.network
+@pytest.mark.parametrize(
+    ("side", "told"),
+    [
+        ("pilo", "did you mean 'pilot'?"),
+        ("lock:nothing", "there is no env spec 'nothing'"),
+        ("nowhere.host/pilot", "there is no resource 'nowhere.host'"),
+        ("/", "neither a build nor a venv"),
+        ("a//b", "does not name an environment"),
+    ],
+)
+def test_unknown_sides(small_home, side, told):
+    assert told in small_home.run("env", "diff", "pilot", side, code=ExitCode.USAGE).stderr
+
+
+@pytest.mark.network
+def test_explain_leads_from_what_was_asked_for(small_home):
+    explained = small_home.json("env", "explain", "Radical.Utils")
+    (reason,) = explained["reasons"]
+    assert reason["chain"] == ["radical-pilot", "radical-utils"]
+    assert reason["limits"] == [f"parity with the client: =={reason['locked']}"]
+    versions = explained["installed"]
+    assert versions.keys() == {"client", f"{LABEL}/pilot"}
+    assert set(versions.values()) == {reason["locked"]}
+    assert (
+        "radical-pilot > radical-utils" in small_home.run("env", "explain", "radical-utils").stdout
+    )
+    done = small_home.run("env", "explain", "radical.utls", code=ExitCode.USAGE)
+    assert "did you mean 'radical-utils'" in done.stderr
+
+
+# --- run ----------------------------------------------------------------------------------
+
+
+@pytest.mark.network
+def test_run_enters_what_a_task_sees(small_home):
+    code = "import os, sys; print(sys.prefix, os.environ.get('PYTHONPATH'), sys.argv[1])"
+    words = ["env", "run", "pilot", "--", "python", "-c", code, "two words; $HOME"]
+    done = small_home.run(*words, PYTHONPATH="/nowhere")
+    assert done.stdout == f"{small_home.build('pilot')}/venv None two words; $HOME\n"
+    assert small_home.run("env", "run", "pilot", "--", "sh", "-c", "exit 7", code=7)
+
+
+@pytest.mark.network
+def test_run_refuses_what_was_changed(small_home):
+    folder = small_home.build("pilot")
+    extra = next((folder / "venv").rglob("site-packages")) / "extra.py"
+    extra.write_text("")
+    try:
+        done = small_home.run("env", "run", "pilot", "--", "true", code=ExitCode.NOT_READY)
+        assert "extra.py" in done.stderr
+        small_home.run("env", "run", "--no-check", "pilot", "--", "true")
+    finally:
+        extra.unlink()
+
+
+@pytest.mark.network
+def test_wrong_use_of_run(small_home):
+    done = small_home.run("env", "run", "pilot", code=ExitCode.USAGE)
+    assert "there is no command to run" in done.stderr
+    done = small_home.run("env", "run", "pilot", "--", "no-such-command", code=ExitCode.USAGE)
+    assert "there is no command 'no-such-command'" in done.stderr
+
+
+@pytest.mark.network
+def test_a_shell_is_in_the_environment(small_home):
+    import pty
+
+    argv = small_home.argv("env", "shell", "pilot")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        import os
+
+        os.chdir(small_home.project)
+        os.execve(argv[0], argv, small_home.env)
+    import os
+
+    os.write(terminal, b"python -c 'import sys; print(\"in\", sys.prefix)'; exit\n")
+    shown = b""
+    try:
+        while data := os.read(terminal, 4096):
+            shown += data
+    except OSError:
+        pass  # the terminal is gone with the shell
+    os.waitpid(pid, 0)
+    os.close(terminal)
+    assert f"in {small_home.build('pilot')}/venv".encode() in shown
+
+
+# --- export -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def project(scalems: Scalems, tmp_path: Path) -> Scalems:
+    folder = copy_project(tmp_path / "whole")
+    return Scalems(home=scalems.home, project=folder, env=scalems.env)
+
+
+def test_export_of_requirements_is_the_lock(project):
+    text = project.run("env", "export", "task").stdout
+    assert lock.parse(text, source="export") == lock.load(project.project / "envs/task.lock.txt")
+
+
+def test_export_of_an_sbom_is_valid_and_has_every_pin(project):
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
+    text = project.run("env", "export", "task", "--format", "cyclonedx").stdout
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    names = {one["name"] for one in json.loads(text)["components"]}
+    assert {"openmm", "numpy", "radical-pilot"} <= names
+
+
+def test_export_for_conda_is_yaml_with_every_pin(project):
+    import yaml
+
+    path = project.project / "environment.yml"
+    project.run("env", "export", "task", "--format", "conda", "-o", path)
+    loaded = yaml.safe_load(path.read_text())
+    assert loaded["name"] == "task"
+    (pip,) = (one["pip"] for one in loaded["dependencies"] if isinstance(one, dict))
+    assert any(text.startswith("openmm==") for text in pip)
+
+
+@pytest.mark.network
+def test_export_of_a_pylock_has_every_pin(project):
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+
+    text = project.run("env", "export", "pilot", "--format", "pylock").stdout
+    loaded = tomllib.loads(text)
+    pins = lock.load(project.project / "envs/pilot.lock.txt").pins
+    assert {(one["name"], one["version"]) for one in loaded["packages"]} == {
+        (pin.name, pin.version) for pin in pins
+    }
+    assert loaded["lock-version"] == "1.0"
+
+
+def test_export_without_a_lock(project):
+    (project.project / "envs/task.lock.txt").unlink()
+    done = project.run("env", "export", "task", code=ExitCode.USAGE)
+    assert "scalems env lock task" in done.stderr
