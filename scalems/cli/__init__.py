@@ -11,7 +11,11 @@ from collections.abc import Sequence
 
 from scalems.errors import ExitCode, ScalemsError
 
-GROUPS = {"env": "build, verify and lock the environments of a resource"}
+GROUPS = {
+    "env": "build, verify, inspect and enter the environments of a resource",
+    "resource": "look at, check and write RADICAL-Pilot's resource definitions",
+    "doctor": "find what makes RADICAL-Pilot's runs fail, before they run",
+}
 
 EPILOG = """examples:
   scalems env sync --resource local.localhost     build what the specs ask for

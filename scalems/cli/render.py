@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from scalems.doctor import Diagnosis
     from scalems.env.compare import Difference
     from scalems.env.explain import Explanation
     from scalems.env.finding import Finding
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
     from scalems.env.inventory import Collection, Kept
     from scalems.env.locking import LockResult, Notify
     from scalems.env.parity import Parity
+    from scalems.env.redefine import DefinitionReport
     from scalems.env.rollback import RollbackResult
     from scalems.env.sync import SyncResult
     from scalems.env.verify import Report
+    from scalems.resource.definition import Change
 
 _MARK = {None: "[green]same[/]", "error": "[red]differs[/]", "warning": "[yellow]warning[/]"}
 
@@ -96,9 +99,7 @@ def print_sync(result: SyncResult, *, dry_run: bool) -> None:
         verb = "would be changed" if dry_run else "written"
         out.print(f"RP resource definition {verb}: {result.definition}", soft_wrap=True)
         if dry_run:
-            for line in result.diff.splitlines():
-                style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
-                out.print(line, style=style, markup=False, soft_wrap=True)
+            _print_diff(result.diff)
     if result.backup:
         out.print(f"its former text is kept in {result.backup}", soft_wrap=True)
     if dry_run:
@@ -286,8 +287,7 @@ def print_rollback(result: RollbackResult, report: Report | None) -> None:
         table.add_row(name, before.get(name, "-"), after.get(name, "-"))
     out.print(table)
     if report is None:
-        for line in result.diff.splitlines():
-            out.print(line, markup=False, soft_wrap=True)
+        _print_diff(result.diff)
         out.print("[yellow]dry run:[/] nothing was changed")
         return
     print_findings(report.findings)
@@ -306,6 +306,96 @@ def print_collection(result: Collection, *, dry_run: bool) -> None:
     builds = "1 build" if count == 1 else f"{count} builds"
     verb = "would be removed" if dry_run else "removed"
     out.print(f"{builds} {verb}, {_size(result.bytes)}")
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], *, empty: str) -> None:
+    """Print a table of values by column."""
+    out = console()
+    if not rows:
+        out.print(empty, markup=False)
+        return
+    table = _table(*rows[0])
+    for row in rows:
+        shown = ({True: "[green]yes[/]", False: ""}.get(value, value) for value in row.values())
+        table.add_row(*map(str, shown))
+    out.print(table)
+
+
+def print_resource(data: Mapping[str, Any]) -> None:
+    """Print the fields of a definition, and what a pilot would ask for."""
+    out = console()
+    out.print(f"[bold]{data['resource']}[/]: {data['environment']}", soft_wrap=True)
+    table = _table("field", "value", "set by", "RP's own")
+    for field in data["fields"]:
+        colour = {"scalems": "green", "the user's file": "yellow"}.get(field["origin"], "dim")
+        table.add_row(
+            field["key"],
+            _plain(field["value"]),
+            f"[{colour}]{field['origin']}[/]",
+            "" if field["shipped"] is None else _plain(field["shipped"]),
+        )
+    out.print(table)
+    if request := data["request"]:
+        out.print(
+            f"a pilot would ask for {request['nodes']} nodes, {request['cores']} cores and "
+            f"{request['gpus']} GPUs"
+        )
+
+
+def print_definition_report(report: DefinitionReport) -> None:
+    """Print what a look at a definition found."""
+    out = console()
+    mark = "[green]good[/]" if report.ok else "[red]not ready[/]"
+    out.print(f"[bold]{report.label}[/]  {mark}  {report.environment}", soft_wrap=True)
+    print_findings(report.findings)
+
+
+def print_change(change: Change, backup: Path | None, *, dry_run: bool) -> None:
+    """Print the diff of a definition."""
+    out = console()
+    if not change.diff:
+        out.print(f"{change.label} is written as it must be: {change.path}", soft_wrap=True)
+        return
+    _print_diff(change.diff)
+    verb = "would be changed" if dry_run else "written"
+    out.print(f"RP resource definition {verb}: {change.path}", soft_wrap=True)
+    if backup:
+        out.print(f"its former text is kept in {backup}", soft_wrap=True)
+
+
+def _print_diff(diff: str) -> None:
+    out = console()
+    for line in diff.splitlines():
+        style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
+        out.print(line, style=style, markup=False, soft_wrap=True)
+
+
+def _plain(value: Any) -> str:
+    from rich.markup import escape
+
+    return escape(value if isinstance(value, str) else json.dumps(value))
+
+
+def print_diagnosis(diagnosis: Diagnosis) -> None:
+    """Print what one check of the doctor found."""
+    out = console()
+    colour = {"good": "green", "warning": "yellow", "error": "red"}[diagnosis.verdict.value]
+    out.print(f"[{colour}]{diagnosis.verdict.value:<8}[/] [bold]{diagnosis.subject}[/]: ", end="")
+    out.print(diagnosis.detail, markup=False, soft_wrap=True)
+    if diagnosis.remedy:
+        out.print("         [green]remedy:[/] ", end="")
+        out.print(diagnosis.remedy, markup=False, soft_wrap=True)
+
+
+def print_verdict(found: Sequence[Diagnosis]) -> None:
+    """Print the last line of the doctor."""
+    verdicts = [diagnosis.verdict.value for diagnosis in found]
+    counts = {name: verdicts.count(name) for name in ("error", "warning")}
+    if not any(counts.values()):
+        console().print("[green]nothing was found[/] that makes runs fail")
+        return
+    told = [f"{n} {name}{'' if n == 1 else 's'}" for name, n in counts.items() if n]
+    console().print(f"{' and '.join(told)}; runs {'fail' if counts['error'] else 'may fail'}")
 
 
 def _users(one: Kept) -> Iterator[str]:

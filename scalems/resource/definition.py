@@ -100,6 +100,16 @@ def effective(label: str) -> dict[str, Any]:
     return dict(_merge(own.get(name, {}), user.get(name, {})))
 
 
+def endpoint(label: str) -> str:
+    """Return the URL by which RP submits pilots to a resource; empty if it names none.
+
+    :raises UsageError: there is no such resource, or the user's file is not valid.
+    """
+    fields = effective(label)
+    schema = (fields.get("schemas") or {}).get(fields.get("default_schema")) or {}
+    return str({**fields, **schema}.get("job_manager_endpoint") or "")
+
+
 def plan(config: ResourceConfig, *, virtenv: Path) -> Change:
     """Work out what to write for a resource whose pilot runs in a venv.
 
@@ -139,8 +149,16 @@ def restore(label: str, fields: Mapping[str, Any]) -> Change:
 def fields_of(label: str) -> dict[str, Any]:
     """Return what the user's own file sets for a resource; nothing if there is no file."""
     domain, _, name = label.partition(".")
-    found = _read(user_folder() / f"resource_{domain}.json")[1].get(name, {})
+    found = user_entries(domain).get(name, {})
     return found if isinstance(found, dict) else {}
+
+
+def user_entries(domain: str) -> dict[str, Any]:
+    """Return what the user's own file says of each resource of a domain.
+
+    :raises UsageError: the file is not valid.
+    """
+    return _read(user_folder() / f"resource_{domain}.json")[1]
 
 
 def validate(change: Change) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from scalems.cli.env.command import Commands, add, add_project, add_resource
+from scalems.cli.command import Commands, add, add_project, add_resource
 from scalems.errors import ExitCode
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from scalems.cli.env.command import Commands, add, add_project
+from scalems.cli.command import Commands, add, add_project
 from scalems.errors import ExitCode
 
 FORMATS = ("requirements", "pylock", "conda", "cyclonedx")

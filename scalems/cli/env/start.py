@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from scalems.cli.env.command import Commands, add
+from scalems.cli.command import Commands, add
 from scalems.errors import ExitCode
 
 

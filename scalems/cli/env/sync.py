@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from scalems.cli.env.command import Commands, add, add_engine, add_project
+from scalems.cli.command import Commands, add, add_engine, add_project
 from scalems.errors import ExitCode
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What the commands of ``scalems env`` have in common."""
+"""What commands have in common."""
 
 from __future__ import annotations
 
