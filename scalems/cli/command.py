@@ -28,7 +28,9 @@ def add(
         formatter_class=formatter(),
     )
     command.add_argument("--json", action="store_true", help="print the result as JSON")
-    command.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    command.add_argument(
+        "-q", "--quiet", action="store_true", help="no progress; only what is wrong"
+    )
     command.add_argument("-v", "--verbose", action="store_true", help="log what is run")
     return command
 

@@ -152,7 +152,7 @@ def print_report(report: Report) -> None:
         out.print(f"[green]{report.label} is ready[/]")
 
 
-def print_findings(findings: tuple[Finding, ...]) -> None:
+def print_findings(findings: Sequence[Finding]) -> None:
     """Print findings, the worst first, then each remedy once."""
     out = console()
     shown = sorted(findings, key=lambda finding: finding.severity.value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +15,6 @@ from scalems.errors import UsageError
 from scalems.probe import normalize
 from scalems.resource.config import Project
 from scalems.tomlfile import near
-
-_PIN = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)==")
-_VIA = re.compile(r"\s+#\s+(?:via\s*)?(?P<name>\S*)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,19 +106,10 @@ def _named(requirement: str) -> str:
 
 
 def _parents(one: EnvSpec) -> dict[str, list[str]]:
-    """Read from the comments of a lock which packages asked for which."""
-    parents: dict[str, list[str]] = {}
-    current: list[str] = []
     try:
-        lines = one.lock_path.read_text(encoding="utf-8").splitlines()
+        return lock.parents(one.lock_path.read_text(encoding="utf-8"))
     except OSError:
         return {}
-    for line in lines:
-        if match := _PIN.match(line):
-            current = parents.setdefault(normalize(match["name"]), [])
-        elif (match := _VIA.match(line)) and match["name"]:
-            current.append(match["name"])
-    return parents
 
 
 def _chain(name: str, parents: Mapping[str, list[str]]) -> list[str]:

@@ -14,6 +14,7 @@ from scalems.env.lock import Pin
 from scalems.env.spec import EnvSpec
 from scalems.errors import ScalemsError, UsageError
 from scalems.host.local import CommandFailed, run
+from scalems.probe import normalize
 from scalems.resource.config import Project
 
 
@@ -77,22 +78,31 @@ def _conda(one: EnvSpec, pins: list[Pin], python: str) -> str:
 
 
 def _cyclonedx(one: EnvSpec, pins: list[Pin]) -> dict[str, Any]:
+    root = f"env:{one.name}"
+    refs = {pin.name: f"pkg:pypi/{pin.name}@{pin.version}" for pin in pins}
+    needs: dict[str, list[str]] = {root: [], **{ref: [] for ref in refs.values()}}
+    for name, above in lock.parents(one.lock_path.read_text(encoding="utf-8")).items():
+        for parent in above if name in refs else ():
+            by = root if parent.endswith(".in") else refs.get(normalize(parent))
+            if by:
+                needs[by].append(refs[name])
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
         "version": 1,
-        "metadata": {
-            "component": {"type": "application", "bom-ref": f"env:{one.name}", "name": one.name}
-        },
+        "metadata": {"component": {"type": "application", "bom-ref": root, "name": one.name}},
         "components": [
             {
                 "type": "library",
-                "bom-ref": f"pkg:pypi/{pin.name}@{pin.version}",
+                "bom-ref": refs[pin.name],
                 "name": pin.name,
                 "version": pin.version,
-                "purl": f"pkg:pypi/{pin.name}@{pin.version}",
+                "purl": refs[pin.name],
             }
             for pin in pins
+        ],
+        "dependencies": [
+            {"ref": ref, "dependsOn": sorted(found)} for ref, found in sorted(needs.items())
         ],
     }

@@ -31,6 +31,8 @@ ALWAYS = ("cloudpickle", "radical.pilot")
 """What the far side of scalems needs in every environment."""
 
 _HEADER = re.compile(r"# (?P<key>python|inputs): (?P<value>.+)")
+_PINNED = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)==")
+_VIA = re.compile(r"\s+#\s+(?:via\s*)?(?P<name>\S*)")
 _HASH = re.compile(r"\s--hash=(?P<hash>[a-z0-9]+:[0-9a-f]+)")
 
 
@@ -163,6 +165,21 @@ def changes(old: Iterable[Pin], new: Iterable[Pin]) -> list[str]:
         elif was != now:
             lines.append(f"~ {name} {was} -> {now}")
     return lines
+
+
+def parents(text: str) -> dict[str, list[str]]:
+    """Return which packages asked for each, from the comments that an engine writes in a lock.
+
+    What a spec asks for itself has ``requirements.in`` among them.
+    """
+    found: dict[str, list[str]] = {}
+    current: list[str] = []
+    for line in text.splitlines():
+        if match := _PINNED.match(line):
+            current = found.setdefault(normalize(match["name"]), [])
+        elif (match := _VIA.match(line)) and match["name"]:
+            current.append(match["name"])
+    return found
 
 
 def _versions(pins: Iterable[Pin]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from concurrent.futures import wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ from scalems.env.role import Role
 from scalems.env.spec import EnvSpec
 from scalems.env.state import Synced, SyncedEnv
 from scalems.errors import EnvironmentNotReady, UsageError
-from scalems.host import filelock
+from scalems.host import filelock, local
 from scalems.resource import definition
 from scalems.resource.config import Project, ResourceConfig
 from scalems.resource.definition import Change
@@ -207,30 +208,35 @@ def _build_all(
     notify: Notify,
 ) -> list[EnvResult]:
     own = wheel.pack(place.wheels)
-    results = []
-    for plan in plans:
-        folder = plan.folder(place)
-        before = manifest.read(folder)
-        made = build.ensure(
-            plan,
-            layout=place,
-            engine=engine,
-            wheel=own,
-            offline=options.offline,
-            good=functools.partial(check.is_good, depth=options.depth),
-            notify=notify,
-        )
-        same = before is not None and made.created == before.created
-        results.append(
-            EnvResult(
-                name=plan.name,
-                role=plan.role,
-                action="reused" if same else "built",
-                folder=folder,
-                seconds=0.0 if same else made.seconds,
-            )
-        )
-    return results
+    make = functools.partial(_build, place, engine, own, options, notify=notify)
+    with local.threads(len(plans)) as pool:
+        running = [pool.submit(make, plan) for plan in plans]
+        wait(running)  # a build that fails does not spoil the others
+    return [one.result() for one in running]
+
+
+def _build(
+    place: Layout, engine: Engine, own: Path, options: Options, plan: BuildPlan, *, notify: Notify
+) -> EnvResult:
+    folder = plan.folder(place)
+    before = manifest.read(folder)
+    made = build.ensure(
+        plan,
+        layout=place,
+        engine=engine,
+        wheel=own,
+        offline=options.offline,
+        good=functools.partial(check.is_good, depth=options.depth),
+        notify=notify,
+    )
+    same = before is not None and made.created == before.created
+    return EnvResult(
+        name=plan.name,
+        role=plan.role,
+        action="reused" if same else "built",
+        folder=folder,
+        seconds=0.0 if same else made.seconds,
+    )
 
 
 def _prove_parity(place: Layout, plans: Sequence[BuildPlan], client: Side, label: str) -> None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +52,29 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return env
 
 
+_running: set[subprocess.Popen[str]] = set()
+_ending = threading.Event()
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield threads to run commands in, all of which are ended if the context is left early.
+
+    Only the main thread hears of Ctrl-C. The others see their command killed.
+    """
+    with ThreadPoolExecutor(max_workers=count) as pool:
+        try:
+            yield pool
+        except BaseException:
+            _ending.set()
+            for process in tuple(_running):
+                _kill(process)
+            pool.shutdown(cancel_futures=True)
+            raise
+        finally:
+            _ending.clear()
+
+
 def run(
     argv: Sequence[str | os.PathLike[str]],
     *,
@@ -69,6 +93,8 @@ def run(
     """
     words = tuple(os.fspath(word) for word in argv)
     log.debug("run: %s", shlex.join(words))
+    if _ending.is_set():
+        raise CommandFailed(f"{words[0]} was not run: the command is being ended")
     try:
         process = subprocess.Popen(
             words,
@@ -119,14 +145,24 @@ def _read(
 @contextlib.contextmanager
 def _ended_with_us(process: subprocess.Popen[str]) -> Iterator[None]:
     """Kill the whole process group if we leave early, on Ctrl-C too."""
+    _running.add(process)
     try:
+        if _ending.is_set():  # since it was started
+            _kill(process)
         yield
     except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        _kill(process)
         process.wait()
         raise
     finally:
+        _running.discard(process)
         for stream in (process.stdout, process.stderr):
             if stream and process.returncode is not None:
                 stream.close()
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    # A command that was waited for has no process group any more, and its number may be another's.
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)

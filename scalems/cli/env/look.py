@@ -113,9 +113,11 @@ def _check(options: argparse.Namespace) -> int:
     reports = [examine(label, depth=Depth(options.depth)) for label in labels]
     if options.json:
         render.print_json([report.to_dict() for report in reports])
-    else:
+    elif not options.quiet:
         for report in reports:
             render.print_report(report)
+    elif findings := [finding for report in reports for finding in report.findings]:
+        render.print_findings(findings)
     return ExitCode.DONE if all(report.ok for report in reports) else ExitCode.NOT_READY
 
 
