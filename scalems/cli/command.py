@@ -54,6 +54,13 @@ def add_engine(command: argparse.ArgumentParser) -> None:
         "--upgrade", action="store_true", help="take the newest versions that the specs allow"
     )
     command.add_argument(
+        "--upgrade-package",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="the same, of this package only; repeatable",
+    )
+    command.add_argument(
         "--offline", action="store_true", help="use cached packages only, no network"
     )
 

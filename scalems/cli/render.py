@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from scalems.env.rollback import RollbackResult
     from scalems.env.sync import SyncResult
     from scalems.env.verify import Report
+    from scalems.env.watch import Watched
     from scalems.resource.definition import Change
 
 _MARK = {None: "[green]same[/]", "error": "[red]differs[/]", "warning": "[yellow]warning[/]"}
@@ -44,6 +45,11 @@ def console(*, stderr: bool = False) -> Console:
 def print_json(data: Any) -> None:
     """Print data for scripts."""
     print(json.dumps(data, indent=2))
+
+
+def print_json_line(data: Any) -> None:
+    """Print data for scripts that read a line at a time."""
+    print(json.dumps(data), flush=True)
 
 
 def print_error(error: ScalemsError) -> None:
@@ -306,6 +312,19 @@ def print_collection(result: Collection, *, dry_run: bool) -> None:
     builds = "1 build" if count == 1 else f"{count} builds"
     verb = "would be removed" if dry_run else "removed"
     out.print(f"{builds} {verb}, {_size(result.bytes)}")
+
+
+def print_watched(change: Watched) -> None:
+    """Print what has changed of a resource that is watched."""
+    out = console()
+    state = "[green]ready[/]" if change.ok else "[red]not ready[/]"
+    out.print(f"{_when(change.time)}  [bold]{change.label}[/] {state}")
+    if change.error:
+        out.print(change.error, markup=False, soft_wrap=True)
+    print_findings(change.appeared)
+    for finding in change.gone:
+        out.print("[green]mended[/]  ", end="")
+        out.print(str(finding), markup=False, soft_wrap=True)
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], *, empty: str) -> None:

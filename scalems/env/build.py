@@ -137,7 +137,7 @@ def _make(
     notify(f"{plan.name}: verifying")
     entries = fingerprint.scan(venv)
     if engine.unpacked_cache and (spoilt := fingerprint.spoilt(venv, entries)):
-        # Somebody has edited a file of another venv that is a hard link into the cache.
+        # Somebody has edited a file of a venv of their own that is a hard link into the cache.
         notify(f"{plan.name}: {engine.name}'s cache was changed; again: {', '.join(spoilt)}")
         install(afresh=spoilt)
         entries = fingerprint.scan(venv)

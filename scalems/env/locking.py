@@ -16,7 +16,9 @@ from scalems.env.spec import EnvSpec
 from scalems.env.target import Interpreter
 from scalems.errors import EnvironmentNotReady, UsageError
 from scalems.host.files import write_atomic
+from scalems.probe import normalize
 from scalems.resource.config import Project
+from scalems.tomlfile import near
 
 
 class Notify(Protocol):
@@ -30,7 +32,7 @@ class Notify(Protocol):
 class Options:
     """How to sync.
 
-    :param upgrade: resolve anew to the newest versions.
+    :param upgrade: resolve anew to the newest versions; of these distributions only, if named.
     :param frozen: never resolve: a lock that is not current is an error.
     :param offline: use what is cached, and no network.
     :param dry_run: show what would be done, change nothing.
@@ -38,7 +40,7 @@ class Options:
     """
 
     engine: str = "auto"
-    upgrade: bool = False
+    upgrade: bool | tuple[str, ...] = False
     frozen: bool = False
     offline: bool = False
     dry_run: bool = False
@@ -81,7 +83,28 @@ def make_locks(
         )
     specs = [spec.load(project.env_path(name)) for name in chosen]
     engine = choose(options.engine)
+    if not isinstance(options.upgrade, bool):
+        _known(options.upgrade, specs)
     return ensure(specs, target.client(), engine, options, notify=notify)[1]
+
+
+def _known(names: Sequence[str], specs: Sequence[EnvSpec]) -> None:
+    """Refuse to upgrade what no lock has.
+
+    :raises UsageError: near names are offered.
+    """
+    locked = {
+        pin.name
+        for one in specs
+        if one.lock_path.is_file()
+        for pin in lock.load(one.lock_path).pins
+    }
+    for name in names:
+        if locked and normalize(name) not in locked:
+            raise UsageError(
+                f"no lock has {name!r}{near(name, locked)}",
+                remedy="check the spelling; new packages go into `dependencies` of a spec",
+            )
 
 
 def ensure(
@@ -103,7 +126,10 @@ def ensure(
         interpreter = target.find_interpreter(one)
         former, reason = _current_lock(one, client, interpreter)
         if options.upgrade:
-            reason = reason or "an upgrade was asked for"
+            named = ""
+            if not isinstance(options.upgrade, bool):
+                named = f" of {', '.join(options.upgrade)}"
+            reason = reason or f"an upgrade{named} was asked for"
         if not reason and former:
             locks[one.name] = former
             results.append(LockResult(name=one.name, path=one.lock_path, reason="", changes=()))

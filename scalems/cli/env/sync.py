@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scalems.cli.command import Commands, add, add_engine, add_project
-from scalems.errors import ExitCode
+from scalems.errors import ExitCode, ScalemsError, UsageError
 
 if TYPE_CHECKING:
     from scalems.env.state import Synced
+    from scalems.resource.config import Project
 
 
 def configure(commands: Commands) -> None:
@@ -28,9 +29,9 @@ def _add_sync(commands: Commands) -> None:
         "  scalems env sync --resource local.localhost --dry-run   show it, change nothing\n"
         "  scalems env sync --resource local.localhost --frozen    never touch a lock",
     )
-    command.add_argument(
-        "--resource", required=True, metavar="LABEL", help="resource, such as local.localhost"
-    )
+    which = command.add_mutually_exclusive_group(required=True)
+    which.add_argument("--resource", metavar="LABEL", help="resource, such as local.localhost")
+    which.add_argument("--all", action="store_true", help="all resources of the project, in turn")
     add_project(command)
     add_engine(command)
     command.add_argument(
@@ -64,15 +65,51 @@ def _add_lock(commands: Commands) -> None:
 
 
 def _sync(options: argparse.Namespace) -> int:
-    from scalems.env import current
-    from scalems.env.check import Depth
     from scalems.resource.config import find_project
 
     project = find_project(options.project)
+    if options.all:
+        return _sync_all(project, options)
+    result = _sync_one(project, options.resource, options)
+    if options.json:
+        print(json.dumps(result, indent=2))
+    return ExitCode.DONE
+
+
+def _sync_all(project: Project, options: argparse.Namespace) -> int:
+    """Sync each resource in turn; one that fails does not keep the others back."""
+    from scalems.cli import render
+
+    labels = project.labels()
+    if not labels:
+        raise UsageError(f"there is no resource in {project.configs}", remedy="scalems env init")
+    worst: int = ExitCode.DONE
+    results: dict[str, Any] = {}
+    for label in labels:
+        try:
+            results[label] = _sync_one(project, label, options)
+        except ScalemsError as error:
+            worst = max(worst, error.exit_code)
+            results[label] = {"ok": False, "error": error.cause, "remedy": error.remedy}
+            if not options.json:
+                render.print_error(error)
+    if options.json:
+        print(json.dumps(results, indent=2))
+    return worst
+
+
+def _sync_one(project: Project, label: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Sync a resource and print how it went, unless the caller is to; return the result."""
+    from scalems.env import current
+    from scalems.env.check import Depth
+
     depth = Depth.DEEP if options.deep else Depth.NORMAL
-    known = None if options.upgrade else current.find(project, options.resource, depth=depth)
+    known = None if _upgrade(options) else current.find(project, label, depth=depth)
     if known:
-        return _in_sync(known, options)
+        if not (options.json or options.quiet):
+            names = ", ".join(env.name for env in known.envs)
+            print(f"{known.label} is in sync ({names}); nothing to do")
+        return _unchanged(known)
 
     from scalems.cli import render
     from scalems.env.locking import Options
@@ -81,10 +118,10 @@ def _sync(options: argparse.Namespace) -> int:
     with render.progress(quiet=options.quiet or options.json) as notify:
         result = sync(
             project,
-            options.resource,
+            label,
             Options(
                 engine=options.engine,
-                upgrade=options.upgrade,
+                upgrade=_upgrade(options),
                 frozen=options.frozen,
                 offline=options.offline,
                 dry_run=options.dry_run,
@@ -92,16 +129,15 @@ def _sync(options: argparse.Namespace) -> int:
             ),
             notify=notify,
         )
-    if options.json:
-        render.print_json(result.to_dict())
-    elif not options.quiet:
+    if not (options.json or options.quiet):
         render.print_sync(result, dry_run=options.dry_run)
-    return ExitCode.DONE
+    return result.to_dict()
 
 
-def _in_sync(known: Synced, options: argparse.Namespace) -> int:
-    if options.json:
-        envs = [
+def _unchanged(known: Synced) -> dict[str, Any]:
+    return {
+        "resource": known.label,
+        "envs": [
             {
                 "name": env.name,
                 "role": env.role.value,
@@ -110,17 +146,14 @@ def _in_sync(known: Synced, options: argparse.Namespace) -> int:
                 "seconds": 0.0,
             }
             for env in known.envs
-        ]
-        where = {"path": str(known.definition), "diff": "", "backup": None}
-        print(
-            json.dumps(
-                {"resource": known.label, "envs": envs, "locks": [], "definition": where}, indent=2
-            )
-        )
-    elif not options.quiet:
-        names = ", ".join(env.name for env in known.envs)
-        print(f"{known.label} is in sync ({names}); nothing to do")
-    return ExitCode.DONE
+        ],
+        "locks": [],
+        "definition": {"path": str(known.definition), "diff": "", "backup": None},
+    }
+
+
+def _upgrade(options: argparse.Namespace) -> bool | tuple[str, ...]:
+    return bool(options.upgrade) or tuple(options.upgrade_package)
 
 
 def _lock(options: argparse.Namespace) -> int:
@@ -132,7 +165,7 @@ def _lock(options: argparse.Namespace) -> int:
         results = make_locks(
             find_project(options.project),
             options.names,
-            Options(engine=options.engine, upgrade=options.upgrade, offline=options.offline),
+            Options(engine=options.engine, upgrade=_upgrade(options), offline=options.offline),
             notify=notify,
         )
     if options.json:

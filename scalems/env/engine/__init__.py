@@ -54,7 +54,7 @@ class Engine(Protocol):
         python: str,
         interpreter: Path,
         former: str,
-        upgrade: bool,
+        upgrade: bool | Sequence[str],
         offline: bool,
     ) -> Resolution:
         """Resolve requirements within constraints.
@@ -62,7 +62,7 @@ class Engine(Protocol):
         :param python: range of Python versions that it should hold for.
         :param interpreter: an interpreter of the target.
         :param former: body of the former lock; its versions are kept where they may.
-        :param upgrade: take the newest versions instead.
+        :param upgrade: take the newest versions instead; of these distributions only, if named.
         :raises ResolveError: nothing satisfies them, or the index cannot be reached.
         """
 
@@ -111,6 +111,13 @@ def choose(name: str = "auto") -> Engine:
     if name == "uv":
         raise UsageError("uv is not installed", remedy="pip install uv, or use --engine pip")
     return PipEngine()
+
+
+def upgrades(upgrade: bool | Sequence[str]) -> list[str]:
+    """Return the options by which uv and pip-compile are told what to upgrade."""
+    if isinstance(upgrade, bool):
+        return ["--upgrade"] if upgrade else []
+    return [word for name in upgrade for word in ("--upgrade-package", name)]
 
 
 _NO_NETWORK = re.compile(

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from scalems.env.engine import InstallError, Resolution, ResolveError, explain
+from scalems.env.engine import InstallError, Resolution, ResolveError, explain, upgrades
 from scalems.host.local import CommandFailed, Completed, run
 
 # pip must not ask, nor look for a newer pip, nor be steered by a user's `require-virtualenv`.
@@ -42,7 +42,7 @@ class PipEngine:
         python: str,
         interpreter: Path,
         former: str,
-        upgrade: bool,
+        upgrade: bool | Sequence[str],
         offline: bool,
     ) -> Resolution:
         """See :meth:`scalems.env.engine.Engine.resolve`."""
@@ -62,7 +62,7 @@ class PipEngine:
                 argv += ["--allow-unsafe", "--no-emit-index-url", "--no-emit-trusted-host"]
                 argv += ["--no-emit-find-links", "--quiet", "--constraint", "constraints.txt"]
                 argv += ["--output-file", "lock.txt", "requirements.in"]
-                argv += ["--upgrade"] if upgrade else []
+                argv += upgrades(upgrade)
                 run(
                     [builder / "bin" / "python", "-m", "piptools", *argv],
                     env=_first_on_path(builder),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from packaging.specifiers import SpecifierSet
 
-from scalems.env.engine import InstallError, Resolution, ResolveError, explain
+from scalems.env.engine import InstallError, Resolution, ResolveError, explain, upgrades
 from scalems.host.local import CommandFailed, Completed, run
 
 
@@ -46,7 +46,7 @@ class UvEngine:
         python: str,
         interpreter: Path,
         former: str,
-        upgrade: bool,
+        upgrade: bool | Sequence[str],
         offline: bool,
     ) -> Resolution:
         """See :meth:`scalems.env.engine.Engine.resolve`; the result is universal."""
@@ -60,7 +60,7 @@ class UvEngine:
             argv += ["--python-version", lowest(python), "--python", str(interpreter)]
             argv += ["--constraints", "constraints.txt", "--output-file", "lock.txt"]
             argv += ["requirements.in"]
-            argv += ["--upgrade"] if upgrade else []
+            argv += upgrades(upgrade)
             argv += ["--offline"] if offline else []
             try:
                 self._run(argv, cwd=folder)
@@ -92,7 +92,9 @@ class UvEngine:
         afresh: Sequence[str] = (),
     ) -> None:
         """See :meth:`scalems.env.engine.Engine.install`."""
-        target = ["--python", str(venv / "bin" / "python")]
+        # Never hard links: an edit in place in any other venv would be one in this. Where the
+        # file system can share blocks, a copy costs nothing either.
+        target = ["--python", str(venv / "bin" / "python"), "--link-mode", "copy"]
         target += ["--offline"] if offline else []
         target += ["--no-cache"] if afresh else []
         target += [word for name in afresh for word in ("--reinstall-package", name)]
