@@ -25,9 +25,11 @@ from scalems.workflow import call
 from scalems.workflow.graph import Graph, activated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import FrameType
 
+    from scalems.env import VerifiedResource
+    from scalems.env.finding import About, Policy
     from scalems.workflow.backend import Backend, Notify
     from scalems.workflow.call import Outcome
     from scalems.workflow.graph import Failed
@@ -91,6 +93,41 @@ def base_parser(
         "-j", "--max-workers", type=_positive, metavar="N", help="calls at a time (default: cores)"
     )
     return parser
+
+
+def add_policies(group: argparse._ArgumentGroup) -> None:
+    """Add the options that say what to do about environments that are not what they must be."""
+    for name, what in (
+        ("parity", "client, pilot and task environments differ"),
+        ("drift", "an environment is not what was verified"),
+    ):
+        group.add_argument(
+            f"--{name}",
+            choices=("error", "warn", "off"),
+            default="error",
+            help=f"if {what} where it matters: refuse, tell, or say nothing (default: %(default)s)",
+        )
+
+
+def policies(options: argparse.Namespace) -> Mapping[About, Policy]:
+    """Return what the options of :func:`add_policies` say."""
+    from scalems.env.finding import About, Policy
+
+    return {about: Policy(getattr(options, about.value)) for about in About}
+
+
+def verify(resource: str, venv: str, options: argparse.Namespace) -> VerifiedResource:
+    """Verify the environments that a run is to use, and hold them; tell what a policy lets pass.
+
+    :raises UsageError: if there is no such resource or Task venv.
+    :raises EnvironmentNotReady: if the environments are not what was built.
+    """
+    from scalems import env
+
+    verified = env.verify(resource, tasks=[venv], policies=policies(options), hold=True)
+    for finding in verified.tolerated:
+        say(f"warning: {finding}")
+    return verified
 
 
 def _formatter(prog: str) -> argparse.HelpFormatter:

@@ -20,6 +20,7 @@ PACKAGE = REPO / "scalems"
 RANKS = (
     {"__main__"},
     {"cli"},
+    {"doctor"},
     {"local", "radical"},
     {"invocation"},
     {"liveview", "script", "tracebacks"},

@@ -101,6 +101,7 @@ class Run:
         self.notes = []
         self.settings = Settings(
             **{
+                "policies": {},
                 "run": name,
                 "folder": folder,
                 "label": "local.localhost",

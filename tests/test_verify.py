@@ -15,9 +15,10 @@ from homes import LABEL, REPO, Scalems, add_task, make_scalems, small_project, t
 
 from scalems import probe
 from scalems.env.check import Depth
+from scalems.env.finding import About, Policy
 from scalems.env.role import Role
 from scalems.env.verify import verify
-from scalems.errors import EnvironmentNotReady, UsageError
+from scalems.errors import EnvironmentNotReady, ExitCode, UsageError
 
 pytestmark = pytest.mark.network
 
@@ -406,3 +407,48 @@ def test_resources_are_looked_at_one_by_one(ready: Scalems):
     with pytest.raises(EnvironmentNotReady, match="rp_version in") as caught:
         verify("local.second")
     assert caught.value.remedy == "scalems env sync --resource local.second"
+
+
+# --- policies -------------------------------------------------------------------------------
+
+
+def run_it(made: Scalems, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a script with one call in the Task venv, on this machine."""
+    script = made.home / "script.py"
+    script.write_text(
+        "import scalems\n\n@scalems.task\ndef where():\n    import sys\n    return sys.prefix\n\n"
+        "@scalems.app\ndef main():\n    print(where().result())\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-m", "scalems.local", "--venv", "task", *words, str(script)],
+        env=made.env,
+        cwd=made.project,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_drift_is_refused_or_told_or_let_pass(ready: Scalems):
+    hook(ready)
+    with pytest.raises(EnvironmentNotReady):
+        verify(LABEL, tasks=["task"], policies={About.PARITY: Policy.WARN})
+    told = verify(LABEL, tasks=["task"], policies={About.DRIFT: Policy.WARN})
+    assert [one.subject for one in told.tolerated] == ["mine.pth"]
+    quiet = verify(LABEL, tasks=["task"], policies={About.DRIFT: Policy.OFF})
+    assert quiet.tolerated == ()
+    refused_run = run_it(ready)
+    assert refused_run.returncode == ExitCode.NOT_READY
+    assert "mine.pth" in refused_run.stderr
+    allowed = run_it(ready, "--drift", "warn")
+    assert allowed.returncode == 0, allowed.stderr
+    assert allowed.stdout.strip() == str(ready.build("task") / "venv")
+    assert "warning: task: extra in site-packages: mine.pth" in allowed.stderr
+    assert "mine.pth" not in run_it(ready, "--drift", "off").stderr
+
+
+def test_no_policy_lets_a_build_pass_that_cannot_be_used(ready: Scalems):
+    remove_build(ready)
+    allowed = dict.fromkeys(About, Policy.OFF)
+    with pytest.raises(EnvironmentNotReady, match="missing build"):
+        verify(LABEL, tasks=["task"], policies=allowed)

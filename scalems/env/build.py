@@ -92,6 +92,7 @@ def ensure(
             )
         discard(folder)
         folder.mkdir(parents=True)
+        lease.path(folder).touch(0o644)  # so that a run need not write here
         try:
             return _make(
                 plan,

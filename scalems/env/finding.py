@@ -16,6 +16,26 @@ class Severity(str, Enum):
     WARNING = "warning"
 
 
+class Policy(str, Enum):
+    """What to do about findings of a kind before a run."""
+
+    ERROR = "error"
+    """Refuse to run."""
+    WARN = "warn"
+    """Tell, and run."""
+    OFF = "off"
+    """Run."""
+
+
+class About(str, Enum):
+    """What a finding is about; a policy is for one of these."""
+
+    PARITY = "parity"
+    """Client, Pilot venv and Task venvs, compared with each other."""
+    DRIFT = "drift"
+    """An environment or a definition, compared with what was verified."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Finding:
     """One difference.
@@ -33,6 +53,7 @@ class Finding:
     found: str = ""
     severity: Severity = Severity.ERROR
     remedy: str = ""
+    about: About = About.DRIFT
 
     def __str__(self) -> str:
         detail = ""
@@ -42,7 +63,7 @@ class Finding:
 
     def to_dict(self) -> dict[str, str]:
         """Return it in values that JSON can hold."""
-        return {**asdict(self), "severity": self.severity.value}
+        return {**asdict(self), "severity": self.severity.value, "about": self.about.value}
 
 
 def errors(findings: Iterable[Finding]) -> list[Finding]:

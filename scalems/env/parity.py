@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from scalems.env.finding import Finding, Severity
+from scalems.env.finding import About, Finding, Severity
 from scalems.env.role import Role
 
 Level = Literal["version", "major", "minor"]
@@ -122,7 +122,7 @@ def compare(client: Side, others: Sequence[Side], *, remedy: str) -> Parity:
     rows = [_python_row(client, others, findings), _scalems_row(client, others, findings)]
     for name, rule in RULES.items():
         rows.append(_row(name, rule, client, others, findings))
-    named = [_with_remedy(finding, remedy) for finding in findings]
+    named = [replace(_with_remedy(finding, remedy), about=About.PARITY) for finding in findings]
     return Parity(
         sides=(client.name, *(side.name for side in others)),
         rows=tuple(rows),

@@ -9,7 +9,7 @@ from typing import Any
 
 from scalems.env import check, layout, lease, manifest, parity, state, target
 from scalems.env.check import Depth
-from scalems.env.finding import Finding, errors, not_ready
+from scalems.env.finding import About, Finding, Policy, errors, not_ready
 from scalems.env.manifest import Manifest
 from scalems.env.parity import Parity, Side
 from scalems.env.role import Role
@@ -53,12 +53,14 @@ class VerifiedResource:
     """A resource whose environments may be used now.
 
     :param definition: RP's resource file that names the Pilot venv.
+    :param tolerated: what was found, and a policy lets pass with a warning.
     """
 
     label: str
     pilot: Build
     tasks: Mapping[str, Build]
     definition: Path
+    tolerated: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,17 +110,30 @@ def sync_command(label: str, *, depth: Depth = Depth.NORMAL) -> str:
 
 
 def verify(
-    resource: str, *, tasks: Sequence[str] = (), depth: Depth = Depth.FAST
+    resource: str,
+    *,
+    tasks: Sequence[str] = (),
+    depth: Depth = Depth.FAST,
+    policies: Mapping[About, Policy] = {},
+    hold: bool = False,
 ) -> VerifiedResource:
-    """Verify a resource's Pilot venv and the named Task venvs before a run, which holds them.
+    """Verify a resource's Pilot venv and the named Task venvs before a run.
 
     :param resource: RP label, such as ``local.localhost``.
+    :param policies: what to do about findings; without one they are errors.
+    :param hold: keep the builds from being removed or built anew until this process ends.
     :raises UsageError: unknown resource or environment; near names are offered.
-    :raises EnvironmentNotReady: with every difference and the command that mends it.
+    :raises EnvironmentNotReady: with every difference and the command that mends it; also if
+        a policy lets differences pass, but a build is not usable at all.
     """
-    report = examine(resource, tasks=tasks, depth=depth, hold=True)
-    if not report.ok:
-        raise not_ready(resource, errors(report.findings))
+    report = examine(resource, tasks=tasks, depth=depth, hold=hold)
+    found = errors(report.findings)
+    wanted = [report.synced.pilot.name, *tasks]
+    unusable = any(name not in report.manifests for name in wanted)
+    policy = {one: policies.get(one.about, Policy.ERROR) for one in found}
+    refused = [one for one in found if unusable or policy[one] is Policy.ERROR]
+    if refused:
+        raise not_ready(resource, refused)
     builds = {
         env.name: _build(env, report.manifests[env.name])
         for env in report.synced.envs
@@ -129,6 +144,7 @@ def verify(
         pilot=builds[report.synced.pilot.name],
         tasks={name: builds[name] for name in tasks},
         definition=report.synced.definition,
+        tolerated=tuple(one for one in found if policy[one] is Policy.WARN),
     )
 
 
@@ -142,7 +158,7 @@ def examine(
     """Look at a resource's environments and report all that differs from what it must be.
 
     :param tasks: Task venvs to look at; ``None`` means all.
-    :param hold: keep the builds from being removed until this process ends.
+    :param hold: keep the builds from being removed or built anew until this process ends.
     :raises UsageError: unknown resource or environment.
     :raises EnvironmentNotReady: the resource was never synced.
     """

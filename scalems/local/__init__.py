@@ -54,6 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
         default="local.localhost",
         help="the resource that the Task venv belongs to (default: %(default)s)",
     )
+    invocation.add_policies(group)
     return new
 
 
@@ -68,9 +69,9 @@ def make_backend(options: argparse.Namespace, notify: Notify) -> LocalBackend:
     workers = options.max_workers or cores()
     if options.venv is None:
         return LocalBackend(workers=workers)
-    from scalems import env
+    from scalems import invocation
 
-    resource = env.verify(options.resource, tasks=[options.venv])
+    resource = invocation.verify(options.resource, options.venv, options)
     build = resource.tasks[options.venv]
     return LocalBackend(
         workers=workers, build=build, label=f"local {options.resource}/{options.venv}"

@@ -62,6 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--venv", metavar="NAME", required=True, help="the Task venv that the calls run in"
     )
+    invocation.add_policies(group)
     group.add_argument(
         "--cores",
         metavar="N",
@@ -90,14 +91,14 @@ def make_backend(options: argparse.Namespace, notify: Notify) -> RadicalBackend:
     :raises UsageError: if there is no such resource, Task venv or pilot option.
     :raises EnvironmentNotReady: if the environments are not what was built.
     """
-    from scalems import env
+    from scalems import invocation
     from scalems.radical import options as pilot_options
     from scalems.radical import runs
     from scalems.radical.backend import RadicalBackend
     from scalems.radical.settings import Settings
 
     fields = pilot_options.parse(options.pilot_option)
-    resource = env.verify(options.resource, tasks=[options.venv])
+    resource = invocation.verify(options.resource, options.venv, options)
     name, folder = runs.new()
     settings = Settings(
         run=name,
@@ -107,6 +108,7 @@ def make_backend(options: argparse.Namespace, notify: Notify) -> RadicalBackend:
         slots=options.cores or options.max_workers,
         runtime=options.runtime,
         options=fields,
+        policies=invocation.policies(options),
     )
     return RadicalBackend(
         settings, notify=notify, label=f"radical {options.resource}/{options.venv}"

@@ -222,7 +222,8 @@ class _Server:
                     self._on_task(event)
 
     def _admit(self, description: dict[str, Any]) -> None:
-        admission.check(self._settings.label, self._settings.build, description)
+        settings = self._settings
+        admission.check(settings.label, settings.build, description, policies=settings.policies)
         self._up = True
         count = sum(what.startswith("Worker") for what in self._session.staff.values())
         self._tell("status", {"pilot": self._state, "workers": str(count)})

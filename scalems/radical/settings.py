@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from scalems.env import Build
+    from scalems.env.finding import About, Policy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,9 @@ class Settings:
     """Minutes."""
     options: Mapping[str, Any]
     """Fields of RP's PilotDescription."""
+
+    policies: Mapping[About, Policy]
+    """What to do about a Worker that is not what was verified."""
 
     @property
     def data(self) -> Path:

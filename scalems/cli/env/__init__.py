@@ -7,12 +7,13 @@ project: the folder that you are in, or one above it.
 from __future__ import annotations
 
 import argparse
+import importlib
 
-from scalems.cli.env import enter, keep, look, share, start, sync
+MODULES = ("start", "sync", "look", "enter", "keep", "share")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the commands of this group to a parser."""
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    for module in (start, sync, look, enter, keep, share):
-        module.configure(commands)
+    for name in MODULES:
+        importlib.import_module(f"{__name__}.{name}").configure(commands)
