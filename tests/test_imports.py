@@ -103,13 +103,17 @@ def parents(module: str) -> set[str]:
     return {".".join(words[:count]) for count in range(1, len(words))}
 
 
-def ours(module: str, *, lazy: bool) -> set[str]:
-    """Modules of scalems that are loaded with one, the packages that they are in included."""
-    named = {
+def direct(module: str, *, lazy: bool) -> set[str]:
+    return {
         one.name
         for one in imports(module)
         if one.top == "scalems" and not one.typing and (lazy or not one.lazy)
     }
+
+
+def ours(module: str, *, lazy: bool) -> set[str]:
+    """Modules of scalems that are loaded with one, the packages that they are in included."""
+    named = direct(module, lazy=lazy)
     return {*named, *parents(module), *(p for name in named for p in parents(name))} - {module}
 
 
@@ -135,16 +139,12 @@ def test_imports_go_one_way():
 
 
 def test_no_module_needs_one_that_needs_it():
-    """A package counts as needed by the modules in it, which are loaded after it."""
-    loaded = {module: ours(module, lazy=False) for module in modules()}
+    loaded = {module: direct(module, lazy=False) for module in modules()}
     list(graphlib.TopologicalSorter(loaded).static_order())
 
 
 def test_not_even_when_a_function_is_called():
-    def direct(module: str) -> set[str]:
-        return {one.name for one in imports(module) if one.top == "scalems" and not one.typing}
-
-    used = {m: direct(m) - {m} - (ENGINES if m in ENGINES else set()) for m in modules()}
+    used = {m: direct(m, lazy=True) - (ENGINES if m in ENGINES else set()) for m in modules()}
     list(graphlib.TopologicalSorter(used).static_order())
 
 
