@@ -137,10 +137,11 @@ def explain(error: CommandFailed, *, doing: str) -> tuple[str, str | None]:
 
     :param doing: what was being done, such as "installing the lock of 'task'".
     """
-    printed = ""
+    printed = detail = ""
     if error.completed:
         printed = error.completed.stderr + error.completed.stdout
-    detail = _detail(printed) or error.cause
+        detail = _detail(error.completed.stderr) or _detail(error.completed.stdout)
+    detail = detail or error.cause
     if _NO_SPACE.search(printed):
         return f"the disk is full while {doing}:\n{detail}", "free some space and run it again"
     if _BAD_HASH.search(printed):
@@ -164,9 +165,16 @@ def explain(error: CommandFailed, *, doing: str) -> tuple[str, str | None]:
     return f"failed while {doing}:\n{detail}", None
 
 
+_TRACEBACK = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n)*.*", re.MULTILINE)
+
+
 def _detail(printed: str) -> str:
-    lines = [line.rstrip() for line in printed.splitlines() if line.strip()]
-    return "\n".join(f"    {_without_credentials(line)}" for line in lines[-25:])
+    """Return what a tool printed without its own traceback; of much, the beginning and the end."""
+    text = _TRACEBACK.sub("", printed)
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    if len(lines) > 25:
+        lines = [*lines[:8], f"... {len(lines) - 24} more lines", *lines[-16:]]
+    return "\n".join(f"    {_without_credentials(line)}" for line in lines)
 
 
 def _without_credentials(line: str) -> str:
