@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,7 +72,7 @@ def pack(folder: Path) -> Path:
     path = place / f"scalems-{version()}-py3-none-any.whl"
     if not path.is_file():
         place.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{id(data)}.tmp")
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
         temporary.write_bytes(data)
         temporary.replace(path)
     return path
