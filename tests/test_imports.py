@@ -191,6 +191,14 @@ def test_the_far_side_loads_in_a_venv_that_was_built(small_home: Scalems, tmp_pa
         assert loaded <= {"errors", "probe", "workflow", "radical"}, entry
 
 
+@pytest.mark.parametrize(
+    "before", ["", "from scalems.env import Depth", "from scalems.env.verify import examine"]
+)
+def test_a_name_is_the_function_and_not_its_module(before):
+    code = f"{before}\nfrom scalems import env\nfor _ in range(2): assert env.verify.__code__"
+    subprocess.run([sys.executable, "-B", "-c", code], check=True)
+
+
 # --- what is not loaded before it is needed ---------------------------------------------------
 
 

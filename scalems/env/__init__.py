@@ -1,19 +1,8 @@
 """The environment manager: specs, locks, builds, fingerprints, parity, verification."""
 
-from __future__ import annotations
+from scalems.env.check import Depth
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from scalems.env.check import Depth
-    from scalems.env.verify import Build, VerifiedResource, verify
+# Not when first used: the module of that name would come to stand where the function is.
+from scalems.env.verify import Build, VerifiedResource, verify
 
 __all__ = ["Build", "Depth", "VerifiedResource", "verify"]
-
-
-def __getattr__(name: str) -> object:
-    if name in __all__:
-        import scalems.env.verify
-
-        return getattr(scalems.env.verify, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
