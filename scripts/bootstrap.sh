@@ -18,6 +18,15 @@ apt_install() {
     fi
 }
 
+# The same, for what only some tests need: those are skipped without it.
+apt_wish() {
+    if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+        apt_install "$@"
+    else
+        say "without $*, some tests are skipped: sudo apt-get install $*"
+    fi
+}
+
 find_python() {
     local name
     for name in ${PYTHON:-} python3 python3.13 python3.12 python3.11 python3.10; do

@@ -178,7 +178,7 @@ def parity_table(parity: Parity) -> Table:
     table = _table("", *parity.sides, "parity")
     for row in parity.rows:
         mark = _MARK[row.severity.value if row.severity else None]
-        table.add_row(row.what, *(row.values[side] or "-" for side in parity.sides), mark)
+        table.add_row(row.what, *(row.values.get(side) or "-" for side in parity.sides), mark)
     return table
 
 

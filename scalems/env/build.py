@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from scalems.env.lock import Pin
 from scalems.env.locking import Notify
 from scalems.env.manifest import Manifest
 from scalems.env.role import Role
+from scalems.env.site import Site
 from scalems.host import filelock
 from scalems.host.local import CommandFailed, run
 
@@ -36,6 +37,8 @@ class BuildPlan:
     :param interpreter: path of the interpreter that the venv gets.
     :param facts: description of that interpreter, see :func:`scalems.probe.interpreter`.
     :param pins: the lock as it applies to it.
+    :param site: what it takes from its site.
+    :param software: versions of the programs of the site.
     """
 
     name: str
@@ -46,6 +49,8 @@ class BuildPlan:
     lock_inputs: str
     scalems_digest: str
     input_digest: str
+    site: Site = field(default_factory=Site)
+    software: Mapping[str, str] = field(default_factory=dict)
 
     def folder(self, layout: Layout) -> Path:
         """Return the build's folder."""
@@ -171,6 +176,8 @@ def _record(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         seconds=round(time.monotonic() - started, 3),
         interpreter=plan.facts,
+        site=plan.site.to_dict(),
+        software=dict(plan.software),
         python=str(python),
         python_stat=(status.st_size, status.st_mtime_ns),
         versions=probe.versions([probe.site_packages(venv)]),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from scalems.env import check, layout, parity, state, target
+from scalems.env import check, layout, manifest, parity, state, target
 from scalems.env.canonical import digest
 from scalems.env.check import Depth
 from scalems.env.parity import Side
-from scalems.env.state import Synced
+from scalems.env.state import Synced, SyncedEnv
 from scalems.resource import definition
 from scalems.resource.config import Project
 
@@ -52,4 +52,15 @@ def _still_good(known: Synced, depth: Depth) -> bool:
         all(fields.get(name) == value for name, value in known.fields.items())
         and state.linked(layout.default(), known)
         and all(check.is_good(env.folder, depth=depth) for env in known.envs)
+        and all(_same_software(env) for env in known.envs)
     )
+
+
+def _same_software(env: SyncedEnv) -> bool:
+    built = manifest.read(env.folder)
+    if built is None or not built.software:
+        return built is not None
+    from scalems.env import site  # only now: most environments have none
+
+    taken = site.Site.from_dict(built.site)
+    return not list(site.check(env.name, taken, built.software, remedy=""))

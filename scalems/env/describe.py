@@ -6,6 +6,7 @@ from typing import Any
 
 from scalems.env import enter, lease, manifest, state, target
 from scalems.env.selection import select
+from scalems.env.site import Site
 from scalems.errors import EnvironmentNotReady
 
 
@@ -43,6 +44,7 @@ def describe(text: str, resource: str | None = None) -> dict[str, Any]:
         "content digest": known.content_digest,
         "client's scalems": known.scalems_digest == target.client().scalems_digest,
         "definition": {"path": str(synced.definition), "fields": dict(synced.fields)},
-        "entered by": enter.shell_lines(env.folder / "venv"),
+        "entered by": enter.shell_lines(env.folder / "venv", Site.from_dict(known.site)),
+        "software": dict(known.software),
         "distributions": dict(sorted(known.versions.items())),
     }

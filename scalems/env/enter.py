@@ -4,32 +4,69 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
+import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from scalems.env import check
+from scalems.env import check, manifest
 from scalems.env.check import Depth
 from scalems.env.finding import not_ready
 from scalems.env.selection import select
+from scalems.env.site import Site
 from scalems.env.verify import sync_command
-from scalems.errors import EnvironmentNotReady, UsageError
+from scalems.errors import EnvironmentNotReady
+from scalems.host.local import LEAKING
 
 
-def shell_lines(venv: Path) -> list[str]:
-    """Return the shell lines by which a Worker enters a venv.
+def shell_lines(venv: Path, site: Site) -> list[str]:
+    """Return the shell lines by which a Worker enters a venv: those of its site come first.
 
-    Without the first, the packages of the Pilot venv would come before those of the Task venv.
+    What modules set for another Python must go: packages that ``PYTHONPATH`` names would come
+    before those of the venv, as those of the Pilot venv would.
     """
     return [
+        *site.lines,
         "unset PYTHONPATH PYTHONHOME",
         f". {shlex.quote(str(venv / 'bin' / 'activate'))}",
     ]
 
 
-def ready(text: str, resource: str | None, *, verified: bool) -> Path:
-    """Return the venv of an environment in use, after a look at it.
+def variables(site: Site) -> dict[str, str]:
+    """Return the environment variables that the shell lines of a site set or change.
+
+    :raises EnvironmentNotReady: a line fails, as `module load` of a module that is not there.
+    """
+    if not site.lines:
+        return {}
+    script = "\n".join(["set -e", *site.lines, "env -0 >&3"])
+    with tempfile.TemporaryFile() as output:
+        done = subprocess.run(
+            ["bash", "-c", f"exec 3>&{output.fileno()}\n{script}"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            pass_fds=[output.fileno()],
+            check=False,
+        )
+        output.seek(0)
+        pairs = output.read().decode(errors="surrogateescape").split("\0")
+    if done.returncode:
+        raise EnvironmentNotReady(
+            f"the shell lines of the environment fail: {done.stderr.strip()}",
+            remedy="correct `modules` or `shell` in its spec, and sync",
+        )
+    now = {name: value for name, _, value in (pair.partition("=") for pair in pairs) if name}
+    # Functions, and what bash sets of itself.
+    return {
+        name: value
+        for name, value in now.items()
+        if os.environ.get(name) != value and name not in ("_", "SHLVL", "PWD", *LEAKING)
+    }
+
+
+def ready(text: str, resource: str | None, *, verified: bool) -> list[str]:
+    """Return the shell lines into an environment in use, after a look at it.
 
     :param text: see :func:`scalems.env.selection.select`.
     :param verified: refuse one that is not what was built.
@@ -37,37 +74,30 @@ def ready(text: str, resource: str | None, *, verified: bool) -> Path:
     :raises EnvironmentNotReady: it is not what was built.
     """
     synced, env = select(text, resource=resource)
-    venv = env.folder / "venv"
     findings = check.inspect(env.name, env.folder, depth=Depth.FAST) if verified else []
     if findings:
         problem = not_ready(synced.label, findings)
         raise EnvironmentNotReady(
             problem.cause, remedy=f"{sync_command(synced.label)}; or enter it with --no-check"
         )
-    return venv
+    known = manifest.read(env.folder)
+    site = Site.from_dict(known.site) if known else Site()
+    return shell_lines(env.folder / "venv", site)
 
 
-def replace_by(venv: Path, words: Sequence[str]) -> int:
-    """Replace this process by a command in a venv.
-
-    :raises UsageError: there is no such command there.
-    """
-    if not shutil.which(words[0], path=f"{venv / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"):
-        raise UsageError(
-            f"there is no command {words[0]!r} in {venv} nor on PATH",
-            remedy="check the spelling; commands come after --",
-        )
-    lines = [*shell_lines(venv), 'exec "$@"']
-    os.execvp("bash", ["bash", "-c", "\n".join(lines), "scalems", *words])
+def replace_by(lines: Sequence[str], words: Sequence[str]) -> int:
+    """Replace this process by a command in an environment; bash tells if it is not there."""
+    script = "\n".join([*lines, 'exec "$@"'])
+    os.execvp("bash", ["bash", "-c", script, "scalems", *words])
 
 
-def replace_by_shell(venv: Path, *, prompt: str) -> int:
-    """Replace this process by an interactive bash in a venv."""
+def replace_by_shell(lines: Sequence[str], *, prompt: str) -> int:
+    """Replace this process by an interactive bash in an environment."""
     handle, name = tempfile.mkstemp(prefix="scalems-shell-")
     with os.fdopen(handle, "w") as stream:
         stream.write('[ -f ~/.bashrc ] && . ~/.bashrc\nrm -f "$SCALEMS_RCFILE"\n')
         stream.write("unset SCALEMS_RCFILE\nexport VIRTUAL_ENV_DISABLE_PROMPT=1\n")
-        stream.write("\n".join(shell_lines(venv)))
+        stream.write("\n".join(lines))
         stream.write(f'\nPS1={shlex.quote(f"({prompt}) ")}"$PS1"\n')
     os.environ["SCALEMS_RCFILE"] = name
     os.execvp("bash", ["bash", "--rcfile", name, "-i"])

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scalems import probe
 from scalems.env.canonical import digest
@@ -36,21 +36,24 @@ class Entry:
 
 
 def input_digest(
-    pins: Iterable[Pin], *, interpreter: Mapping[str, str], scalems_digest: str
+    pins: Iterable[Pin],
+    *,
+    interpreter: Mapping[str, str],
+    scalems_digest: str,
+    site: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the digest of everything that decides a build; no paths, no clock, no order.
 
     :param pins: the lock as it applies to the target's markers.
     :param interpreter: see :func:`scalems.probe.interpreter`.
+    :param site: what it takes from its site, with the versions that were found there.
     """
-    return digest(
-        "build inputs 1",
-        {
-            "interpreter": dict(interpreter),
-            "pins": sorted([pin.name, pin.version, *pin.hashes] for pin in pins),
-            "scalems": scalems_digest,
-        },
-    )
+    inputs = {
+        "interpreter": dict(interpreter),
+        "pins": sorted([pin.name, pin.version, *pin.hashes] for pin in pins),
+        "scalems": scalems_digest,
+    }
+    return digest("build inputs 1", {**inputs, "site": dict(site)} if site else inputs)
 
 
 def walk(venv: Path) -> Iterator[tuple[str, os.stat_result]]:

@@ -16,7 +16,7 @@ from scalems.env.layout import MANIFEST
 from scalems.env.role import Role
 from scalems.host.files import write_atomic
 
-FORMAT = 1
+FORMAT = 2
 FILES = "files.json"
 
 
@@ -25,6 +25,8 @@ class Manifest:
     """What was verified when a build was made.
 
     :param interpreter: see :func:`scalems.probe.interpreter`.
+    :param site: see :meth:`scalems.env.site.Site.to_dict`.
+    :param software: versions of its programs.
     :param python: path of the interpreter that the venv links to, fully resolved.
     :param python_stat: its size in bytes and modification time in nanoseconds.
     :param versions: distributions by normalized name.
@@ -44,6 +46,8 @@ class Manifest:
     created: str
     seconds: float
     interpreter: Mapping[str, str]
+    site: Mapping[str, Any]
+    software: Mapping[str, str]
     python: str
     python_stat: tuple[int, int]
     versions: Mapping[str, str]

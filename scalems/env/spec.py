@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from scalems import tomlfile
+from scalems.env import site
 from scalems.env.role import Role
+from scalems.env.site import Site, Software
 from scalems.errors import UsageError
 from scalems.probe import normalize
 
@@ -32,6 +34,7 @@ class EnvSpec:
     interpreter: str | None
     dependencies: tuple[str, ...]
     constraints: tuple[str, ...]
+    site: Site = field(default_factory=Site)
 
     @property
     def lock_path(self) -> Path:
@@ -58,6 +61,19 @@ def load(path: Path) -> EnvSpec:
         interpreter=data.get("interpreter"),
         dependencies=tuple(data.get("dependencies", ())),
         constraints=tuple(data.get("constraints", ())),
+        site=Site(
+            modules=tuple(data.get("modules", ())),
+            shell=tuple(data.get("shell", ())),
+            software=tuple(
+                Software(
+                    name=name,
+                    command=table["command"],
+                    pattern=table["pattern"],
+                    range=table.get("version", ""),
+                )
+                for name, table in sorted(data.get("software", {}).items())
+            ),
+        ),
     )
 
 
@@ -67,6 +83,7 @@ def _mistakes(data: Mapping[str, Any]) -> Iterator[tomlfile.Mistake]:
         SpecifierSet(str(data.get("python", "")))
     except InvalidSpecifier:
         yield ("python",), f"{data['python']!r} is not a version range like '>=3.10'"
+    yield from site.mistakes(data)
     seen: dict[str, Requirement] = {}
     for key in ("dependencies", "constraints"):
         listed = data.get(key)

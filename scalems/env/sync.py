@@ -19,6 +19,7 @@ from scalems.env import (
     locking,
     manifest,
     parity,
+    site,
     spec,
     state,
     target,
@@ -182,6 +183,8 @@ def _plans(specs: Sequence[EnvSpec], locks: Mapping[str, Lock], client: Side) ->
     for one in specs:
         interpreter = target.find_interpreter(one)
         pins = locks[one.name].select(interpreter.markers)
+        software = site.require(one.site, env=one.name)
+        taken = {**one.site.to_dict(), "found": software} if one.site else None
         plans.append(
             BuildPlan(
                 name=one.name,
@@ -192,8 +195,13 @@ def _plans(specs: Sequence[EnvSpec], locks: Mapping[str, Lock], client: Side) ->
                 lock_inputs=locks[one.name].inputs,
                 scalems_digest=client.scalems_digest,
                 input_digest=fingerprint.input_digest(
-                    pins, interpreter=interpreter.facts, scalems_digest=client.scalems_digest
+                    pins,
+                    interpreter=interpreter.facts,
+                    scalems_digest=client.scalems_digest,
+                    site=taken,
                 ),
+                site=one.site,
+                software=software,
             )
         )
     return plans

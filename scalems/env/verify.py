@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from scalems.env import check, layout, lease, manifest, parity, state, target
+from scalems.env import check, layout, lease, manifest, parity, site, state, target
 from scalems.env.check import Depth
-from scalems.env.finding import About, Finding, Policy, errors, not_ready
+from scalems.env.finding import About, Finding, Policy, Severity, errors, not_ready
 from scalems.env.manifest import Manifest
-from scalems.env.parity import Parity, Side
+from scalems.env.parity import Parity, Row, Side
 from scalems.env.role import Role
+from scalems.env.site import Site
 from scalems.env.state import Synced, SyncedEnv
 from scalems.errors import EnvironmentNotReady, UsageError
 from scalems.resource import definition
@@ -27,6 +28,7 @@ class Build:
     :param folder: where manifest and venv are.
     :param python: the venv's interpreter.
     :param versions: distributions by normalized name.
+    :param site: what it takes from its site.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Build:
     content_digest: str
     scalems_digest: str
     versions: Mapping[str, str]
+    site: Site = field(default_factory=Site)
 
     @property
     def venv(self) -> Path:
@@ -178,12 +181,16 @@ def examine(
         if known := manifest.read(env.folder):
             manifests[env.name] = known
             findings += _inputs(env, known, client, mend)
+            findings += site.check(
+                env.name, Site.from_dict(known.site), known.software, remedy=mend
+            )
     compared = parity.compare(
         client,
         [_side(env, manifests[env.name]) for env in envs if env.name in manifests],
         remedy=mend,
     )
     findings += compared.findings
+    compared = replace(compared, rows=(*compared.rows, *_software(manifests, findings)))
     findings += _definition(synced, mend)
     return Report(
         label=resource,
@@ -250,6 +257,7 @@ def _build(env: SyncedEnv, known: Manifest) -> Build:
         content_digest=known.content_digest,
         scalems_digest=known.scalems_digest,
         versions=known.versions,
+        site=Site.from_dict(known.site),
     )
 
 
@@ -269,8 +277,10 @@ def _inputs(env: SyncedEnv, known: Manifest, client: Side, mend: str) -> list[Fi
         return []
     from scalems.env import lock, spec  # only now: most launches need no parser
 
-    wanted = lock.inputs_digest(spec.load(env.spec), parity.pins(client.versions))
-    if wanted == known.lock_inputs or any(
+    asked = spec.load(env.spec)
+    wanted = lock.inputs_digest(asked, parity.pins(client.versions))
+    same_site = asked.site == Site.from_dict(known.site)
+    if (same_site and wanted == known.lock_inputs) or any(
         known.versions.get(name) != version
         for name, version in parity.pins(client.versions).items()
     ):
@@ -279,6 +289,21 @@ def _inputs(env: SyncedEnv, known: Manifest, client: Side, mend: str) -> list[Fi
         Finding(
             env=env.name, kind="spec changed since the sync", subject=str(env.spec), remedy=mend
         )
+    ]
+
+
+def _software(manifests: Mapping[str, Manifest], findings: Sequence[Finding]) -> list[Row]:
+    """Return rows of the parity table for what is not Python."""
+    names = sorted({name for known in manifests.values() for name in known.software})
+    return [
+        Row(
+            what=name,
+            values={env: known.software.get(name, "") for env, known in manifests.items()},
+            severity=Severity.ERROR
+            if any(f.subject.partition(":")[0] == name and "software" in f.kind for f in findings)
+            else None,
+        )
+        for name in names
     ]
 
 

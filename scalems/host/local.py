@@ -82,14 +82,16 @@ def run(
     cwd: Path | None = None,
     on_line: Callable[[str], None] | None = None,
     holding: int | None = None,
+    limit: float | None = None,
 ) -> Completed:
     """Run a command to its end in a process group of its own, without standard input.
 
     :param env: added to :func:`clean_environment`.
     :param on_line: called with each line of standard error as it comes.
     :param holding: descriptor of a lock that the command must hold as long as it lives.
-    :raises CommandFailed: it cannot start or ends with a non-zero code. The error shows
-        the end of what it printed.
+    :param limit: seconds after which it is killed.
+    :raises CommandFailed: it cannot start, ends with a non-zero code, or reaches the limit.
+        The error shows the end of what it printed.
     """
     words = tuple(os.fspath(word) for word in argv)
     log.debug("run: %s", shlex.join(words))
@@ -114,10 +116,17 @@ def run(
         stderr: list[str] = []
         reader = threading.Thread(target=_read, args=(process, stderr, on_line), daemon=True)
         reader.start()
+        timer = threading.Timer(limit or 0.0, _kill, [process])
+        if limit is not None:
+            timer.start()
         assert process.stdout is not None
         stdout = process.stdout.read()
         reader.join()
         process.wait()
+        timed_out = limit is not None and timer.finished.is_set()
+        timer.cancel()
+    if timed_out:
+        raise CommandFailed(f"{shlex.join(words)[:200]} did not end in {limit:.0f} s")
     done = Completed(
         argv=words, returncode=process.returncode, stdout=stdout, stderr="".join(stderr)
     )

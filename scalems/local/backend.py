@@ -56,7 +56,7 @@ class LocalBackend:
                 self._pool = CallPool(
                     self._workers,
                     python=build.python if build else None,
-                    env={ENV_VARIABLE: build.content_digest} if build else None,
+                    env=_variables(build) if build else None,
                 )
             return self._pool
 
@@ -78,3 +78,9 @@ class LocalBackend:
     def status(self) -> Mapping[str, str]:
         """Return the number of processes."""
         return {"processes": str(self._workers)}
+
+
+def _variables(build: Build) -> dict[str, str]:
+    from scalems.env import enter
+
+    return {**enter.variables(build.site), ENV_VARIABLE: build.content_digest}

@@ -234,7 +234,7 @@ class PilotSession:
                     "ranks": 1,
                     "cores_per_rank": cores,
                     "environment": {SLOTS: str(slots)},
-                    "pre_exec": enter.shell_lines(build.venv),
+                    "pre_exec": enter.shell_lines(build.venv, build.site),
                 }
             )
             for index, (cores, slots) in enumerate(zip(layout.cores, layout.slots, strict=True))

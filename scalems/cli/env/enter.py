@@ -46,12 +46,12 @@ def _run(options: argparse.Namespace) -> int:
             "there is no command to run",
             remedy=f"scalems env run {options.name} -- python --version",
         )
-    folder = enter.ready(options.name, options.resource, verified=not options.no_check)
-    return enter.replace_by(folder, words)
+    lines = enter.ready(options.name, options.resource, verified=not options.no_check)
+    return enter.replace_by(lines, words)
 
 
 def _shell(options: argparse.Namespace) -> int:
     from scalems.env import enter
 
-    folder = enter.ready(options.name, options.resource, verified=not options.no_check)
-    return enter.replace_by_shell(folder, prompt=options.name)
+    lines = enter.ready(options.name, options.resource, verified=not options.no_check)
+    return enter.replace_by_shell(lines, prompt=options.name)
