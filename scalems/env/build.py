@@ -66,7 +66,7 @@ def ensure(
     offline: bool,
     good: Callable[[Path], bool],
     notify: Notify,
-) -> Manifest:
+) -> tuple[Manifest, bool]:
     """Return the manifest of a build, which is made unless it is there and good.
 
     Two that want the same build make it once: the second waits. A build that was left
@@ -74,6 +74,7 @@ def ensure(
 
     :param wheel: scalems itself.
     :param good: whether a build that has a manifest is still as the manifest says.
+    :return: the manifest, and whether the build was made now.
     :raises InstallError: it cannot be made; no trace of it is left.
     """
     folder = plan.folder(layout)
@@ -89,7 +90,7 @@ def ensure(
     ):
         known = manifest.read(folder)
         if known and good(folder):
-            return known
+            return known, False
         if lease.held(folder):
             raise InstallError(
                 f"the build of {plan.name!r} has changed, and a run uses it: {folder}",
@@ -99,7 +100,7 @@ def ensure(
         folder.mkdir(parents=True)
         lease.path(folder).touch(0o644)  # so that a run need not write here
         try:
-            return _make(
+            made = _make(
                 plan,
                 folder,
                 engine=engine,
@@ -111,6 +112,7 @@ def ensure(
         except BaseException:
             discard(folder)
             raise
+        return made, True
 
 
 def _make(

@@ -36,6 +36,11 @@ class Layout:
         """File that every sync holds together, and who removes builds alone."""
         return self.root / "sync.lock"
 
+    @property
+    def definition_lock(self) -> Path:
+        """File that whoever writes one of RP's resource files holds."""
+        return self.root / "definition.lock"
+
     def build_lock(self, name: str, input_digest: str) -> Path:
         """File that whoever makes or removes a build holds."""
         return self.builds / f".{name}-{input_digest[:16]}.lock"

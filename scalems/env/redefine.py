@@ -72,7 +72,8 @@ def write(label: str, *, dry_run: bool) -> tuple[Change, Path | None]:
     :raises EnvironmentNotReady: the resource was never synced.
     """
     place = layout.default()
-    with filelock.hold(place.resource(label).with_suffix(".lock")):
+    guard = place.resource(label).with_suffix(".lock")
+    with filelock.hold(guard), filelock.hold(place.definition_lock):
         synced = find(label)
         change = _wanted(synced)
         backup = None

@@ -71,8 +71,10 @@ def rollback(
         after = _chosen(before, state.generations(place, label), to)
         notify(f"checking generation {after.generation}")
         _prove(after)
-        change = definition.restore(label, after.fields)
         backup = None
+        if not dry_run:
+            stack.enter_context(filelock.hold(place.definition_lock))
+        change = definition.restore(label, after.fields)
         if not dry_run:
             backup = definition.write(change, backups=place.backups()) if change.diff else None
             state.write(place, _pinned(after))

@@ -132,13 +132,17 @@ def sync(project: Project, label: str, options: Options, *, notify: Notify) -> S
             build.sweep(place)
         locks, results = locking.ensure(specs, client, engine, options, notify=notify)
         plans = _plans(specs, locks, client)
-        change = definition.plan(config, virtenv=plans[0].folder(place) / "venv")
+        venv = plans[0].folder(place) / "venv"
+        change = definition.plan(config, virtenv=venv)
         if options.dry_run:
             return _dry(place, config, plans, results, change, options)
         definition.validate(change) if change.diff else None
         envs = _build_all(place, plans, engine, options, notify=notify)
         _prove_parity(place, plans, client, label)
-        backup = definition.write(change, backups=place.backups()) if change.diff else None
+        with filelock.hold(place.definition_lock):
+            # Meanwhile another resource of the same file may have been synced.
+            change = definition.plan(config, virtenv=venv)
+            backup = definition.write(change, backups=place.backups()) if change.diff else None
         # The locks may be new: the key must be that of the files as they are now.
         key = current.key(project, label, client)
         state.write(place, _synced(place, project, config, specs, plans, change, key))
@@ -226,9 +230,7 @@ def _build_all(
 def _build(
     place: Layout, engine: Engine, own: Path, options: Options, plan: BuildPlan, *, notify: Notify
 ) -> EnvResult:
-    folder = plan.folder(place)
-    before = manifest.read(folder)
-    made = build.ensure(
+    known, made = build.ensure(
         plan,
         layout=place,
         engine=engine,
@@ -237,13 +239,12 @@ def _build(
         good=functools.partial(check.is_good, depth=options.depth),
         notify=notify,
     )
-    same = before is not None and made.created == before.created
     return EnvResult(
         name=plan.name,
         role=plan.role,
-        action="reused" if same else "built",
-        folder=folder,
-        seconds=0.0 if same else made.seconds,
+        action="built" if made else "reused",
+        folder=plan.folder(place),
+        seconds=known.seconds if made else 0.0,
     )
 
 
