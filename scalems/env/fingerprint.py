@@ -19,7 +19,10 @@ from scalems.env.canonical import digest
 if TYPE_CHECKING:
     from scalems.env.lock import Pin
 
-BOOKKEEPING = ("RECORD", "INSTALLER", "REQUESTED", "WHEEL", "direct_url.json", "uv_cache.json")
+BOOKKEEPING = (
+    *("RECORD", "INSTALLER", "REQUESTED", "WHEEL", "direct_url.json"),
+    *("uv_build.json", "uv_cache.json"),
+)
 """Files of a dist-info folder that say how it was installed, not what was."""
 
 
