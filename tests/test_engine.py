@@ -1,0 +1,250 @@
+"""The two engines: the same lock gives the same software, and nothing of the caller's gets in."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from homes import LABEL, Scalems, tree
+
+from scalems import probe
+from scalems.env import fingerprint, manifest
+from scalems.env.engine import CHOICES, choose, explain
+from scalems.errors import ExitCode, UsageError
+from scalems.host.local import CommandFailed, Completed
+
+SITE = Path(sysconfig.get_path("purelib"))
+COMPILED_HERE = [f"netifaces{sysconfig.get_config_var('EXT_SUFFIX')}"]
+"""Extension modules of packages that have no wheel."""
+
+
+# --- the same from both -----------------------------------------------------------------------
+
+
+def contents(made: Scalems) -> dict[str, str]:
+    """What counts as content, but what a compiler makes, which may differ each time."""
+    venv = made.build("pilot") / "venv"
+    site = probe.site_packages(venv).relative_to(venv)
+    compiled = {f"{site}/{path}" for path in COMPILED_HERE}
+    entries = fingerprint.scan(venv)
+    found = {
+        path: entry.sha256
+        for path, entry in entries.items()
+        if path.startswith(f"{site}/")
+        and path not in compiled
+        and Path(path).name not in fingerprint.BOOKKEEPING
+        and not Path(path).name.startswith("_virtualenv.")
+    }
+    assert compiled <= entries.keys()
+    return found
+
+
+@pytest.mark.network
+@pytest.mark.slow
+def test_both_engines_build_the_same_from_one_lock(scalems: Scalems, small_home: Scalems):
+    scalems.sync("--engine", "pip")
+    ours, theirs = (manifest.read(made.build("pilot")) for made in (scalems, small_home))
+    assert ours.engine.startswith("virtualenv ")
+    assert theirs.engine.startswith("uv ")
+    assert ours.input_digest == theirs.input_digest
+    assert ours.versions == theirs.versions
+    assert contents(scalems) == contents(small_home)
+    assert not {"pip", "setuptools", "wheel"} & (ours.versions.keys() - theirs.versions.keys())
+    assert scalems.check("--deep")["ok"]
+    # So it does not matter which engine the next sync has.
+    before = tree(scalems.home, content=False)
+    assert scalems.sync("--engine", "uv")["envs"][0]["action"] == "unchanged"
+    assert tree(scalems.home, content=False) == before
+
+
+# --- nothing of the caller's ------------------------------------------------------------------
+
+
+@pytest.mark.network
+def test_a_venv_has_its_own_packages_and_no_others(small_home: Scalems):
+    """The client has all that it needs and more; none of it can be imported in the venv."""
+    venv = small_home.build("pilot") / "venv"
+    theirs = probe.versions([SITE]).keys() - manifest.read(venv.parent).versions.keys()
+    assert {"rich", "virtualenv", "uv", "pytest", "hypothesis"} <= theirs
+    code = (
+        "import importlib.util, sys\n"
+        "print(*sys.path, sep='\\n')\n"
+        "for name in ('rich', 'virtualenv', 'uv', 'pytest', 'hypothesis', 'pip', 'setuptools'):\n"
+        "    assert importlib.util.find_spec(name) is None, name\n"
+    )
+    done = subprocess.run(
+        [venv / "bin" / "python", "-I", "-B", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    outside = [Path(sys.base_prefix), Path(sysconfig.get_path("stdlib"))]
+    for line in filter(None, done.stdout.splitlines()):
+        path = Path(line)
+        assert path == probe.site_packages(venv) or any(path.is_relative_to(o) for o in outside)
+        assert not path.is_relative_to(SITE)
+    assert "include-system-site-packages = false" in (venv / "pyvenv.cfg").read_text()
+
+
+HOOK = """
+import os, sys
+with open(os.environ["SEEN"], "a") as stream:
+    stream.write(sys.prefix + "\\n")
+"""
+
+
+@pytest.mark.network
+def test_settings_of_the_caller_do_not_get_in(
+    scalems: Scalems, small_home: Scalems, tmp_path: Path
+):
+    """What people have in their environment, their home and their folder."""
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "sitecustomize.py").write_text(HOOK)
+    (mine / "idna-99.dist-info").mkdir()
+    minor = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    user = scalems.home / ".local" / "lib" / minor / "site-packages"
+    shutil.copytree(mine, user)
+    (user / "usercustomize.py").write_text(HOOK)
+    (scalems.project / "uv.toml").write_text("not = [valid")
+    (scalems.project / "pyproject.toml").write_text("not = [valid")
+    (scalems.project / ".python-version").write_text("2.7\n")
+    seen = tmp_path / "seen"
+    seen.touch()
+    scalems.run(
+        *("env", "sync", "--resource", LABEL, "--frozen"),
+        PYTHONPATH=str(mine),
+        VIRTUAL_ENV="/nonexistent",
+        PYTHONSTARTUP=str(mine / "sitecustomize.py"),
+        SEEN=str(seen),
+    )
+    # The client is the user's own; what it starts is not.
+    assert set(seen.read_text().split()) == {sys.prefix}
+    ours, theirs = (manifest.read(made.build("pilot")) for made in (scalems, small_home))
+    assert ours.versions == theirs.versions
+    assert contents(scalems) == contents(small_home)
+
+
+@pytest.mark.network
+def test_a_file_that_somebody_changed_in_the_cache_does_not_get_in(
+    scalems: Scalems, tmp_path: Path
+):
+    """uv links files from its cache: who edits one in a venv edits those of all others."""
+    env = {**scalems.env, "UV_CACHE_DIR": str(tmp_path / "cache"), "UV_LINK_MODE": "hardlink"}
+    made = dataclasses.replace(scalems, env=env)
+    made.sync()
+    folder = made.build("pilot")
+    known = manifest.read(folder)
+    path = probe.site_packages(folder / "venv") / "cloudpickle" / "cloudpickle.py"
+    body = path.read_bytes()
+    assert path.stat().st_nlink > 1
+    with path.open("r+b") as stream:
+        stream.write(b"#changed")
+    assert made.check(code=ExitCode.NOT_READY)["ok"] is False
+    done = made.run("env", "sync", "--resource", LABEL)
+    assert "uv's cache was changed; again: cloudpickle" in done.stderr
+    assert path.read_bytes() == body
+    assert manifest.read(folder).content_digest == known.content_digest
+    assert made.check("--deep")["ok"]
+
+
+# --- which one --------------------------------------------------------------------------------
+
+CHOSEN = """
+import sys
+from scalems.env.engine import choose
+from scalems.errors import UsageError
+try:
+    print(choose(sys.argv[1]).name)
+except UsageError as error:
+    print(error)
+"""
+
+
+def chosen(name: str, *, path: str) -> str:
+    """What is chosen by a Python that has scalems, but no uv beside itself."""
+    python = Path(getattr(sys, "_base_executable", sys.executable))
+    if python.with_name("uv").exists() or sys.prefix == sys.base_prefix:
+        pytest.skip("the Python below has a uv of its own")
+    paths = [str(Path(__file__).parent.parent), str(SITE)]
+    return subprocess.run(
+        [python, "-B", "-c", CHOSEN, name],
+        env={"PATH": path, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+
+
+def test_auto_is_uv_where_it_is_there(tmp_path):
+    assert choose().name == choose("auto").name == choose("uv").name == "uv"
+    assert choose("pip").name == "pip"
+    uv = shutil.which("uv", path=sysconfig.get_path("scripts"))
+    (tmp_path / "uv").symlink_to(uv)
+    assert chosen("auto", path=str(tmp_path)) == "uv"
+    assert chosen("auto", path="/nonexistent") == "pip"
+    assert chosen("pip", path=str(tmp_path)) == "pip"
+    assert "pip install uv, or use --engine pip" in chosen("uv", path="/nonexistent")
+
+
+def test_an_unknown_engine_gets_near_names(scalems: Scalems):
+    assert CHOICES == ("auto", "uv", "pip")
+    with pytest.raises(UsageError, match="did you mean 'pip'") as caught:
+        choose("pipp")
+    assert caught.value.remedy == "choose one of: auto, uv, pip"
+    done = scalems.run("env", "lock", "--engine", "conda", code=ExitCode.USAGE)
+    assert "invalid choice: 'conda'" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["uv", "pip"])
+def test_an_engine_says_what_it_is(name):
+    words = choose(name).version().replace(",", "").split()
+    assert (
+        dict(zip(words[::2], words[1::2], strict=True)).keys()
+        == {
+            "uv": {"uv"},
+            "pip": {"virtualenv", "pip-tools", "pip"},
+        }[name]
+    )
+
+
+# --- what they say when they fail -------------------------------------------------------------
+
+
+def explained(stderr: str, stdout: str = "") -> tuple[str, str | None]:
+    done = Completed(argv=("tool",), returncode=1, stdout=stdout, stderr=stderr)
+    return explain(CommandFailed("tool failed", completed=done), doing="working")
+
+
+def test_of_much_that_a_tool_says_the_beginning_and_the_end_are_shown():
+    cause, _ = explained("".join(f"line {number}\n" for number in range(100)))
+    lines = [line.strip() for line in cause.splitlines()]
+    assert lines[1] == "line 0"
+    assert lines[-1] == "line 99"
+    assert f"... {100 - (len(lines) - 2)} more lines" in lines
+
+
+def test_a_traceback_of_a_tool_does_not_hide_what_it_said():
+    traceback = "Traceback (most recent call last):\n" + '  File "x", line 1\n    y()\n' * 30
+    cause, _ = explained(f"ERROR: the reason\n{traceback}ValueError: no\n", "Collecting things\n")
+    assert cause == "failed while working:\n    ERROR: the reason"
+
+
+def test_what_a_tool_said_on_the_wrong_stream_is_shown():
+    assert explained("", "the reason\n")[0].endswith("\n    the reason")
+    assert explained("", "")[0].endswith("tool failed")
+
+
+@pytest.mark.parametrize(
+    "url", ["https://me:secret@host/simple", "http://secret@host:80/x", "git+ssh://u:secret@h/r"]
+)
+def test_no_password_is_shown(url):
+    cause, _ = explained(f"looked at {url}, {url}\n")
+    assert "secret" not in cause
+    assert "***@h" in cause
