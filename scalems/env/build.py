@@ -15,7 +15,7 @@ from pathlib import Path
 
 from scalems import probe
 from scalems.env import fingerprint, lease, manifest
-from scalems.env.engine import Engine, InstallError
+from scalems.env.engine import Engine, InstallError, explain
 from scalems.env.fingerprint import Entry
 from scalems.env.layout import Layout
 from scalems.env.lock import Pin
@@ -224,11 +224,15 @@ def _compile(venv: Path, *, holding: int) -> None:
     """Byte-compile what every run imports; measured to take seconds off the agent's start."""
     site = probe.site_packages(venv)
     folders = [str(site / name) for name in IMPORTED if (site / name).is_dir()]
-    run(
-        [venv / "bin" / "python", "-I", "-m", "compileall", "-q", "-j", "0", *folders],
-        cwd=Path("/"),
-        holding=holding,
-    )
+    try:
+        run(
+            [venv / "bin" / "python", "-I", "-m", "compileall", "-q", "-j", "0", *folders],
+            cwd=Path("/"),
+            holding=holding,
+        )
+    except CommandFailed as error:
+        cause, remedy = explain(error, doing=f"compiling what is in {venv}")
+        raise InstallError(cause, remedy=remedy) from error
 
 
 def discard(folder: Path) -> None:
