@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -502,3 +503,37 @@ def test_calls_fail_when_a_part_of_the_run_is_killed(home, venvs, tmp_path, vict
         assert str(run.settings.folder) in str(caught.value)
         with pytest.raises(BackendError):
             run.value(abs, 1)
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_never_wakes_up_is_started_again(home, venvs):
+    """RP forks it while threads hold locks; now and then one of them is never let go."""
+
+    def frozen():
+        # Its process is there, and no task yet.
+        made = first.folder.glob("**/pilot.0000/agent_scheduling.0000.prof")
+        if not any("component_init" in path.read_text() for path in made):
+            return False
+        named = {}
+        for pid in processes.members(first.run, first.folder):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                if b"agent_scheduling" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    status = Path(f"/proc/{pid}/stat").read_text()
+                    named[pid] = int(status.rpartition(")")[2].split()[1])
+        forked = [pid for pid, parent in named.items() if parent in named]
+        for pid in forked:
+            os.kill(pid, signal.SIGSTOP)
+        return bool(forked)
+
+    with Run(build_of(venvs / "task")) as run:
+        first = run.settings
+        future = run(lambda: sys.prefix)
+        watcher = threading.Thread(target=until, args=[frozen])
+        watcher.start()
+        run.backend.start()
+        watcher.join()
+        assert result(future.result(LIMIT)) == str(venvs / "task" / "venv")
+        assert any("scheduler did nothing" in note for note in run.notes)
+        assert processes.members(first.run, first.folder) == []
+        run.settings = run.backend._settings
+        assert run.settings.run != first.run

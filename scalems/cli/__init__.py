@@ -100,7 +100,7 @@ def run(argv: Sequence[str]) -> int:
             raise
         return report(
             ScalemsError(
-                f"{error.strerror}: {error.filename}",
+                ": ".join(str(part) for part in (error.strerror, error.filename) if part),
                 remedy="make room or choose another folder with SCALEMS_HOME",
             ),
             as_json=options.json,

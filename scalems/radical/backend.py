@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,7 @@ class RadicalBackend:
         self._status: dict[str, str] = {}
         self._ready = threading.Event()
         self._error: ScalemsError | None = None
+        self._hung: ScalemsError | None = None
         self._closing = False
         self._closed = threading.Lock()
 
@@ -66,9 +68,25 @@ class RadicalBackend:
         :raises BackendError: if RP, the pilot or a Worker cannot start.
         :raises EnvironmentNotReady: if the Worker is not what was verified.
         """
+        self._open()
+        if self._hung is not None and not self._closing:
+            self._notify(f"{self._hung.cause.splitlines()[0]} Starting again")
+            self._end_hung()
+            self._open()
+            if self._hung is not None:
+                self._lose(self._hung)
+        if self._error is not None:
+            raise self._error
+        if self._closing:
+            raise BackendError("The run was closed while it started.")
+
+    def _open(self) -> None:
+        """Start a session server, give it the calls, and wait until it is ready or has failed."""
         with self._lock:
             if self._closing:
                 raise BackendError("The run was closed before it had started.")
+            self._hung = None
+            self._ready.clear()
             try:
                 link = self._launch()
             except OSError as error:
@@ -83,10 +101,21 @@ class RadicalBackend:
         self._reader = threading.Thread(target=self._read, name="scalems-radical", daemon=True)
         self._reader.start()
         self._ready.wait()  # the server has limits for all that it waits for
-        if self._error is not None:
-            raise self._error
-        if self._closing:
-            raise BackendError("The run was closed while it started.")
+
+    def _end_hung(self) -> None:
+        """End a session server that hangs. It has run no call, so another may have them all."""
+        assert self._server is not None
+        assert self._reader is not None
+        self._reader.join()
+        with self._lock:
+            link, self._link = self._link, None
+        if link is not None:
+            link.close()
+        processes.sweep(self._settings.run, self._settings.folder)
+        self._server.wait()
+        shutil.rmtree(self._settings.data, ignore_errors=True)
+        name, folder = runs.new()
+        self._settings = replace(self._settings, run=name, folder=folder)
 
     def submit(self, call: Call, done: Done) -> None:
         """Take a call, also before there is a pilot."""
@@ -186,7 +215,7 @@ class RadicalBackend:
                     break
                 self._on_message(kind, *values)
         except (OSError, EOFError):
-            if not self._closing:
+            if not self._closing and self._hung is None:
                 self._lose(self._silent("ended unexpectedly"))
         self._ready.set()
 
@@ -210,6 +239,8 @@ class RadicalBackend:
             self._notify(value)
         elif kind == "failed":
             self._lose(value)
+        elif kind == "hung":
+            self._hung = value
         elif kind == "ready":
             self._ready.set()
 

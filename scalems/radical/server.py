@@ -34,13 +34,22 @@ if TYPE_CHECKING:
     from scalems.radical.settings import Settings
 
 _STEP_LIMIT = 120.0  # seconds for RP to make its session, or a manager
-_LOCAL_PILOT_LIMIT = 300.0  # seconds from submission to PMGR_ACTIVE on this machine
+_LOCAL_PILOT_LIMIT = 150.0  # seconds from submission to PMGR_ACTIVE on this machine
 _QUEUED_PILOT_LIMIT = 48 * 3600.0  # seconds; a batch system may let it wait
 _WORKER_LIMIT = 180.0  # seconds from PMGR_ACTIVE to the Worker's answer
+_SCHEDULING_LIMIT = 30.0  # seconds in the agent's scheduler, which takes milliseconds
 _HEAR_OUT = 2.0  # seconds between the end of a Worker and that of its pilot
 _TICK = 1.0  # seconds
 
 log = logging.getLogger(__name__)
+
+
+class _Hung(Exception):
+    """RP does not go on with the start, and would if it were started again."""
+
+    def __init__(self, error: BackendError) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 class _Closed(Exception):
@@ -93,6 +102,9 @@ class _Server:
                 self._step()
         except _Closed:
             log.info("the client has closed the run")
+        except _Hung as hung:
+            log.error("the start hangs: %s", hung.error)
+            self._tell("hung", hung.error)
         except ScalemsError as error:
             self._fail(error)
         except Exception as error:
@@ -251,6 +263,9 @@ class _Server:
             self._session.broadcast(ALIVE)
         if self._up:
             return
+        if self._session.stuck() > _SCHEDULING_LIMIT:
+            what = f"The agent's scheduler did nothing for {_SCHEDULING_LIMIT:.0f} s."
+            raise _Hung(self._lost(what))
         waited = now - self._changed
         active = self._state == "PMGR_ACTIVE"
         if active:
@@ -259,7 +274,9 @@ class _Server:
             limit = _LOCAL_PILOT_LIMIT if self._session.local else _QUEUED_PILOT_LIMIT
             what = f"The pilot stayed {self._state}"
         if waited > limit:
-            raise self._lost(f"{what} for {limit:.0f} s.")
+            lost = self._lost(f"{what} for {limit:.0f} s.")
+            # Another start costs nothing but time here; a batch job may have waited for hours.
+            raise _Hung(lost) if self._session.local else lost
         if not active and diagnosis.crashed(self._session.sandbox()):
             raise self._lost("The pilot's agent failed while it started.")
 

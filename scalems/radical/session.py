@@ -10,6 +10,7 @@ import contextlib
 import logging
 import math
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,6 +96,7 @@ class PilotSession:
         self.local = False
         self.staff: dict[str, str] = {}
         """The tasks that must live as long as the run does: uid to what it is."""
+        self._scheduling: dict[str, float] = {}
 
     def open(self, proceed: Callable[[str], None]) -> None:
         """Start the session, the pilot, the master and the Workers; wait for none of them.
@@ -138,6 +140,14 @@ class PilotSession:
                 }
             )
         )
+
+    def stuck(self) -> float:
+        """Return for how many seconds the agent's scheduler has had the master or a Worker.
+
+        There is room for them, so it takes none. But RP forks the scheduler's process while
+        threads hold locks, and now and then it never wakes up, and nobody notices.
+        """
+        return max((time.monotonic() - since for since in self._scheduling.values()), default=0.0)
 
     def broadcast(self, command: str, **argument: object) -> None:
         """Send a control message to all Workers."""
@@ -246,6 +256,10 @@ class PilotSession:
         self._emit(PilotEvent(state=state))
 
     def _on_task(self, task: Any, state: str, *_: Any) -> None:
+        if state == "AGENT_SCHEDULING" and task.uid in self.staff:
+            self._scheduling = {**self._scheduling, task.uid: time.monotonic()}
+        elif task.uid in self._scheduling:
+            self._scheduling = {k: v for k, v in self._scheduling.items() if k != task.uid}
         if state in FINAL:
             error = "\n".join(filter(None, (task.exception, task.stderr)))
             self._emit(TaskEvent(uid=task.uid, state=state, value=task.return_value, error=error))
