@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from scalems.env import lock, parity, spec, target
+from scalems.env import conflict, lock, parity, spec, tag, target
 from scalems.env.check import Depth
 from scalems.env.engine import Engine, ResolveError, choose
 from scalems.env.lock import Lock
 from scalems.env.parity import Side
 from scalems.env.spec import EnvSpec
+from scalems.env.tag import Tag
 from scalems.env.target import Interpreter
 from scalems.errors import EnvironmentNotReady, UsageError
 from scalems.host.files import write_atomic
@@ -67,11 +68,17 @@ class LockResult:
 
 
 def make_locks(
-    project: Project, names: Sequence[str], options: Options, *, notify: Notify
+    project: Project,
+    names: Sequence[str],
+    options: Options,
+    *,
+    notify: Notify,
+    targets: Sequence[str] = (),
 ) -> list[LockResult]:
     """Bring the locks of env specs up to date; those that are current stay as they are.
 
     :param names: env specs; none means all of the project.
+    :param targets: wheel tags that the locks must serve, beside those of the resource configs.
     :raises UsageError: unknown specs, or mistakes in them.
     :raises ResolveError: no set of versions satisfies a spec.
     """
@@ -81,11 +88,46 @@ def make_locks(
             f"there are no env specs in {project.envs}",
             remedy="write envs/NAME.toml; its schema is scalems/env/spec.schema.json",
         )
+    asked = [tag.parse(text) for text in targets]
     specs = [spec.load(project.env_path(name)) for name in chosen]
     engine = choose(options.engine)
     if not isinstance(options.upgrade, bool):
         _known(options.upgrade, specs)
-    return ensure(specs, target.client(), engine, options, notify=notify)[1]
+    results = ensure(specs, target.client(), engine, options, notify=notify)[1]
+    for one in specs:
+        if one.lock_path.is_file():  # a dry run may not have written it
+            _serve(one, [*_targets(project, one.name), *asked], engine, options, notify=notify)
+    return results
+
+
+def _targets(project: Project, name: str) -> list[Tag]:
+    """Return the targets of all resources that have an environment."""
+    configs = [project.resource(label) for label in project.labels()]
+    return [tag.parse(text) for one in configs if name in one.envs for text in one.targets]
+
+
+def _serve(
+    one: EnvSpec, targets: Sequence[Tag], engine: Engine, options: Options, *, notify: Notify
+) -> None:
+    """Look whether there are files for each target in a lock.
+
+    :raises ResolveError: one has none, all of them are told.
+    """
+    failures = []
+    for wanted in dict.fromkeys(targets):
+        notify(f"{one.name}: looking for the files for {wanted}", detail=True)
+        try:
+            engine.covers(one.lock_path.read_text(), wanted, offline=options.offline)
+        except ResolveError as error:
+            failures.append(error)
+    if failures:
+        raise ResolveError(
+            f"{one.lock_path} does not serve every target:\n"
+            + "\n".join(failure.cause for failure in failures),
+            remedy=failures[0].remedy
+            or f"limit these packages to versions that have files for it, with `constraints` in "
+            f"{one.path}, or remove the target from the resource config",
+        )
 
 
 def _known(names: Sequence[str], specs: Sequence[EnvSpec]) -> None:
@@ -143,8 +185,10 @@ def ensure(
         try:
             text = _resolve(one, client, interpreter, engine, options)
         except ResolveError as error:
+            limits = conflict.askers(one, parity.pins(client.versions), error.cause)
+            asked = ["  asked for:", *(f"    {line}" for line in limits)] if limits else []
             raise ResolveError(
-                f"{one.path}: {error.cause}",
+                "\n".join([f"{one.path}: {error.cause}", *asked]),
                 remedy=error.remedy or f"change the dependencies or constraints in {one.path}",
             ) from error
         locks[one.name] = lock.parse(text, source=str(one.lock_path))

@@ -32,6 +32,7 @@ class ResourceConfig:
     extends: str
     pilot: str
     tasks: tuple[str, ...]
+    targets: tuple[str, ...] = ()
     definition: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -106,6 +107,7 @@ class Project:
             extends=table["extends"],
             pilot=table["pilot"],
             tasks=tuple(table.get("tasks", ())),
+            targets=tuple(table.get("targets", ())),
             definition=table.get("definition", {}),
         )
 

@@ -56,9 +56,18 @@ def _add_lock(commands: Commands) -> None:
         "lock",
         "resolve env specs into pinned and hashed locks beside them",
         "  scalems env lock                  those that are not current\n"
-        "  scalems env lock task --upgrade   to the newest versions that the spec allows",
+        "  scalems env lock task --upgrade   to the newest versions that the spec allows\n"
+        "  scalems env lock --target cp312-manylinux_2_28_aarch64   does it serve that machine?",
     )
     command.add_argument("names", nargs="*", metavar="NAME", help="env specs (default: all)")
+    command.add_argument(
+        "--target",
+        action="append",
+        default=[],
+        metavar="TAG",
+        help="prove that there are files for this Python and platform too, such as "
+        "cp312-manylinux_2_28_aarch64; resource configs name more with `targets`",
+    )
     add_project(command)
     add_engine(command)
     command.set_defaults(run=_lock)
@@ -167,6 +176,7 @@ def _lock(options: argparse.Namespace) -> int:
             options.names,
             Options(engine=options.engine, upgrade=_upgrade(options), offline=options.offline),
             notify=notify,
+            targets=options.target,
         )
     if options.json:
         render.print_json(

@@ -6,11 +6,14 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from scalems.errors import ScalemsError, UsageError
 from scalems.host.local import CommandFailed
 from scalems.tomlfile import near
+
+if TYPE_CHECKING:
+    from scalems.env.tag import Tag
 
 Choice = Literal["auto", "uv", "pip"]
 CHOICES: tuple[Choice, ...] = get_args(Choice)
@@ -64,6 +67,13 @@ class Engine(Protocol):
         :param former: body of the former lock; its versions are kept where they may.
         :param upgrade: take the newest versions instead; of these distributions only, if named.
         :raises ResolveError: nothing satisfies them, or the index cannot be reached.
+        """
+
+    def covers(self, body: str, tag: Tag, *, offline: bool) -> None:
+        """Return if a lock can be installed on another Python and platform; nothing is installed.
+
+        :param body: the text of the lock.
+        :raises ResolveError: a package has no file for it, or the tool cannot tell.
         """
 
     def create(self, venv: Path, *, interpreter: Path, holding: int) -> None:
@@ -172,6 +182,7 @@ def _detail(printed: str) -> str:
     """Return what a tool printed without its own traceback; of much, the beginning and the end."""
     text = _TRACEBACK.sub("", printed)
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("Using CPython")]  # uv, about itself
     if len(lines) > 25:
         lines = [*lines[:8], f"... {len(lines) - 24} more lines", *lines[-16:]]
     return "\n".join(f"    {_without_credentials(line)}" for line in lines)

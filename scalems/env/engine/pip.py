@@ -11,9 +11,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scalems.env.engine import InstallError, Resolution, ResolveError, explain, upgrades
 from scalems.host.local import CommandFailed, Completed, run
+
+if TYPE_CHECKING:
+    from scalems.env.tag import Tag
 
 # pip must not ask, nor look for a newer pip, nor be steered by a user's `require-virtualenv`.
 _SETTINGS = {
@@ -73,6 +77,13 @@ class PipEngine:
                 raise ResolveError(cause, remedy=remedy) from error
             minor = _minor(interpreter)
             return Resolution(body=(folder / "lock.txt").read_text(), python=f"=={minor}.*")
+
+    def covers(self, body: str, tag: Tag, *, offline: bool) -> None:
+        """See :meth:`scalems.env.engine.Engine.covers`."""
+        raise ResolveError(
+            f"pip cannot tell whether a lock serves {tag}: it resolves for the Python at hand only",
+            remedy="use --engine uv (pip install uv), or remove the target",
+        )
 
     def create(self, venv: Path, *, interpreter: Path, holding: int) -> None:
         """See :meth:`scalems.env.engine.Engine.create`."""

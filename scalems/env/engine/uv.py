@@ -8,11 +8,15 @@ import sysconfig
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from packaging.specifiers import SpecifierSet
 
 from scalems.env.engine import InstallError, Resolution, ResolveError, explain, upgrades
 from scalems.host.local import CommandFailed, Completed, run
+
+if TYPE_CHECKING:
+    from scalems.env.tag import Tag
 
 
 def find_uv() -> Path | None:
@@ -69,6 +73,21 @@ class UvEngine:
                 raise ResolveError(cause, remedy=remedy) from error
             body = re.sub(r"(?m)^(\s+# +(?:via )?)-[rc] (\S+)$", r"\1\2", output.read_text())
         return Resolution(body=body, python=f">={lowest(python)}")
+
+    def covers(self, body: str, tag: Tag, *, offline: bool) -> None:
+        """See :meth:`scalems.env.engine.Engine.covers`."""
+        with tempfile.TemporaryDirectory(prefix="scalems-lock-") as name:
+            path = Path(name, "lock.txt")
+            path.write_text(body)
+            argv = ["pip", "install", "--dry-run", "--no-deps", "--require-hashes"]
+            argv += ["--target", str(Path(name, "target")), "--requirements", str(path)]
+            argv += ["--python-version", tag.python, "--python-platform", f"{tag.cpu}-{tag.libc}"]
+            argv += ["--offline"] if offline else []
+            try:
+                self._run(argv)
+            except CommandFailed as error:
+                cause, remedy = explain(error, doing=f"looking for the files for {tag}")
+                raise ResolveError(cause, remedy=remedy) from error
 
     def create(self, venv: Path, *, interpreter: Path, holding: int) -> None:
         """See :meth:`scalems.env.engine.Engine.create`."""
