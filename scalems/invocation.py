@@ -95,7 +95,7 @@ def base_parser(
     return parser
 
 
-def add_policies(group: argparse._ArgumentGroup) -> None:
+def add_policies(group: argparse._ActionsContainer) -> None:
     """Add the options that say what to do about environments that are not what they must be."""
     for name, what in (
         ("parity", "client, pilot and task environments differ"),

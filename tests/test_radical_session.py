@@ -24,6 +24,7 @@ from scalems.env.verify import Build
 from scalems.errors import BackendError, EnvironmentNotReady, TaskError, TaskLost, UsageError
 from scalems.radical import processes, runs
 from scalems.radical.backend import RadicalBackend
+from scalems.radical.launch import OwnServer
 from scalems.radical.settings import Settings
 from scalems.workflow.call import Call, encode, result
 
@@ -113,7 +114,8 @@ class Run:
                 **settings,
             }
         )
-        self.backend = RadicalBackend(self.settings, notify=self.notes.append, label="test")
+        server = OwnServer(self.settings)
+        self.backend = RadicalBackend(server, notify=self.notes.append, label="test")
         self.count = 0
 
     def __enter__(self):
@@ -327,10 +329,11 @@ CLIENT = """
 import pickle, sys, time
 from pathlib import Path
 from scalems.radical.backend import RadicalBackend
+from scalems.radical.launch import OwnServer
 from scalems.workflow.call import Call, encode
 
 settings = pickle.loads(Path(sys.argv[1]).read_bytes())
-backend = RadicalBackend(settings, notify=print, label="test")
+backend = RadicalBackend(OwnServer(settings), notify=print, label="test")
 def call(folder):
     from pathlib import Path
     import time
@@ -496,7 +499,7 @@ def test_calls_fail_when_a_part_of_the_run_is_killed(home, venvs, tmp_path, vict
         run.backend.start()
         until((tmp_path / "running").exists)
         title = {"worker": "raptor-worker", "master": "raptor-master", "agent": "rp.agent.0"}
-        pid = run.backend._server.pid if victim == "server" else process_of(run, title[victim])
+        pid = run.backend._server._process.pid if victim == "server" else process_of(run, title[victim])
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(BackendError) as caught:
             result(future.result(LIMIT))
@@ -535,5 +538,5 @@ def test_a_scheduler_that_never_wakes_up_is_started_again(home, venvs):
         assert result(future.result(LIMIT)) == str(venvs / "task" / "venv")
         assert any("scheduler did nothing" in note for note in run.notes)
         assert processes.members(first.run, first.folder) == []
-        run.settings = run.backend._settings
+        run.settings = run.backend._server.settings
         assert run.settings.run != first.run

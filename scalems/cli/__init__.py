@@ -14,6 +14,7 @@ from scalems.errors import ExitCode, ScalemsError
 GROUPS = {
     "env": "build, verify, inspect and enter the environments of a resource",
     "resource": "look at, check and write RADICAL-Pilot's resource definitions",
+    "pilot": "keep pilots warm, so that scripts start at once",
     "doctor": "find what makes RADICAL-Pilot's runs fail, before they run",
 }
 

@@ -29,11 +29,12 @@ if TYPE_CHECKING:
     import argparse
 
     from scalems.radical.backend import RadicalBackend
+    from scalems.radical.settings import Settings
     from scalems.workflow.backend import Notify
 
     parser: argparse.ArgumentParser
 
-__all__ = ["main", "make_backend", "make_parser", "parser"]
+__all__ = ["add_pilot_options", "main", "make_backend", "make_parser", "make_settings", "parser"]
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -56,6 +57,22 @@ def make_parser() -> argparse.ArgumentParser:
         ],
     )
     group = new.add_argument_group("radical options")
+    add_pilot_options(group)
+    group.add_argument(
+        "--pilot",
+        metavar="auto|new|warm|NAME",
+        default="auto",
+        help="use the warm pilot NAME, or a matching one if there is one (auto), or none but a "
+        "matching one (warm), or one of this run's own (new) (default: %(default)s); "
+        "see `scalems pilot --help`",
+    )
+    return new
+
+
+def add_pilot_options(group: argparse._ActionsContainer) -> None:
+    """Add the options that describe a pilot and what runs in it."""
+    from scalems import invocation
+
     group.add_argument(
         "--resource", metavar="LABEL", required=True, help="where to run, such as local.localhost"
     )
@@ -82,25 +99,37 @@ def make_parser() -> argparse.ArgumentParser:
         default=[],
         help="a field of RADICAL-Pilot's PilotDescription, such as queue=short; repeatable",
     )
-    return new
 
 
 def make_backend(options: argparse.Namespace, notify: Notify) -> RadicalBackend:
     """Return the backend that the options ask for; nothing is started.
 
-    :raises UsageError: if there is no such resource, Task venv or pilot option.
+    :raises UsageError: if there is no such resource, Task venv, pilot option or warm pilot.
     :raises EnvironmentNotReady: if the environments are not what was built.
     """
+    from scalems.radical import choice
+    from scalems.radical.backend import RadicalBackend
+    from scalems.radical.launch import OwnServer, WarmServer
+
+    settings = make_settings(options)
+    label = f"radical {options.resource}/{options.venv}"
+    pilot = choice.choose(options, settings, notify)
+    if pilot is None:
+        return RadicalBackend(OwnServer(settings), notify=notify, label=label)
+    return RadicalBackend(WarmServer(pilot), notify=notify, label=f"{label} ({pilot.name})")
+
+
+def make_settings(options: argparse.Namespace) -> Settings:
+    """Return the settings of the pilot that the options ask for; see :func:`make_backend`."""
     from scalems import invocation
     from scalems.radical import options as pilot_options
     from scalems.radical import runs
-    from scalems.radical.backend import RadicalBackend
     from scalems.radical.settings import Settings
 
     fields = pilot_options.parse(options.pilot_option)
     resource = invocation.verify(options.resource, options.venv, options)
     name, folder = runs.new()
-    settings = Settings(
+    return Settings(
         run=name,
         folder=folder,
         label=options.resource,
@@ -109,9 +138,6 @@ def make_backend(options: argparse.Namespace, notify: Notify) -> RadicalBackend:
         runtime=options.runtime,
         options=fields,
         policies=invocation.policies(options),
-    )
-    return RadicalBackend(
-        settings, notify=notify, label=f"radical {options.resource}/{options.venv}"
     )
 
 

@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
-import shutil
-import socket
-import subprocess
-import sys
 import threading
-from dataclasses import replace
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalems.env import lease
 from scalems.errors import BackendError, ScalemsError
-from scalems.radical import diagnosis, processes, runs
+from scalems.radical import diagnosis
 from scalems.workflow.call import CANCELLED, Failure, failed, failure_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from scalems.radical.settings import Settings
+    from scalems.radical.launch import Server
     from scalems.workflow.backend import Done, Notify
     from scalems.workflow.call import Call
 
-# RP must be loaded first: it warns of deadlocks otherwise.
-_START = (
-    "import sys; sys.path[:1] = [] if sys.path[0] == '' else sys.path[:1];"
-    " import radical.pilot; from scalems.radical.server import main; main({descriptor})"
-)
 _CHECK = 1.0  # seconds between two looks at the server
 _CLOSE_LIMIT = 60.0  # seconds for RP to give everything back
 _ABORT_LIMIT = 20.0  # the same, after Ctrl-C
@@ -40,20 +27,20 @@ _ABORT_LIMIT = 20.0  # the same, after Ctrl-C
 class RadicalBackend:
     """Runs calls through a raptor master and Workers of RADICAL-Pilot, in a Task venv.
 
+    :param server: what holds the session of RADICAL-Pilot.
     :param notify: told what happens, in lines for people.
     """
 
     name = "radical"
 
-    def __init__(self, settings: Settings, *, notify: Notify, label: str) -> None:
+    def __init__(self, server: Server, *, notify: Notify, label: str) -> None:
         self.label = label
-        self._settings = settings
+        self._server = server
         self._notify = notify
         self._lock = threading.Lock()
         self._pending: dict[int, tuple[Call, Done]] = {}
         self._link: Connection[Any, Any] | None = None
         self._send_lock = threading.Lock()
-        self._server: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
         self._status: dict[str, str] = {}
         self._ready = threading.Event()
@@ -88,13 +75,10 @@ class RadicalBackend:
             self._hung = None
             self._ready.clear()
             try:
-                link = self._launch()
-            except OSError as error:
-                raise BackendError(
-                    f"The RADICAL-Pilot session cannot be started in {self._settings.folder}: "
-                    f"{error}",
-                    remedy="make room there, or set XDG_STATE_HOME to another folder",
-                ) from error
+                link = self._server.connect()
+            except BackendError as error:
+                self._error = error
+                raise
             for call, _ in self._pending.values():
                 self._send_to(link, "call", call)
             self._link = link
@@ -104,18 +88,13 @@ class RadicalBackend:
 
     def _end_hung(self) -> None:
         """End a session server that hangs. It has run no call, so another may have them all."""
-        assert self._server is not None
         assert self._reader is not None
         self._reader.join()
         with self._lock:
             link, self._link = self._link, None
         if link is not None:
             link.close()
-        processes.sweep(self._settings.run, self._settings.folder)
-        self._server.wait()
-        shutil.rmtree(self._settings.data, ignore_errors=True)
-        name, folder = runs.new()
-        self._settings = replace(self._settings, run=name, folder=folder)
+        self._server = self._server.renewed()
 
     def submit(self, call: Call, done: Done) -> None:
         """Take a call, also before there is a pilot."""
@@ -146,29 +125,24 @@ class RadicalBackend:
     def close(self, *, abort: bool = False) -> None:
         """Cancel the pilot and close the session; no process of the run is left.
 
+        A warm pilot stays, without the calls of this workflow.
+
         :param abort: wait a shorter time for RP to do so.
         """
         with self._lock:
             self._closing = True
+        limit = _ABORT_LIMIT if abort else _CLOSE_LIMIT
         with self._closed:
-            if self._server is None:
-                self._finish(None)
-                return
-            if self._link is not None:
-                self._send_to(self._link, "close")
-            try:
-                self._server.wait(_ABORT_LIMIT if abort else _CLOSE_LIMIT)
-            except subprocess.TimeoutExpired:
-                self._notify("RADICAL-Pilot does not close: its processes are ended")
-            processes.sweep(self._settings.run, self._settings.folder)
-            self._server.wait()
-            if self._reader is not None and self._reader is not threading.current_thread():
-                self._reader.join()
-            if self._link is not None:
-                self._link.close()
+            link = self._link
+            if link is not None:
+                stays = self._server.stays(ready=self._ready.is_set() and self._error is None)
+                self._send_to(link, "leave" if stays else "close")
+                if not stays and not self._server.end(limit):
+                    self._notify("RADICAL-Pilot did not close: its processes were ended")
+                if self._reader is not None and self._reader is not threading.current_thread():
+                    self._reader.join(limit)
+                link.close()
                 self._link = None
-            self._server = None
-            shutil.rmtree(self._settings.data, ignore_errors=True)
             self._finish(None)
 
     def status(self) -> Mapping[str, str]:
@@ -176,28 +150,6 @@ class RadicalBackend:
         return dict(self._status)
 
     # --- the server -----------------------------------------------------------------------
-
-    def _launch(self) -> Connection[Any, Any]:
-        settings = self._settings
-        settings.folder.mkdir(parents=True, mode=0o700)
-        settings.data.mkdir(mode=0o700)
-        runs.prune(settings.folder)
-        ours, theirs = socket.socketpair()
-        with theirs, settings.log.open("ab") as output:
-            self._server = subprocess.Popen(
-                [sys.executable, "-c", _START.format(descriptor=theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd=settings.folder,
-                env=_environment(settings),
-                pass_fds=[theirs.fileno(), *lease.descriptors()],
-                start_new_session=True,
-            )
-        link: Connection[Any, Any] = Connection(ours.detach())
-        with contextlib.suppress(OSError):  # if it died at once: the reader will tell
-            link.send_bytes(pickle.dumps(settings, protocol=5))
-        return link
 
     def _send_to(self, link: Connection[Any, Any], *message: object) -> None:
         data = pickle.dumps(message, protocol=5)
@@ -221,9 +173,8 @@ class RadicalBackend:
 
     def _wait_for(self, link: Connection[Any, Any]) -> None:
         # The socket alone does not tell that the server is gone: RP's processes may hold it.
-        server = self._server
         while not link.poll(_CHECK):
-            if server is not None and server.poll() is not None and not link.poll(0):
+            if self._server.ended() and not link.poll(0):
                 raise EOFError
 
     def _on_message(self, kind: str, value: Any = None) -> None:
@@ -245,9 +196,9 @@ class RadicalBackend:
             self._ready.set()
 
     def _silent(self, what: str) -> BackendError:
-        lines = diagnosis.explain(None, self._settings.folder)
+        lines = diagnosis.explain(None, self._server.folder)
         text = "\n".join([f"The RADICAL-Pilot session {what}.", *(f"  {line}" for line in lines)])
-        return BackendError(text, remedy=f"the logs are in {self._settings.folder}")
+        return BackendError(text, remedy=f"the logs are in {self._server.folder}")
 
     def _lose(self, error: ScalemsError) -> None:
         with self._lock:
@@ -270,19 +221,3 @@ class RadicalBackend:
         else:
             failure = failure_of(error)
         done(failed(call, failure))
-
-
-def _environment(settings: Settings) -> dict[str, str]:
-    """Return the environment of this Python's venv, as if it were activated."""
-    env = {
-        key: value
-        for key, value in os.environ.items()
-        if not (key.startswith("RADICAL_") and key.endswith("_REPORT"))  # what RP prints
-    }
-    folder = str(Path(sys.executable).parent)
-    env["PATH"] = f"{folder}{os.pathsep}{env.get('PATH', os.defpath)}"
-    if sys.prefix != sys.base_prefix:
-        env["VIRTUAL_ENV"] = sys.prefix
-    env["PWD"] = str(settings.folder)  # where RP puts its session
-    env[processes.RUN] = settings.run
-    return env

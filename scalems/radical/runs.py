@@ -25,9 +25,9 @@ def new() -> tuple[str, Path]:
     return name, root() / name
 
 
-def prune(current: Path) -> None:
-    """Remove the oldest folders of runs, but not this one nor those in use."""
-    folders = sorted(entry for entry in current.parent.glob("scalems.*") if entry != current)
+def prune(*keep: Path) -> None:
+    """Remove the oldest folders of runs, but not these nor those in use."""
+    folders = sorted(entry for entry in root().glob("scalems.*") if entry not in keep)
     for folder in folders[: max(0, len(folders) - _KEPT)]:
         if not _in_use(folder):
             shutil.rmtree(folder, ignore_errors=True)

@@ -4,7 +4,8 @@ RP does not run in the user's process: it needs its venv to be activated, writes
 terminal and to the working folder, starts processes that Ctrl-C would hit, and ends the
 main thread when a pilot fails. Here it has an environment, a folder, a terminal (a log
 file) and a process group of its own, and outlives a client that is killed just for long
-enough to give back what it holds.
+enough to give back what it holds. The server of a warm pilot serves one client after
+another, or several at once, until it is told to end or nobody has used it for a while.
 """
 
 from __future__ import annotations
@@ -15,18 +16,22 @@ import logging
 import os
 import pickle
 import queue
+import shutil
 import signal
 import threading
 import time
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from scalems.errors import BackendError, ScalemsError
-from scalems.radical import admission, diagnosis, processes
+from scalems.radical import admission, diagnosis, processes, warm
+from scalems.radical.clients import ClientEvent, Clients
 from scalems.radical.dispatch import Dispatcher
 from scalems.radical.session import FINAL, PilotEvent, PilotSession, TaskEvent
+from scalems.radical.warm import WarmPilot
 from scalems.radical.wire import ALIVE, ALIVE_EVERY, CANCEL, pack, unpack
-from scalems.workflow.call import CANCELLED, Failure, Outcome, failed, failure_of
+from scalems.workflow.call import CANCELLED, Failure, Outcome, failed, failure_of, hostname
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,11 +58,14 @@ class _Hung(Exception):
 
 
 class _Closed(Exception):
-    """The client has asked for the end, or is gone."""
+    """A client has asked for the end, or nobody needs the session any more."""
 
 
 def main(descriptor: int) -> None:
-    """Serve one client over a socket, until it closes it or asks for the end."""
+    """Serve the client at the other end of a socket, until it is gone or asks for the end.
+
+    A pilot that is kept stays for others.
+    """
     link: Connection[Any, Any] = Connection(descriptor)
     os.set_inheritable(descriptor, False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -69,30 +77,37 @@ def main(descriptor: int) -> None:
         _Server(settings, link).serve()
     finally:
         processes.sweep(settings.run, settings.folder)
+        shutil.rmtree(settings.data, ignore_errors=True)
         logging.shutdown()
         os._exit(0)  # RP leaves threads that keep an interpreter from ending
 
 
 class _Server:
-    """Connects a client with a pilot session; all but reading happens in the main thread."""
+    """Connects clients with a pilot session; all but reading happens in the main thread."""
 
     def __init__(self, settings: Settings, link: Connection[Any, Any]) -> None:
         self._settings = settings
-        self._link = link
         self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._closing = threading.Event()
+        self._clients = Clients(self._on_client)
+        parent = os.getppid()
+        self._owner = self._clients.add(link, lambda: os.getppid() == parent)
+        self._users = {self._owner}
+        self._callers: dict[int, tuple[int, int]] = {}  # whose call it is, and its id there
+        self._calls = 0
+        self._idle_since = time.monotonic()
+        self._record: WarmPilot | None = None
         self._session = PilotSession(settings, self._events.put)
         self._dispatcher: Dispatcher | None = None
         self._batches = 0
         self._state = "NEW"
         self._changed = self._alive_sent = time.monotonic()
         self._up = False
-        self._client = os.getppid()  # the socket does not tell while a fork of it lives
         self._timer: threading.Timer | None = None
 
     def serve(self) -> None:
         """Run the session from its start to its end."""
-        threading.Thread(target=self._read, name="scalems-read", daemon=True).start()
+        signal.signal(signal.SIGTERM, lambda *_: self._close())
         try:
             self._session.open(self._proceed)
             self._stop_timer()
@@ -101,37 +116,99 @@ class _Server:
             while True:
                 self._step()
         except _Closed:
-            log.info("the client has closed the run")
+            log.info("the session is closed")
         except _Hung as hung:
             log.error("the start hangs: %s", hung.error)
-            self._tell("hung", hung.error)
+            self._clients.tell_all("hung", hung.error)
         except ScalemsError as error:
             self._fail(error)
         except Exception as error:
             log.exception("the server failed")
             self._fail(BackendError(f"The RADICAL-Pilot session failed: {error!r}"))
         self._stop_timer()
-        self._tell("note", "ending the pilot")
+        if self._record is not None:
+            warm.remove(self._record)
+        self._clients.tell_all("note", "ending the pilot")
         self._session.close()
-        self._tell("closed")
+        self._clients.tell_all("closed")
 
-    # --- the client -----------------------------------------------------------------------
+    # --- clients --------------------------------------------------------------------------
 
-    def _read(self) -> None:
-        with contextlib.suppress(OSError, EOFError):
-            while self._link.poll(_TICK) or os.getppid() == self._client:
-                if not self._link.poll(0):
-                    continue
-                message = pickle.loads(self._link.recv_bytes())
-                if message[0] == "close":
-                    break
-                self._events.put(message)
+    def _on_client(self, event: ClientEvent) -> None:
+        # In a thread of the client: the main one may be somewhere in RP.
+        needed = self._record is not None  # also without the client that started it
+        if event.message == ("close",) or (
+            event.message is None and event.client == self._owner and not needed
+        ):
+            self._close()
+        else:
+            self._events.put(event)
+
+    def _close(self) -> None:
         self._closing.set()
-        self._events.put(("close",))
+        self._events.put(None)
 
-    def _tell(self, *message: object) -> None:
-        with contextlib.suppress(OSError):
-            self._link.send_bytes(pickle.dumps(message, protocol=5))
+    def _on_message(self, client: int, message: tuple[Any, ...] | None) -> None:
+        if message is None or message == ("leave",):
+            self._clients.tell(client, "closed")
+            self._clients.forget(client)
+            if client in self._users:
+                self._users.remove(client)
+                self._idle_since = time.monotonic()
+            self._withdraw([gid for gid, (whose, _) in self._callers.items() if whose == client])
+            return
+        kind, *values = message
+        assert self._dispatcher is not None
+        if kind == "use":
+            self._users.add(client)
+            self._clients.tell(client, "status", self._status())
+            self._clients.tell(client, "ready")
+        elif kind == "call":
+            self._calls += 1
+            self._callers[self._calls] = (client, values[0].id)
+            self._dispatcher.add(replace(values[0], id=self._calls))
+        elif kind == "cancel":
+            self._withdraw([gid for gid, who in self._callers.items() if who == (client, *values)])
+        elif kind == "report":
+            self._clients.tell(client, "report", self._report())
+
+    def _withdraw(self, calls: Sequence[int]) -> None:
+        assert self._dispatcher is not None
+        sent = []
+        for ident in calls:
+            call = self._dispatcher.withdraw(ident)
+            if call is None:
+                sent.append(ident)
+            else:
+                failure = Failure(type=CANCELLED, message=f"{call.name} was cancelled")
+                self._deliver([failed(call, failure)])
+        if sent:
+            self._session.broadcast(CANCEL, calls=sent)
+
+    def _deliver(self, outcomes: Sequence[Outcome]) -> None:
+        """Give outcomes to those whose calls they are of."""
+        shares: dict[int, list[Outcome]] = {}
+        for outcome in outcomes:
+            client, ident = self._callers.pop(outcome.id, (-1, 0))
+            shares.setdefault(client, []).append(replace(outcome, id=ident))
+        for client, share in shares.items():
+            self._clients.tell(client, "outcomes", share)
+
+    def _status(self) -> dict[str, str]:
+        count = sum(what.startswith("Worker") for what in self._session.staff.values())
+        return {"pilot": self._state, "workers": str(count if self._up else 0)}
+
+    def _report(self) -> dict[str, object]:
+        """Return what `scalems pilot list` shows."""
+        idle = 0.0 if self._users else time.monotonic() - self._idle_since
+        return {
+            "clients": len(self._users),
+            "calls": len(self._callers),
+            "idle": idle,
+            **self._status(),
+        }
+
+    # --- starting -------------------------------------------------------------------------
 
     def _proceed(self, step: str) -> None:
         if self._closing.is_set():
@@ -140,8 +217,8 @@ class _Server:
         self._timer = threading.Timer(_STEP_LIMIT, self._hang, [step])
         self._timer.daemon = True
         self._timer.start()
-        self._tell("note", step)
-        self._tell("status", {"pilot": step})
+        self._clients.tell_all("note", step)
+        self._clients.tell_all("status", {"pilot": step})
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -156,7 +233,7 @@ class _Server:
 
     def _fail(self, error: ScalemsError) -> None:
         log.error("the run failed: %s", error)
-        self._tell("failed", error)
+        self._clients.tell_all("failed", error)
 
     # --- the loop -------------------------------------------------------------------------
 
@@ -169,27 +246,13 @@ class _Server:
             self._on_pilot(event)
         elif isinstance(event, TaskEvent):
             self._on_task(event)
-        elif event is not None:
+        elif isinstance(event, ClientEvent):
             self._on_message(*event)
         if self._closing.is_set():
             raise _Closed
         self._check()
         if self._up:
             self._send()
-
-    def _on_message(self, kind: str, value: Any = None) -> None:
-        if kind == "close":
-            raise _Closed
-        assert self._dispatcher is not None
-        if kind == "call":
-            self._dispatcher.add(value)
-        elif kind == "cancel":
-            call = self._dispatcher.withdraw(value)
-            if call is not None:
-                failure = Failure(type=CANCELLED, message=f"{call.name} was cancelled")
-                self._tell("outcomes", [failed(call, failure)])
-            else:
-                self._session.broadcast(CANCEL, calls=[value])
 
     def _send(self) -> None:
         assert self._dispatcher is not None
@@ -204,8 +267,8 @@ class _Server:
         if event.state == self._state:
             return
         self._state, self._changed = event.state, time.monotonic()
-        self._tell("note", f"pilot: {_WORDS.get(event.state, event.state)}")
-        self._tell("status", {"pilot": event.state, "workers": "0"})
+        self._clients.tell_all("note", f"pilot: {_WORDS.get(event.state, event.state)}")
+        self._clients.tell_all("status", self._status())
         if event.state in FINAL:
             raise self._lost(_pilot_end(event.state, self._session.runtime))
 
@@ -237,9 +300,35 @@ class _Server:
         settings = self._settings
         admission.check(settings.label, settings.build, description, policies=settings.policies)
         self._up = True
-        count = sum(what.startswith("Worker") for what in self._session.staff.values())
-        self._tell("status", {"pilot": self._state, "workers": str(count)})
-        self._tell("ready")
+        self._keep()
+        self._clients.tell_all("status", self._status())
+        self._clients.tell_all("ready")
+
+    def _keep(self) -> None:
+        """Let others use the pilot too, if it is a warm one."""
+        settings, keep = self._settings, self._settings.keep
+        if keep is None:
+            return
+        self._clients.listen(keep.address, bytes.fromhex(keep.key))
+        self._idle_since = time.monotonic()
+        self._record = WarmPilot(
+            name=keep.name,
+            label=settings.label,
+            env=settings.build.name,
+            input_digest=settings.build.input_digest,
+            content_digest=settings.build.content_digest,
+            slots=self._session.slots,
+            host=hostname(),
+            pid=os.getpid(),
+            run=settings.run,
+            folder=str(settings.folder),
+            address=str(keep.address),
+            key=keep.key,
+            started=time.time(),
+            until=time.time() + self._session.runtime * 60,
+            idle=keep.idle,
+        )
+        warm.write(self._record)
 
     def _on_broken(self, event: TaskEvent) -> None:
         if event.uid == "scalems.hello":
@@ -252,7 +341,7 @@ class _Server:
             failed(call, failure_of(BackendError(f"The call {call.name} {why}")))
             for call in self._dispatcher.returned(name, outcomes)
         ]
-        self._tell("outcomes", [*outcomes, *missing])
+        self._deliver([*outcomes, *missing])
 
     # --- limits ---------------------------------------------------------------------------
 
@@ -262,6 +351,7 @@ class _Server:
             self._alive_sent = now
             self._session.broadcast(ALIVE)
         if self._up:
+            self._check_used(now)
             return
         if self._session.stuck() > _SCHEDULING_LIMIT:
             what = f"The agent's scheduler did nothing for {_SCHEDULING_LIMIT:.0f} s."
@@ -279,6 +369,14 @@ class _Server:
             raise _Hung(lost) if self._session.local else lost
         if not active and diagnosis.crashed(self._session.sandbox()):
             raise self._lost("The pilot's agent failed while it started.")
+
+    def _check_used(self, now: float) -> None:
+        keep = self._settings.keep
+        if keep is None or self._users:
+            return
+        if now - self._idle_since > keep.idle:
+            log.info("nobody has used the pilot for %.0f s", keep.idle)
+            raise _Closed
 
     def _lost(self, what: str, *, uid: str | None = None) -> BackendError:
         lines = diagnosis.explain(self._session.sandbox(), self._settings.folder, task=uid)

@@ -14,6 +14,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Keep:
+    """How a warm pilot is kept."""
+
+    name: str
+    idle: float
+    """Seconds after which it ends when it has no client."""
+    address: Path
+    """Of the socket for clients."""
+    key: str
+    """What a client must know, in hexadecimal digits."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """The settings of one run."""
 
@@ -34,6 +47,9 @@ class Settings:
 
     policies: Mapping[About, Policy]
     """What to do about a Worker that is not what was verified."""
+
+    keep: Keep | None = None
+    """How the pilot stays when the client that started it is gone; ``None`` if it does not."""
 
     @property
     def data(self) -> Path:

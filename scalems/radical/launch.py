@@ -1,0 +1,198 @@
+"""What holds RADICAL-Pilot's session for a workflow: a server of its own, or a warm pilot's."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from scalems.env import lease
+from scalems.errors import BackendError
+from scalems.radical import processes, runs, warm
+
+if TYPE_CHECKING:
+    from scalems.radical.settings import Settings
+    from scalems.radical.warm import WarmPilot
+
+# RP must be loaded first: it warns of deadlocks otherwise.
+_START = (
+    "import sys; sys.path[:1] = [] if sys.path[0] == '' else sys.path[:1];"
+    " import radical.pilot; from scalems.radical.server import main; main({descriptor})"
+)
+
+
+class Server(Protocol):
+    """A session server, as its client sees it."""
+
+    @property
+    def folder(self) -> Path:
+        """Folder of its run, with the logs."""
+        ...
+
+    def connect(self) -> Connection[Any, Any]:
+        """Return a connection with it; a server of one's own is started.
+
+        :raises BackendError: it cannot be started, or does not answer.
+        """
+        ...
+
+    def ended(self) -> bool:
+        """Whether its process is known to have ended."""
+        ...
+
+    def stays(self, *, ready: bool) -> bool:
+        """Whether it goes on without this client.
+
+        :param ready: whether its Workers have been ready.
+        """
+        ...
+
+    def end(self, limit: float) -> bool:
+        """Wait for its end, and leave nothing of its run behind.
+
+        :param limit: seconds, after which it is ended.
+        :return: whether it has ended by itself.
+        """
+        ...
+
+    def renewed(self) -> Server:
+        """End it at once; return another one that was not started yet."""
+        ...
+
+
+class OwnServer:
+    """A server for this client, in a process of its own."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def folder(self) -> Path:
+        """See :attr:`Server.folder`."""
+        return self.settings.folder
+
+    def connect(self) -> Connection[Any, Any]:
+        """See :meth:`Server.connect`."""
+        try:
+            return self._start()
+        except OSError as error:
+            raise BackendError(
+                f"The RADICAL-Pilot session cannot be started in {self.folder}: {error}",
+                remedy="make room there, or set XDG_STATE_HOME to another folder",
+            ) from error
+
+    def _start(self) -> Connection[Any, Any]:
+        settings = self.settings
+        settings.folder.mkdir(parents=True, mode=0o700)
+        settings.data.mkdir(mode=0o700)
+        runs.prune(settings.folder, *(Path(one.folder) for one in warm.known() if one.alive))
+        ours, theirs = socket.socketpair()
+        with theirs, settings.log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _START.format(descriptor=theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=settings.folder,
+                env=_environment(settings),
+                pass_fds=[theirs.fileno(), *lease.descriptors()],
+                start_new_session=True,
+            )
+        link: Connection[Any, Any] = Connection(ours.detach())
+        with contextlib.suppress(OSError):  # if it died at once: the reader will tell
+            link.send_bytes(pickle.dumps(settings, protocol=5))
+        return link
+
+    def ended(self) -> bool:
+        """See :meth:`Server.ended`."""
+        return self._process is not None and self._process.poll() is not None
+
+    def stays(self, *, ready: bool) -> bool:
+        """See :meth:`Server.stays`."""
+        return ready and self.settings.keep is not None
+
+    def end(self, limit: float) -> bool:
+        """See :meth:`Server.end`."""
+        if self._process is None:
+            return True
+        try:
+            self._process.wait(limit)
+            orderly = True
+        except subprocess.TimeoutExpired:
+            orderly = False
+        processes.sweep(self.settings.run, self.settings.folder)
+        self._process.wait()
+        shutil.rmtree(self.settings.data, ignore_errors=True)
+        return orderly
+
+    def renewed(self) -> OwnServer:
+        """See :meth:`Server.renewed`."""
+        self.end(0.0)
+        name, folder = runs.new()
+        return OwnServer(replace(self.settings, run=name, folder=folder))
+
+
+class WarmServer:
+    """The server of a warm pilot, which others may be using too."""
+
+    def __init__(self, pilot: WarmPilot) -> None:
+        self._pilot = pilot
+
+    @property
+    def folder(self) -> Path:
+        """See :attr:`Server.folder`."""
+        return Path(self._pilot.folder)
+
+    def connect(self) -> Connection[Any, Any]:
+        """See :meth:`Server.connect`."""
+        try:
+            link = warm.connect(self._pilot)
+            link.send_bytes(pickle.dumps(("use",), protocol=5))
+        except OSError as error:
+            raise BackendError(
+                f"The warm pilot {self._pilot.name!r} does not answer: {error}",
+                remedy=f"remove what is left of it with `scalems pilot stop {self._pilot.name}`; "
+                f"its logs are in {self.folder}",
+            ) from error
+        return link
+
+    def ended(self) -> bool:
+        """See :meth:`Server.ended`."""
+        return not self._pilot.alive
+
+    def stays(self, *, ready: bool) -> bool:
+        """See :meth:`Server.stays`."""
+        return True
+
+    def end(self, limit: float) -> bool:
+        """Not this client's to do."""
+        return True
+
+    def renewed(self) -> WarmServer:
+        """Not this client's to do: a pilot that became a warm one did not hang."""
+        return self
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """Return the environment of this Python's venv, as if it were activated."""
+    env = {
+        key: value
+        for key, value in os.environ.items()
+        if not (key.startswith("RADICAL_") and key.endswith("_REPORT"))  # what RP prints
+    }
+    folder = str(Path(sys.executable).parent)
+    env["PATH"] = f"{folder}{os.pathsep}{env.get('PATH', os.defpath)}"
+    if sys.prefix != sys.base_prefix:
+        env["VIRTUAL_ENV"] = sys.prefix
+    env["PWD"] = str(settings.folder)  # where RP puts its session
+    env[processes.RUN] = settings.run
+    return env
