@@ -499,7 +499,11 @@ def test_calls_fail_when_a_part_of_the_run_is_killed(home, venvs, tmp_path, vict
         run.backend.start()
         until((tmp_path / "running").exists)
         title = {"worker": "raptor-worker", "master": "raptor-master", "agent": "rp.agent.0"}
-        pid = run.backend._server._process.pid if victim == "server" else process_of(run, title[victim])
+        pid = (
+            run.backend._server._process.pid
+            if victim == "server"
+            else process_of(run, title[victim])
+        )
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(BackendError) as caught:
             result(future.result(LIMIT))

@@ -90,9 +90,6 @@ class _Server:
         self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._clients = Clients(self._on_client)
-        parent = os.getppid()
-        self._owner = self._clients.add(link, lambda: os.getppid() == parent)
-        self._users = {self._owner}
         self._callers: dict[int, tuple[int, int]] = {}  # whose call it is, and its id there
         self._calls = 0
         self._idle_since = time.monotonic()
@@ -104,6 +101,10 @@ class _Server:
         self._changed = self._alive_sent = time.monotonic()
         self._up = False
         self._timer: threading.Timer | None = None
+        parent = os.getppid()
+        self._owner = 0  # the first client; it speaks at once
+        self._users = {self._owner}
+        self._clients.add(link, lambda: os.getppid() == parent)
 
     def serve(self) -> None:
         """Run the session from its start to its end."""
