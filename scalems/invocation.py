@@ -95,22 +95,8 @@ def base_parser(
     return parser
 
 
-def add_policies(group: argparse._ActionsContainer) -> None:
-    """Add the options that say what to do about environments that are not what they must be."""
-    for name, what in (
-        ("parity", "client, pilot and task environments differ"),
-        ("drift", "an environment is not what was verified"),
-    ):
-        group.add_argument(
-            f"--{name}",
-            choices=("error", "warn", "off"),
-            default="error",
-            help=f"if {what} where it matters: refuse, tell, or say nothing (default: %(default)s)",
-        )
-
-
 def policies(options: argparse.Namespace) -> Mapping[About, Policy]:
-    """Return what the options of :func:`add_policies` say."""
+    """Return what the options of :func:`scalems.options.add_policies` say."""
     from scalems.env.finding import About, Policy
 
     return {about: Policy(getattr(options, about.value)) for about in About}

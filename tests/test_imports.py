@@ -29,7 +29,7 @@ RANKS = (
     {"resource"},
     {"host"},
     {"probe", "tomlfile"},
-    {"errors"},
+    {"errors", "options"},
 )
 """The parts of the package: each imports those below its own line only, for types too."""
 
@@ -236,7 +236,7 @@ def test_help_loads_the_parsers_only(words):
     code = f"import sys; sys.argv[1:] = {words}; from scalems.__main__ import main; main()"
     loaded = loaded_by(code)
     parts = {part(name) for name in loaded if name.startswith("scalems.")}
-    assert parts == {"__main__", "cli", "errors"}
+    assert parts == {"__main__", "cli", "errors", "options"}
     assert foreign(loaded) == set()
     assert not loaded & {"asyncio", "multiprocessing", "subprocess", "hashlib"}
 

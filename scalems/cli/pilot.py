@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from scalems import options
 from scalems.cli.command import Commands, add
 from scalems.errors import BackendError, ExitCode
 
@@ -51,8 +52,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_start(commands: Commands) -> None:
-    from scalems import radical
-
     start = add(
         commands,
         "start",
@@ -61,7 +60,7 @@ def _add_start(commands: Commands) -> None:
         "  scalems pilot start --resource lab.slurm --venv task --cores 128 --runtime 240\n"
         "  scalems pilot start --resource local.localhost --venv task --idle 120 --name mine",
     )
-    radical.add_pilot_options(start)
+    options.add_pilot(start)
     start.add_argument("--name", help="name of the pilot (default: that of the Task venv)")
     start.add_argument(
         "--idle",
@@ -73,7 +72,7 @@ def _add_start(commands: Commands) -> None:
     start.set_defaults(run=_start, max_workers=None)
 
 
-def _start(options: argparse.Namespace) -> int:
+def _start(given: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from scalems import radical
@@ -83,11 +82,11 @@ def _start(options: argparse.Namespace) -> int:
     from scalems.radical.launch import OwnServer
     from scalems.radical.settings import Keep
 
-    name = options.name or options.venv
+    name = given.name or given.venv
     warm.check_free(name)
-    settings = radical.make_settings(options)
-    keep = Keep(name=name, idle=options.idle * 60, address=warm.new_address(), key=warm.new_key())
-    with render.progress(quiet=options.quiet or options.json) as notify:
+    settings = radical.make_settings(given)
+    keep = Keep(name=name, idle=given.idle * 60, address=warm.new_address(), key=warm.new_key())
+    with render.progress(quiet=given.quiet or given.json) as notify:
         backend = RadicalBackend(OwnServer(replace(settings, keep=keep)), notify=notify, label=name)
         try:
             backend.start()
@@ -97,9 +96,9 @@ def _start(options: argparse.Namespace) -> int:
             raise
         backend.close()
     pilot = warm.named(name)
-    if options.json:
+    if given.json:
         render.print_json(_fields(pilot, warm.ask(pilot)))
-    elif not options.quiet:
+    elif not given.quiet:
         print(
             f"{name} is warm: {pilot.slots} calls at a time on {pilot.label}, in the Task venv "
             f"{pilot.env!r}; it ends after {warm.age(pilot.idle)} without use"
@@ -107,12 +106,12 @@ def _start(options: argparse.Namespace) -> int:
     return ExitCode.DONE
 
 
-def _list(options: argparse.Namespace) -> int:
+def _list(given: argparse.Namespace) -> int:
     from scalems.cli import render
     from scalems.radical import warm
 
     found = [(pilot, warm.ask(pilot)) for pilot in warm.known()]
-    if options.json:
+    if given.json:
         render.print_json([_fields(pilot, report) for pilot, report in found])
     else:
         empty = "no warm pilots; start one with `scalems pilot start`"
@@ -142,34 +141,34 @@ def _row(pilot: WarmPilot, report: dict[str, Any] | None) -> dict[str, str]:
     }
 
 
-def _stop(options: argparse.Namespace) -> int:
+def _stop(given: argparse.Namespace) -> int:
     from scalems.cli import render
     from scalems.radical import warm
 
-    pilots = warm.known() if options.all else [_one(options.name)]
-    with render.progress(quiet=options.quiet or options.json) as notify:
+    pilots = warm.known() if given.all else [_one(given.name)]
+    with render.progress(quiet=given.quiet or given.json) as notify:
         for pilot in pilots:
             notify(f"ending {pilot.name}")
             warm.stop(pilot)
-    if options.json:
+    if given.json:
         render.print_json({"stopped": [pilot.name for pilot in pilots]})
-    elif not options.quiet:
+    elif not given.quiet:
         print(f"ended: {', '.join(pilot.name for pilot in pilots) or 'nothing to end'}")
     return ExitCode.DONE
 
 
-def _logs(options: argparse.Namespace) -> int:
+def _logs(given: argparse.Namespace) -> int:
     from pathlib import Path
 
     from scalems.cli import render
 
-    pilot = _one(options.name)
+    pilot = _one(given.name)
     folder = Path(pilot.folder)
     try:
         lines = (folder / "server.log").read_text(errors="replace").splitlines()[-20:]
     except OSError as error:
         raise BackendError(f"{folder}: there are no logs: {error.strerror}") from error
-    if options.json:
+    if given.json:
         render.print_json({"name": pilot.name, "folder": pilot.folder, "server": lines})
     else:
         print("\n".join([pilot.folder, *(f"  {line}" for line in lines)]))

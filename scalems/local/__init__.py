@@ -33,7 +33,7 @@ __all__ = ["main", "make_backend", "make_parser", "parser"]
 
 def make_parser() -> argparse.ArgumentParser:
     """Return a new parser of this command's options."""
-    from scalems import invocation
+    from scalems import invocation, options
 
     new = invocation.base_parser(
         "python -m scalems.local",
@@ -54,7 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
         default="local.localhost",
         help="the resource that the Task venv belongs to (default: %(default)s)",
     )
-    invocation.add_policies(group)
+    options.add_policies(group)
     return new
 
 

@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
     parser: argparse.ArgumentParser
 
-__all__ = ["add_pilot_options", "main", "make_backend", "make_parser", "make_settings", "parser"]
+__all__ = ["main", "make_backend", "make_parser", "make_settings", "parser"]
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return a new parser of this command's options."""
-    from scalems import invocation
+    from scalems import invocation, options
 
     new = invocation.base_parser(
         "python -m scalems.radical",
@@ -57,7 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
         ],
     )
     group = new.add_argument_group("radical options")
-    add_pilot_options(group)
+    options.add_pilot(group)
     group.add_argument(
         "--pilot",
         metavar="auto|new|warm|NAME",
@@ -67,38 +67,6 @@ def make_parser() -> argparse.ArgumentParser:
         "see `scalems pilot --help`",
     )
     return new
-
-
-def add_pilot_options(group: argparse._ActionsContainer) -> None:
-    """Add the options that describe a pilot and what runs in it."""
-    from scalems import invocation
-
-    group.add_argument(
-        "--resource", metavar="LABEL", required=True, help="where to run, such as local.localhost"
-    )
-    group.add_argument(
-        "--venv", metavar="NAME", required=True, help="the Task venv that the calls run in"
-    )
-    invocation.add_policies(group)
-    group.add_argument(
-        "--cores",
-        metavar="N",
-        type=_positive,
-        help="cores to run calls on (default: --max-workers, or all of this machine's or a node's)",
-    )
-    group.add_argument(
-        "--runtime",
-        metavar="MIN",
-        type=_positive,
-        help="minutes after which the pilot ends (default: 60; a week on this machine)",
-    )
-    group.add_argument(
-        "--pilot-option",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="a field of RADICAL-Pilot's PilotDescription, such as queue=short; repeatable",
-    )
 
 
 def make_backend(options: argparse.Namespace, notify: Notify) -> RadicalBackend:
@@ -146,16 +114,6 @@ def main() -> int:
     from scalems import invocation
 
     return invocation.main(make_parser(), make_backend)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
-
-
-_positive.__name__ = "positive number"  # argparse shows it
 
 
 def __getattr__(name: str) -> object:
