@@ -1,0 +1,390 @@
+"""Digests of values by their content, and of functions by their code and what it uses.
+
+Equal content gives equal digests: in every process, with every hash seed, in every order of
+dicts and sets. Python's pickle was weighed: its bytes depend on sharing, interning and order.
+joblib's ``hash`` was weighed: it takes functions by name only.
+
+What is installed is known by its name: the environment's fingerprint stands for its content.
+What is not (the script, modules beside it, editable packages) counts by content.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import hashlib
+import struct
+import sys
+import sysconfig
+import types
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+from scalems.workflow.argument import Slot
+from scalems.workflow.task import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+_LARGE = 4096  # bytes above which an encoded part stands for itself by its digest
+_GLOBALS = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME"})
+_CONSTANT = (int, float, complex, str, bytes, bool, type(None))
+
+
+class Unstable(Exception):
+    """A value has no digest that another process would find too; the text names it."""
+
+
+@dataclass(frozen=True)
+class Code:
+    """What a function does.
+
+    :param digest: of the function and all that it uses.
+    :param parts: a digest for each function, class and global variable in it, by its name.
+    """
+
+    digest: str
+    parts: dict[str, str]
+
+
+def of(value: object) -> str:
+    """Return the digest of a value.
+
+    :raises Unstable: it has none.
+    """
+    return _hex(_Encoder().encode(value))
+
+
+def of_function(function: Callable[..., object]) -> Code:
+    """Return what a function does, with all that it uses outside of installed packages.
+
+    :raises Unstable: something in it has no digest.
+    """
+    if isinstance(function, Task):
+        function = function.function
+    known = _codes.get(id(function))
+    if known is not None and known.holds(function):
+        return known.code
+    encoder = _Encoder()
+    code = Code(digest=_hex(encoder.encode(function)), parts=encoder.parts)
+    if encoder.constant:
+        _codes[id(function)] = _Known(function, code, tuple(encoder.used))
+        if len(_codes) > 1000:
+            _codes.pop(next(iter(_codes)))
+    return code
+
+
+def combined(*texts: str) -> str:
+    """Return the digest of texts in their order."""
+    return _hex(b"".join(_sized(b"t", text.encode()) for text in texts))
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A function whose globals cannot change unseen: digested once."""
+
+    function: object
+    code: Code
+    used: tuple[tuple[dict[str, Any], str, object], ...]
+
+    def holds(self, function: object) -> bool:
+        return self.function is function and all(
+            names.get(name) is value for names, name, value in self.used
+        )
+
+
+_codes: dict[int, _Known] = {}
+
+
+class _Encoder:
+    """Writes a value as bytes that only depend on its content."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, str] = {}
+        self.used: list[tuple[dict[str, Any], str, object]] = []
+        self.constant = True
+        self._open: dict[int, int] = {}
+        self._done: dict[int, tuple[object, bytes]] = {}
+
+    def encode(self, value: Any) -> bytes:
+        """Return the bytes of a value; of a large one, its digest."""
+        kind = type(value)
+        leaf = _LEAVES.get(kind)
+        if leaf is not None:
+            data: bytes = leaf(value)
+            return data if len(data) <= _LARGE else b"#" + hashlib.sha256(data).digest()
+        ident = id(value)
+        if ident in self._done:
+            return self._done[ident][1]
+        if ident in self._open:  # it holds itself
+            return b"^%d;" % (len(self._open) - self._open[ident])
+        self._open[ident] = len(self._open)
+        try:
+            data = self._structure(kind, value)
+        except RecursionError:
+            raise Unstable("something nested too deeply") from None
+        finally:
+            del self._open[ident]
+        if len(data) > _LARGE:
+            data = b"#" + hashlib.sha256(data).digest()
+        self._done[ident] = (value, data)  # held, so that its id is not used again
+        return data
+
+    def _structure(self, kind: type, value: Any) -> bytes:
+        if kind is list or kind is tuple:
+            return self._sequence(b"[" if kind is list else b"(", value)
+        if kind is dict:
+            return self._mapping(value)
+        if kind is types.MappingProxyType:
+            return self._mapping(dict(value))
+        if kind is set or kind is frozenset:
+            return _sized(b"{", b"".join(sorted(self.encode(item) for item in value)))
+        if isinstance(value, types.FunctionType):
+            return self._function(value)
+        if isinstance(value, Task):
+            return self.encode(value.function)
+        if isinstance(value, type):
+            return self._class(value)
+        if isinstance(value, types.ModuleType):
+            return _name(b"M", value.__name__)
+        if isinstance(value, types.CodeType):
+            return self._code(value)
+        if isinstance(value, types.MethodType):
+            return self._sequence(b"m", (value.__func__, value.__self__))
+        if isinstance(value, types.BuiltinFunctionType):
+            owner = value.__self__
+            if owner is None or isinstance(owner, types.ModuleType):
+                return _name(b"b", f"{value.__module__}.{value.__qualname__}")
+            return self._sequence(b"m", (value.__name__, owner))
+        if isinstance(value, Enum):
+            return self._sequence(b"e", (kind, value.name))
+        if isinstance(value, PurePath):
+            return _path(value)
+        if hasattr(value, "__array_interface__") and hasattr(value, "dtype"):
+            return self._array(kind, value)
+        return self._object(value)
+
+    def _sequence(self, tag: bytes, items: Iterable[object]) -> bytes:
+        return _sized(tag, b"".join([self.encode(item) for item in items]))
+
+    def _mapping(self, value: dict[Any, Any]) -> bytes:
+        pairs = sorted((self.encode(key), self.encode(item)) for key, item in value.items())
+        return _sized(b"d", b"".join(part for pair in pairs for part in pair))
+
+    def _array(self, kind: type, value: Any) -> bytes:
+        head = f"{kind.__module__}.{kind.__qualname__} {value.dtype.str} {value.shape}"
+        if value.dtype.hasobject:
+            return _name(b"A", head) + self.encode(value.tolist())
+        if value.dtype.names:
+            head += f" {value.dtype.descr}"
+        if not value.flags.c_contiguous:
+            value = value.copy(order="C")
+        content = value.tobytes() if not value.shape else memoryview(value.reshape(-1).view("u1"))
+        return _name(b"A", head) + hashlib.sha256(content).digest()
+
+    def _object(self, value: Any) -> bytes:
+        """Encode an object by what pickle would rebuild it from."""
+        try:
+            reduced = value.__reduce_ex__(4)
+        except Exception as error:
+            name = f"{type(value).__module__}.{type(value).__qualname__}"
+            raise Unstable(f"an object of type {name} ({error})") from None
+        if isinstance(reduced, str):
+            return _name(b"g", f"{getattr(value, '__module__', '')}.{reduced}")
+        make, args, *rest = (*reduced, *[None] * 5)[:6]
+        state, items, pairs = rest[0], list(rest[1] or ()), dict(rest[2] or ())
+        return self._sequence(b"o", (make, args, state, items, pairs))
+
+    # --- functions and classes ------------------------------------------------------------
+
+    def _class(self, value: type) -> bytes:
+        if _is_installed(value.__module__):
+            return _name(b"c", f"{value.__module__}.{value.__qualname__}")
+        skipped = ("__dict__", "__weakref__", "__doc__", "__module__", "__firstlineno__")
+        attributes = {
+            key: item.__func__ if isinstance(item, (staticmethod, classmethod)) else item
+            for key, item in vars(value).items()
+            if key not in (*skipped, "__static_attributes__", "__annotations_cache__")
+            and not isinstance(item, (types.GetSetDescriptorType, types.MemberDescriptorType))
+            and not key.startswith("_abc_")
+        }
+        plain = {
+            key: (item.fget, item.fset, item.fdel) if isinstance(item, property) else item
+            for key, item in attributes.items()
+        }
+        data = self._sequence(b"C", (value.__qualname__, value.__bases__, plain))
+        self.parts[value.__qualname__] = _hex(data)[:16]
+        return data
+
+    def _function(self, function: types.FunctionType) -> bytes:
+        if _is_installed(function.__module__):
+            return _name(b"f", f"{function.__module__}.{function.__qualname__}")
+        code = function.__code__
+        documented = code.co_consts[:1] == (function.__doc__,) and function.__doc__ is not None
+        own = self._code(code, documented=documented)
+        given = self._sequence(b"v", (function.__defaults__, function.__kwdefaults__))
+        cells = function.__closure__ or ()
+        try:
+            enclosed = [cell.cell_contents for cell in cells]
+        except ValueError:  # a cell that is not filled yet
+            enclosed = []
+        self.parts[function.__qualname__] = _hex(own + given)[:16]
+        self._look_constant(enclosed)
+        outside = self._globals(function)
+        return _sized(b"F", own + given + self._sequence(b"(", enclosed) + outside)
+
+    def _globals(self, function: types.FunctionType) -> bytes:
+        names, attributes, imported = _names(function.__code__)
+        space = function.__globals__
+        found = []
+        for name in names:
+            if name not in space:
+                continue  # a builtin
+            value = space[name]
+            self.used.append((space, name, value))
+            self._look_constant((value,))
+            if isinstance(value, types.ModuleType) and not _is_installed(value.__name__):
+                used = {key: getattr(value, key) for key in attributes if hasattr(value, key)}
+                self.constant = False  # its attributes may be given other values
+                found.append(_name(b"M", name) + self._mapping(used))
+            else:
+                found.append(_name(b"G", name) + self.encode(value))
+                if not isinstance(value, (types.FunctionType, types.ModuleType, type, Task)):
+                    self.parts[name] = _hex(found[-1])[:16]
+        for name in imported:
+            if source := _source(name):
+                self.constant = False
+                found.append(_name(b"I", name) + hashlib.sha256(source).digest())
+                self.parts[f"module {name}"] = _hex(source)[:16]
+        return b"".join(found)
+
+    def _look_constant(self, values: Iterable[object]) -> None:
+        kinds = (*_CONSTANT, types.FunctionType, types.ModuleType, type, Task)
+        self.constant = self.constant and all(isinstance(value, kinds) for value in values)
+
+    def _code(self, code: types.CodeType, *, documented: bool = False) -> bytes:
+        constants = code.co_consts[1:] if documented else code.co_consts
+        numbers = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount)
+        names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
+        flags = code.co_flags & 0xFFFF  # the higher ones say that there is a docstring, and such
+        table = getattr(code, "co_exceptiontable", b"")  # Python 3.10 has none
+        return self._sequence(b"B", (code.co_code, constants, numbers, names, flags, table))
+
+
+def _number(value: float) -> bytes:
+    return b"r" + struct.pack("<d", value)
+
+
+def _bytes(value: bytes) -> bytes:
+    return _sized(b"y", value)
+
+
+_LEAVES: dict[type, Callable[[Any], bytes]] = {
+    type(None): lambda _: b"n",
+    bool: lambda value: b"1" if value else b"0",
+    int: lambda value: b"i%d;" % value,
+    float: _number,
+    complex: lambda value: b"z" + struct.pack("<dd", value.real, value.imag),
+    str: lambda value: _sized(b"s", value.encode("utf-8", "surrogatepass")),
+    bytes: _bytes,
+    bytearray: lambda value: _sized(b"Y", bytes(value)),
+    type(...): lambda _: b".",
+    Slot: lambda value: b"S%d;" % value.index,
+}
+
+
+def _sized(tag: bytes, data: bytes) -> bytes:
+    return tag + b"%d:" % len(data) + data
+
+
+def _name(tag: bytes, text: str) -> bytes:
+    return _sized(tag, text.encode("utf-8", "surrogatepass"))
+
+
+def _hex(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _path(path: PurePath) -> bytes:
+    """Encode a path: a file counts by its content, and nothing else does."""
+    name = _name(b"P", str(path))
+    try:
+        status = Path(path).stat()
+        if Path(path).is_file():
+            key = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_dev)
+            return name + _file(str(Path(path).absolute()), key)
+    except OSError:
+        pass
+    return name
+
+
+@functools.lru_cache(maxsize=10_000)
+def _file(path: str, key: tuple[int, ...]) -> bytes:
+    with Path(path).open("rb") as file:
+        return _digest_file(file)
+
+
+def _digest_file(file: Any) -> bytes:
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.digest()
+
+
+@functools.lru_cache(maxsize=1000)
+def _names(code: types.CodeType) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Return the globals that code reads, the attributes of anything, and what it imports."""
+    found: tuple[set[str], set[str], set[str]] = (set(), set(), set())
+    todo = [code]
+    while todo:
+        one = todo.pop()
+        for instruction in dis.get_instructions(one):
+            if instruction.opname in _GLOBALS:
+                found[0].add(instruction.argval)
+            elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+                found[1].add(instruction.argval)
+            elif instruction.opname == "IMPORT_NAME":
+                found[2].add(instruction.argval)
+        todo.extend(item for item in one.co_consts if isinstance(item, types.CodeType))
+    names, attributes, imported = (tuple(sorted(one)) for one in found)
+    return names, attributes, imported
+
+
+@functools.lru_cache(maxsize=1000)
+def _is_installed(module: str | None) -> bool:
+    """Whether a module is part of Python or of an installed distribution."""
+    if module in (None, "__main__", "__mp_main__"):
+        return False
+    loaded = sys.modules.get(module or "")
+    source = getattr(loaded, "__file__", None)
+    if loaded is None or source is None:
+        return loaded is not None  # built in
+    path = Path(source).resolve()
+    return (module or "").partition(".")[0] == "scalems" or (
+        bool({"site-packages", "dist-packages"}.intersection(path.parts))
+        or any(folder in path.parents for folder in _standard())
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _standard() -> tuple[Path, ...]:
+    names = ("stdlib", "platstdlib")
+    return tuple({Path(sysconfig.get_path(name)).resolve() for name in names})
+
+
+def _source(module: str) -> bytes | None:
+    """Return the source of a module beside the script that a function imports when it runs."""
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    if script is None:
+        return None
+    base = Path(script).resolve().parent.joinpath(*module.split("."))
+    try:
+        if base.with_suffix(".py").is_file():
+            return base.with_suffix(".py").read_bytes()
+        if (base / "__init__.py").is_file():
+            return b"".join(path.read_bytes() for path in sorted(base.rglob("*.py")))
+    except OSError:
+        return None
+    return None

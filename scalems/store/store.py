@@ -1,0 +1,277 @@
+"""The store of a run: takes finished results out, puts new ones in."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import reprlib
+import tempfile
+import threading
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scalems.store import database, digest
+from scalems.store.database import StoreError, Writer, now
+from scalems.workflow.call import Outcome, failure_in, hostname
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+FOLDER = ".scalems"
+_LARGE = 100_000  # bytes above which a value is a file of its own
+_RESULT = "payload, object, stdout, stderr, host, pid, started, ended, env"
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 60
+_short.maxlevel = 3
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a call is, before the values of the futures in it are known.
+
+    :param code: digest of the function.
+    :param args: digests of the arguments, by position or name.
+    :param unstable: why it has no key; empty if it has.
+    """
+
+    code: str
+    args: Mapping[str, str]
+    unstable: str = ""
+
+    def key(self, environment: str, values: Sequence[bytes]) -> str:
+        """Return the key of the call; empty if it has none.
+
+        :param values: what the futures in its arguments gave.
+        """
+        if self.unstable or not environment:
+            return ""
+        parts = [f"{name}={value}" for name, value in sorted(self.args.items())]
+        given = [hashlib.sha256(value).hexdigest() for value in values]
+        return digest.combined("call 1", self.code, environment, *parts, "given", *given)
+
+
+class Store:
+    """Results of former runs, and the record of this one.
+
+    :param folder: of the store.
+    :param rerun: take nothing out, only put in.
+    :param warn: told, once, that the store cannot be written any more.
+    """
+
+    def __init__(
+        self, folder: Path, *, rerun: bool = False, warn: Callable[[str], None] = print
+    ) -> None:
+        self.folder = folder
+        self._rerun = rerun
+        self._warn = warn
+        self._lock = threading.Lock()
+        self._codes: set[str] = set()
+        self._writer = Writer(folder, failed=self._lose)
+        self._reader = database.connect(folder, create=False)
+        self._run = 0
+        self._environment = ""
+
+    def begin(self, *, script: str, argv: Sequence[str], backend: str, label: str, env: str) -> int:
+        """Record that a run begins; return its number.
+
+        :param env: content fingerprint of the environment that computes.
+        """
+        self._environment = env
+        with database.errors(self.folder / database.FILE), self._lock:
+            cursor = self._reader.execute(
+                "INSERT INTO runs (script, argv, backend, label, env, host, pid, started)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (script, json.dumps([*argv]), backend, label, env, hostname(), os.getpid(), now()),
+            )
+            self._run = int(cursor.lastrowid or 0)
+        return self._run
+
+    def end(self, exit_code: int) -> None:
+        """Record the end of the run, and close the store."""
+        self._writer.put(
+            "UPDATE runs SET ended=?, exit_code=? WHERE run=?", (now(), int(exit_code), self._run)
+        )
+        self._writer.close()
+        self._reader.close()
+
+    # --- calls ----------------------------------------------------------------------------
+
+    def identify(
+        self, function: Callable[..., Any], args: Sequence[object], kwargs: Mapping[str, object]
+    ) -> Identity:
+        """Return what a call is; futures in its arguments are slots."""
+        try:
+            code = digest.of_function(function)
+        except digest.Unstable as error:
+            return Identity("", {}, f"the function uses {error}")
+        if code.digest not in self._codes:
+            self._codes.add(code.digest)
+            self._writer.put(
+                "INSERT OR IGNORE INTO codes VALUES (?, ?)", (code.digest, json.dumps(code.parts))
+            )
+        digests = {}
+        for name, value in (*enumerate(args), *kwargs.items()):
+            try:
+                digests[str(name)] = digest.of(value)
+            except digest.Unstable as error:
+                return Identity(code.digest, {}, f"argument {name!r} holds {error}")
+        return Identity(code.digest, digests)
+
+    def submitted(
+        self,
+        ident: int,
+        name: str,
+        identity: Identity | None,
+        args: Sequence[object],
+        kwargs: Mapping[str, object],
+    ) -> None:
+        """Record a task of this run.
+
+        :param identity: ``None`` if its result is not to be kept.
+        """
+        shown = ", ".join(
+            [*map(_short.repr, args), *(f"{key}={_short.repr(v)}" for key, v in kwargs.items())]
+        )
+        code, digests, unstable = "", "{}", "it is not cached"
+        if identity is not None:
+            code, unstable = identity.code, identity.unstable
+            digests = json.dumps(dict(identity.args))
+        self._writer.put(
+            "INSERT OR REPLACE INTO tasks (run, id, name, state, code, args, env, shown, unstable,"
+            " reused, submitted) VALUES (?, ?, ?, 'waiting', ?, ?, ?, ?, ?, 0, ?)",
+            (self._run, ident, name, code, digests, self._environment, shown, unstable, now()),
+        )
+
+    def find(self, ident: int, identity: Identity, values: Sequence[bytes]) -> tuple[str, Any]:
+        """Return the key of a call, and the outcome that it had before, if it had one."""
+        key = identity.key(self._environment, values)
+        if not key or self._rerun:
+            return key, None
+        with self._lock:
+            try:
+                row = self._reader.execute(
+                    f"SELECT {_RESULT} FROM results WHERE key=?", (key,)
+                ).fetchone()
+            except database.sqlite3.Error as error:
+                self._lose(StoreError(str(error)))
+                return key, None
+        if row is None:
+            return key, None
+        payload = row[0] if row[1] is None else self._object(row[1])
+        if payload is None:
+            return key, None
+        fields = dict(zip(_RESULT.split(", ")[2:], row[2:], strict=True))
+        return key, Outcome(id=ident, ok=True, payload=payload, **fields)
+
+    def reused(self, key: str, outcome: Outcome, then: Callable[[], None]) -> None:
+        """Record that a result was taken from the store."""
+        self._writer.put("UPDATE results SET used=? WHERE key=?", (now(), key))
+        self._ended(key, outcome, "done", "", reused=1, then=then)
+
+    def finished(
+        self, name: str, key: str, outcome: Outcome, state: str, then: Callable[[], None]
+    ) -> None:
+        """Keep an outcome.
+
+        :param key: of the call; empty if its result is not kept for later runs.
+        :param then: called when it is durable.
+        """
+        error = "" if outcome.ok else _error(outcome)
+        if outcome.ok and key:
+            payload: bytes | None = outcome.payload
+            name_of_file = None
+            if len(outcome.payload) > _LARGE:
+                try:
+                    name_of_file, payload = self._keep(outcome.payload), None
+                except OSError as failure:
+                    self._lose(StoreError(f"{failure.filename or self.folder}: {failure.strerror}"))
+                    payload = None
+            if payload is not None or name_of_file is not None:
+                self._writer.put(
+                    "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (key, payload, name_of_file, len(outcome.payload), name, *_stamp(outcome))
+                    + (now(),),
+                )
+        self._ended(key, outcome, state, error, reused=0, then=then)
+
+    def ended(self, ident: int, state: str, error: str) -> None:
+        """Record that a task ended without an outcome: cancelled, or never run."""
+        self._writer.put(
+            "UPDATE tasks SET state=?, ended=?, error=? WHERE run=? AND id=?",
+            (state, now(), error, self._run, ident),
+        )
+
+    def _ended(
+        self,
+        key: str,
+        outcome: Outcome,
+        state: str,
+        error: str,
+        *,
+        reused: int,
+        then: Callable[[], None],
+    ) -> None:
+        stdout, stderr, host, pid, started, ended, env = _stamp(outcome)
+        self._writer.put(
+            "UPDATE tasks SET state=?, key=?, env=?, reused=?, host=?, pid=?, started=?, ended=?,"
+            " stdout=?, stderr=?, error=? WHERE run=? AND id=?",
+            (state, key, env, reused, host, pid, started, ended, stdout, stderr, error)
+            + (self._run, outcome.id),
+            then,
+        )
+
+    # --- large values ---------------------------------------------------------------------
+
+    def _keep(self, payload: bytes) -> str:
+        """Write a value to a file that is named after its content; return the name."""
+        name = hashlib.sha256(payload).hexdigest()
+        path = object_path(self.folder, name)
+        if path.is_file() and path.stat().st_size == len(payload):
+            return name
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle, part = tempfile.mkstemp(prefix=".part-", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(payload)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(part).replace(path)
+        except BaseException:
+            Path(part).unlink(missing_ok=True)
+            raise
+        return name
+
+    def _object(self, name: str) -> bytes | None:
+        """Return a large value; ``None`` if its file is not what it was."""
+        with contextlib.suppress(OSError):
+            data = object_path(self.folder, name).read_bytes()
+            if hashlib.sha256(data).hexdigest() == name:
+                return data
+        return None
+
+    def _lose(self, error: StoreError) -> None:
+        self._warn(f"warning: {error.cause}; results are no longer kept")
+
+
+def object_path(folder: Path, name: str) -> Path:
+    """Return the file of a large value."""
+    return folder / "objects" / name[:2] / name[2:]
+
+
+def as_taken(outcome: Outcome) -> Outcome:
+    """Return an outcome from the store without what would be shown a second time."""
+    return replace(outcome, stdout="", stderr="")
+
+
+def _stamp(outcome: Outcome) -> tuple[object, ...]:
+    one = outcome
+    return (one.stdout, one.stderr, one.host, one.pid, one.started, one.ended, one.env)
+
+
+def _error(outcome: Outcome) -> str:
+    failure = failure_in(outcome)
+    return f"{failure.type}: {failure.message}\n{failure.traceback}".rstrip()
