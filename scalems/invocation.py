@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from scalems import tracebacks
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from scalems.env import VerifiedResource
     from scalems.env.finding import About, Policy
+    from scalems.store.store import Store
     from scalems.workflow.backend import Backend, Notify
     from scalems.workflow.call import Outcome
     from scalems.workflow.graph import Failed
@@ -88,6 +90,18 @@ def base_parser(
     )
     parser.add_argument(
         "--json", action="store_true", help="print a summary as JSON on the standard output"
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--store", type=Path, metavar="FOLDER",
+        help="where results are kept, and taken from if a call has finished before "
+        "(default: .scalems beside the script)",
+    )  # fmt: skip
+    which.add_argument(
+        "--no-store", action="store_true", help="keep no results, and take none of former runs"
+    )
+    parser.add_argument(
+        "--rerun", action="store_true", help="run all tasks again, and keep the new results"
     )
     parser.add_argument(
         "-j", "--max-workers", type=_positive, metavar="N", help="calls at a time (default: cores)"
@@ -258,13 +272,47 @@ def main(
         with run.signals.handled():
             script = Script.read(words)
             _hint_at_typos(words.before, list(table))
-            run.execute(script, words.passed, make_backend(options, run.view.notify))
+            backend = make_backend(options, run.view.notify)
+            run.store = _open_store(options, script, words.passed, backend)
+            run.execute(script, words.passed, backend)
     except BaseException as error:
         run.error = error
     code = run.report()
+    if run.store is not None:
+        run.store.end(code)
     if options.json:
         print(json.dumps(run.summary(code), indent=2))
     return code
+
+
+def _open_store(
+    options: argparse.Namespace, script: Script, arguments: Sequence[str], backend: Backend
+) -> Store | None:
+    """Open the store of results that the options ask for.
+
+    :raises StoreError: one that was named cannot be used; without a name there is a warning.
+    """
+    if options.no_store:
+        return None
+    from scalems.store.database import StoreError
+    from scalems.store.store import FOLDER, Store
+
+    folder = options.store or script.path.parent / FOLDER
+    try:
+        store = Store(folder.absolute(), rerun=options.rerun, warn=say)
+        store.begin(
+            script=str(script.path),
+            argv=arguments,
+            backend=backend.name,
+            label=backend.label,
+            env=backend.environment,
+        )
+    except StoreError as error:
+        if options.store is not None:
+            raise
+        say(f"warning: no results are kept: {error.cause}")
+        return None
+    return store
 
 
 class Run:
@@ -275,6 +323,8 @@ class Run:
         self.signals = _Signals(self._kill)
         self.error: BaseException | None = None
         """What ended the app before its end."""
+        self.store: Store | None = None
+        """Where its results are kept."""
         self._quiet = quiet
         self._verbose = verbose
         self._graph: Graph | None = None
@@ -286,7 +336,7 @@ class Run:
         :raises BaseException: what the app raised; the backend is closed then too.
         """
         app = script.load(arguments)
-        graph = self._graph = Graph(backend, on_outcome=self._show_output)
+        graph = self._graph = Graph(backend, on_outcome=self._show_output, results=self.store)
         self.view.watch(graph)
         with self.view, activated(graph):
             try:
@@ -392,7 +442,10 @@ class Run:
     def _last_line(self) -> str:
         assert self._graph is not None
         counts = self._graph.counts()
-        parts = [f"{counts.done} done, {counts.failed} failed"]
+        done = f"{counts.done} done"
+        if counts.reused:
+            done += f" ({counts.reused} in a former run)"
+        parts = [f"{done}, {counts.failed} failed"]
         if counts.cancelled:
             parts.append(f"{counts.cancelled} cancelled")
         line = f"{', '.join(parts)} in {self.view.elapsed:.1f} s on {self._graph.backend.label}"
@@ -413,8 +466,11 @@ class Run:
             "label": self._graph.backend.label if self._graph is not None else None,
             "elapsed": round(self.view.elapsed, 3),
             "tasks": {
-                state: getattr(counts, state, 0) for state in ("done", "failed", "cancelled")
+                state: getattr(counts, state, 0)
+                for state in ("done", "reused", "failed", "cancelled")
             },
+            "store": None if self.store is None else str(self.store.folder),
+            "run": None if self.store is None else self.store.run,
             "error": None if self.error is None else call.summary(self.error),
             "failures": [
                 {

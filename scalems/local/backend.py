@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import platform
+import sys
 import threading
 from typing import TYPE_CHECKING
 
+from scalems import probe
+from scalems.env import canonical
 from scalems.errors import BackendError
 from scalems.workflow.call import ENV_VARIABLE
 from scalems.workflow.pool import CallPool
@@ -40,6 +45,15 @@ class LocalBackend:
         self._lock = threading.Lock()
         self._pool: CallPool | None = None
         self._closed = False
+
+    @functools.cached_property
+    def environment(self) -> str:
+        """Content fingerprint of the Task venv, or the digest of this Python and its packages."""
+        if self._build is not None:
+            return self._build.content_digest
+        facts = {"python": platform.python_version(), "machine": platform.machine()}
+        versions = probe.versions(sys.path)
+        return canonical.digest("client environment 1", {**facts, "versions": versions})
 
     def start(self) -> None:
         """Make the pool; its processes are started as calls need them."""

@@ -77,14 +77,18 @@ def make_backend(options: argparse.Namespace, notify: Notify) -> RadicalBackend:
     """
     from scalems.radical import choice
     from scalems.radical.backend import RadicalBackend
-    from scalems.radical.launch import OwnServer, WarmServer
+    from scalems.radical.launch import OwnServer, Server, WarmServer
 
     settings = make_settings(options)
     label = f"radical {options.resource}/{options.venv}"
     pilot = choice.choose(options, settings, notify)
     if pilot is None:
-        return RadicalBackend(OwnServer(settings), notify=notify, label=label)
-    return RadicalBackend(WarmServer(pilot), notify=notify, label=f"{label} ({pilot.name})")
+        server: Server = OwnServer(settings)
+    else:
+        server, label = WarmServer(pilot), f"{label} ({pilot.name})"
+    return RadicalBackend(
+        server, notify=notify, label=label, environment=settings.build.content_digest
+    )
 
 
 def make_settings(options: argparse.Namespace) -> Settings:

@@ -28,13 +28,17 @@ class RadicalBackend:
     """Runs calls through a raptor master and Workers of RADICAL-Pilot, in a Task venv.
 
     :param server: what holds the session of RADICAL-Pilot.
+    :param environment: content fingerprint of the Task venv.
     :param notify: told what happens, in lines for people.
     """
 
     name = "radical"
 
-    def __init__(self, server: Server, *, notify: Notify, label: str) -> None:
+    def __init__(
+        self, server: Server, *, notify: Notify, label: str, environment: str = ""
+    ) -> None:
         self.label = label
+        self.environment = environment
         self._server = server
         self._notify = notify
         self._lock = threading.Lock()

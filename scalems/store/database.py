@@ -104,7 +104,7 @@ def errors(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except sqlite3.DatabaseError as error:
+    except sqlite3.Error as error:
         text = str(error)
         remedy = "run with --no-store, or with another folder: --store FOLDER"
         if "malformed" in text or "not a database" in text:
@@ -130,7 +130,8 @@ class Writer:
         self._database = connect(folder, create=True)
         self._failed = failed
         self._broken = False
-        self._waiting: queue.Queue[Any] = queue.Queue(_QUEUE)
+        self._waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._room = threading.Event()
         self._thread = threading.Thread(target=self._write, name="scalems-store", daemon=True)
         self._thread.start()
 
@@ -145,6 +146,10 @@ class Writer:
         :param then: called when it is on the disk, or when it is known that it will not be.
         """
         self._waiting.put((statement, values, then))
+        # Not in its own thread, where callbacks bring more: it would wait for itself.
+        if self._waiting.qsize() > _QUEUE and threading.current_thread() is not self._thread:
+            self._room.clear()
+            self._room.wait(_BUSY)
 
     def close(self) -> None:
         """Write what is left, and close the database."""
@@ -162,6 +167,7 @@ class Writer:
             last = None in batch
             batch = [entry for entry in batch if entry is not None]
             self._commit(batch)
+            self._room.set()
             for _, _, then in batch:
                 if then is not None:
                     try:
@@ -192,9 +198,7 @@ class Writer:
 def _is_remote(folder: Path) -> bool:
     """Whether a folder is on a network file system, by the mount table (proc(5))."""
     try:
-        mounts = [
-            line.split()[1:3] for line in Path("/proc/self/mounts").read_text().splitlines()
-        ]
+        mounts = [line.split()[1:3] for line in Path("/proc/self/mounts").read_text().splitlines()]
     except OSError:
         return False
     place = str(folder.resolve())

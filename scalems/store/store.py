@@ -7,15 +7,16 @@ import hashlib
 import json
 import os
 import reprlib
+import sqlite3
 import tempfile
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalems.store import database, digest
 from scalems.store.database import StoreError, Writer, now
-from scalems.workflow.call import Outcome, failure_in, hostname
+from scalems.workflow.call import Outcome, hostname
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -72,7 +73,8 @@ class Store:
         self._codes: set[str] = set()
         self._writer = Writer(folder, failed=self._lose)
         self._reader = database.connect(folder, create=False)
-        self._run = 0
+        self.run = 0
+        """Number of the run."""
         self._environment = ""
 
     def begin(self, *, script: str, argv: Sequence[str], backend: str, label: str, env: str) -> int:
@@ -85,15 +87,24 @@ class Store:
             cursor = self._reader.execute(
                 "INSERT INTO runs (script, argv, backend, label, env, host, pid, started)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (script, json.dumps([*argv]), backend, label, env, hostname(), os.getpid(), now()),
+                (
+                    _plain(script),
+                    json.dumps([*argv]),
+                    backend,
+                    label,
+                    env,
+                    hostname(),
+                    os.getpid(),
+                    now(),
+                ),
             )
-            self._run = int(cursor.lastrowid or 0)
-        return self._run
+            self.run = int(cursor.lastrowid or 0)
+        return self.run
 
     def end(self, exit_code: int) -> None:
         """Record the end of the run, and close the store."""
         self._writer.put(
-            "UPDATE runs SET ended=?, exit_code=? WHERE run=?", (now(), int(exit_code), self._run)
+            "UPDATE runs SET ended=?, exit_code=? WHERE run=?", (now(), int(exit_code), self.run)
         )
         self._writer.close()
         self._reader.close()
@@ -133,8 +144,10 @@ class Store:
 
         :param identity: ``None`` if its result is not to be kept.
         """
-        shown = ", ".join(
-            [*map(_short.repr, args), *(f"{key}={_short.repr(v)}" for key, v in kwargs.items())]
+        shown = _plain(
+            ", ".join(
+                [*map(_short.repr, args), *(f"{k}={_short.repr(v)}" for k, v in kwargs.items())]
+            )
         )
         code, digests, unstable = "", "{}", "it is not cached"
         if identity is not None:
@@ -143,7 +156,7 @@ class Store:
         self._writer.put(
             "INSERT OR REPLACE INTO tasks (run, id, name, state, code, args, env, shown, unstable,"
             " reused, submitted) VALUES (?, ?, ?, 'waiting', ?, ?, ?, ?, ?, 0, ?)",
-            (self._run, ident, name, code, digests, self._environment, shown, unstable, now()),
+            (self.run, ident, name, code, digests, self._environment, shown, unstable, now()),
         )
 
     def find(self, ident: int, identity: Identity, values: Sequence[bytes]) -> tuple[str, Any]:
@@ -156,7 +169,7 @@ class Store:
                 row = self._reader.execute(
                     f"SELECT {_RESULT} FROM results WHERE key=?", (key,)
                 ).fetchone()
-            except database.sqlite3.Error as error:
+            except sqlite3.Error as error:
                 self._lose(StoreError(str(error)))
                 return key, None
         if row is None:
@@ -167,20 +180,21 @@ class Store:
         fields = dict(zip(_RESULT.split(", ")[2:], row[2:], strict=True))
         return key, Outcome(id=ident, ok=True, payload=payload, **fields)
 
-    def reused(self, key: str, outcome: Outcome, then: Callable[[], None]) -> None:
+    def reused(self, key: str, outcome: Outcome) -> None:
         """Record that a result was taken from the store."""
         self._writer.put("UPDATE results SET used=? WHERE key=?", (now(), key))
-        self._ended(key, outcome, "done", "", reused=1, then=then)
+        self._ended(key, outcome, "done", "", reused=1, then=None)
 
     def finished(
-        self, name: str, key: str, outcome: Outcome, state: str, then: Callable[[], None]
+        self, name: str, key: str, outcome: Outcome, error: str, then: Callable[[], None]
     ) -> None:
         """Keep an outcome.
 
         :param key: of the call; empty if its result is not kept for later runs.
+        :param error: why the task failed; empty if it did not.
         :param then: called when it is durable.
         """
-        error = "" if outcome.ok else _error(outcome)
+        state = "failed" if error else "done"
         if outcome.ok and key:
             payload: bytes | None = outcome.payload
             name_of_file = None
@@ -193,16 +207,18 @@ class Store:
             if payload is not None or name_of_file is not None:
                 self._writer.put(
                     "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (key, payload, name_of_file, len(outcome.payload), name, *_stamp(outcome))
-                    + (now(),),
+                    (
+                        *(key, payload, name_of_file, len(outcome.payload), name),
+                        *(*_stamp(outcome), now()),
+                    ),
                 )
-        self._ended(key, outcome, state, error, reused=0, then=then)
+        self._ended(key, outcome, state, _plain(error), reused=0, then=then)
 
     def ended(self, ident: int, state: str, error: str) -> None:
         """Record that a task ended without an outcome: cancelled, or never run."""
         self._writer.put(
             "UPDATE tasks SET state=?, ended=?, error=? WHERE run=? AND id=?",
-            (state, now(), error, self._run, ident),
+            (state, now(), _plain(error), self.run, ident),
         )
 
     def _ended(
@@ -213,14 +229,16 @@ class Store:
         error: str,
         *,
         reused: int,
-        then: Callable[[], None],
+        then: Callable[[], None] | None,
     ) -> None:
         stdout, stderr, host, pid, started, ended, env = _stamp(outcome)
         self._writer.put(
             "UPDATE tasks SET state=?, key=?, env=?, reused=?, host=?, pid=?, started=?, ended=?,"
             " stdout=?, stderr=?, error=? WHERE run=? AND id=?",
-            (state, key, env, reused, host, pid, started, ended, stdout, stderr, error)
-            + (self._run, outcome.id),
+            (
+                *(state, key, env, reused, host, pid, started, ended, stdout, stderr, error),
+                *(self.run, outcome.id),
+            ),
             then,
         )
 
@@ -262,16 +280,11 @@ def object_path(folder: Path, name: str) -> Path:
     return folder / "objects" / name[:2] / name[2:]
 
 
-def as_taken(outcome: Outcome) -> Outcome:
-    """Return an outcome from the store without what would be shown a second time."""
-    return replace(outcome, stdout="", stderr="")
-
-
 def _stamp(outcome: Outcome) -> tuple[object, ...]:
     one = outcome
     return (one.stdout, one.stderr, one.host, one.pid, one.started, one.ended, one.env)
 
 
-def _error(outcome: Outcome) -> str:
-    failure = failure_in(outcome)
-    return f"{failure.type}: {failure.message}\n{failure.traceback}".rstrip()
+def _plain(text: str) -> str:
+    """Return a text that SQLite takes: surrogates are none of UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -33,6 +33,11 @@ class Backend(Protocol):
         """Where the calls run, for people: ``radical local.localhost/task``."""
         ...
 
+    @property
+    def environment(self) -> str:
+        """Content fingerprint of the environment that calls run in; empty if it is not known."""
+        ...
+
     def start(self) -> None:
         """Make the backend ready to run calls.
 

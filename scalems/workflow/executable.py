@@ -75,6 +75,7 @@ def executable(
     stderr: str | os.PathLike[str] | None = None,
     env: Mapping[str, object] | None = None,
     cwd: str | os.PathLike[str] | None = None,
+    cache: bool = False,
 ) -> Future[Completed]:
     """Run a program as a task; no shell is in between.
 
@@ -91,6 +92,8 @@ def executable(
     :param stderr: the same for the standard error.
     :param env: variables to add to the worker's environment.
     :param cwd: working folder on the worker; without it the worker's own.
+    :param cache: do not run it again if it has ended well in a former run: what it prints must
+        be all that it is run for, since files that it leaves elsewhere are not kept.
     :return: a future of :class:`Completed`. If the program cannot start, or ends with another
         exit code than 0, it raises :class:`ExecutableError`.
     :raises UsageError: if no workflow is running, or an argument cannot be what was meant.
@@ -116,6 +119,7 @@ def executable(
         {},
         name=Path(str(words[0])).name if isinstance(words[0], (str, os.PathLike)) else "executable",
         finish=finish,
+        cache=cache,
     )
 
 

@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import logging
 import threading
-from collections import deque
 from concurrent.futures import CancelledError, InvalidStateError
 from concurrent.futures import Future as AnyFuture
 from dataclasses import dataclass, replace
@@ -23,11 +22,13 @@ from scalems.workflow import argument, call
 from scalems.workflow.app import command
 from scalems.workflow.call import Call, Outcome
 from scalems.workflow.future import Future
+from scalems.workflow.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from scalems.workflow.backend import Backend
+    from scalems.workflow.results import Results
 
     Finish = Callable[[Any], object]
     """Turns the value from the far side into the value of the future, in the client."""
@@ -58,6 +59,8 @@ class Counts:
     failed: int = 0
     """Failed, or not run since a task that they depend on failed."""
     cancelled: int = 0
+    reused: int = 0
+    """Of those that are done: the result was taken from a former run."""
 
     @property
     def total(self) -> int:
@@ -82,11 +85,16 @@ class Failed:
 class _Node:
     """A task that has not ended."""
 
-    __slots__ = ("dependencies", "finish", "future", "lock", "missing", "state", "template")
+    __slots__ = (
+        *("dependencies", "finish", "future", "identity", "key", "lock", "missing", "state"),
+        "template",
+    )
 
     def __init__(self, future: Future[Any], finish: Finish | None) -> None:
         self.future = future
         self.finish = finish
+        self.identity: Any = None  # what the call is, for the store of results
+        self.key = ""
         self.state: State = "waiting"
         self.template = b""
         self.dependencies: list[AnyFuture[Any]] = []
@@ -98,23 +106,30 @@ class Graph:
     """All tasks of one run and the backend that they run on.
 
     :param backend: it is started, in a thread of its own, by the first task.
-    :param on_outcome: told the outcome of each call, from any thread.
+    :param on_outcome: told the outcome of each call that has run, from any thread.
+    :param results: of former runs, and where those of this run are kept.
     """
 
     def __init__(
-        self, backend: Backend, *, on_outcome: Callable[[str, Outcome], None] | None = None
+        self,
+        backend: Backend,
+        *,
+        on_outcome: Callable[[str, Outcome], None] | None = None,
+        results: Results | None = None,
     ) -> None:
         self.backend = backend
         self.error: BaseException | None = None
         """What the backend failed to start by."""
         self._on_outcome = on_outcome
+        self._results = results
+        self._reused = 0
         self._ids = itertools.count(1)
         self._nodes: dict[int, _Node] = {}
         self._failed: list[Failed] = []
         self._roots: dict[int, tuple[Future[Any], Future[Any]]] = {}
         self._tally: dict[State, int] = dict.fromkeys(get_args(State), 0)
         self._changed = threading.Condition()
-        self._work = _Work()
+        self._work = Work()
         self._starter: threading.Thread | None = None
         self._closed = False
 
@@ -128,8 +143,11 @@ class Graph:
         *,
         name: str,
         finish: Finish | None = None,
+        cache: bool = True,
     ) -> Future[Any]:
         """Add a task; it goes to the backend when the futures in its arguments have values.
+
+        :param cache: take the result of a former run if there is one, and keep this one.
 
         :raises SerializationError: if the function or an argument cannot be sent.
         :raises UsageError: if the run has ended.
@@ -144,9 +162,15 @@ class Graph:
         node = _Node(future, finish)
         self._nodes[future.task_id] = node
         self._count("waiting", 1)
-        self._start()
+        if self._results is None:
+            self._start()
+        else:
+            if cache:
+                node.identity = self._results.identify(function, args, kwargs)
+            self._results.submitted(future.task_id, name, node.identity, args, kwargs)
         if not futures:
-            self._hand_over(node, payload)
+            if not self._reuse(node):
+                self._hand_over(node, payload)
             return future
         node.template, node.dependencies, node.missing = payload, futures, len(futures)
         for dependency in futures:
@@ -160,6 +184,8 @@ class Graph:
             return  # cancelled before
         future.set_running_or_notify_cancel()  # tells concurrent.futures.wait and its like
         before = self._move(node, "cancelled")
+        if self._results is not None:
+            self._results.ended(future.task_id, "cancelled", "")
         if before == "submitted" and not self._closed:
             self.backend.cancel(future.task_id)
 
@@ -168,7 +194,8 @@ class Graph:
     def counts(self) -> Counts:
         """Return how many tasks are in each state now."""
         with self._changed:
-            return Counts(**{str(state): count for state, count in self._tally.items()})
+            tally = {str(state): count for state, count in self._tally.items()}
+            return Counts(**tally, reused=self._reused)
 
     def wait(self) -> None:
         """Wait until all tasks have ended."""
@@ -228,6 +255,8 @@ class Graph:
             return
         values = [_sendable(dependency) for dependency in node.dependencies]
         template, node.template, node.dependencies = node.template, b"", []
+        if self._reuse(node, values):
+            return
         try:
             payload = call.encode(argument.apply, (template, values), {})
         except ScalemsError as error:
@@ -235,8 +264,26 @@ class Graph:
             return
         self._hand_over(node, payload)
 
+    def _reuse(self, node: _Node, values: Sequence[object] = ()) -> bool:
+        """Give a task the result that its call had in a former run, if it had one."""
+        if self._results is None or node.identity is None:
+            return False
+        contents = [
+            value.payload if isinstance(value, argument.Packed) else call.encode_value("", value)
+            for value in values
+        ]
+        node.key, outcome = self._results.find(node.future.task_id, node.identity, contents)
+        node.identity = None
+        if outcome is None or self.error is not None:
+            return False
+        if self._move(node, "submitted") is not None:
+            self._results.reused(node.key, outcome)
+            self._work.do(partial(self._settle, node, outcome, reused=True))
+        return True
+
     def _hand_over(self, node: _Node, payload: bytes) -> None:
         future = node.future
+        self._start()
         if self.error is not None:
             self._fail(node, self.error)
             return
@@ -254,27 +301,50 @@ class Graph:
             self.backend.cancel(future.task_id)  # cancelled before the backend knew of it
 
     def _receive(self, node: _Node, outcome: Outcome) -> None:
+        """Take the outcome of a call that has run."""
         if self._on_outcome is not None:
             self._on_outcome(node.future.name, outcome)
+        self._settle(node, outcome)
+
+    def _settle(self, node: _Node, outcome: Outcome, *, reused: bool = False) -> None:
+        """End a task by an outcome, once that is kept."""
+        error: BaseException | None = None
+        value = outcome
         try:
             if node.finish is not None:
-                value = node.finish(call.result(outcome))
-                outcome = replace(outcome, payload=call.encode_value(node.future.name, value))
+                finished = node.finish(call.result(outcome))
+                value = replace(outcome, payload=call.encode_value(node.future.name, finished))
             elif not outcome.ok:
                 call.result(outcome)
         except CancelledError:
             node.future.cancel()
-        except StopIteration as error:
+            return
+        except StopIteration as stopped:
             # As in coroutines: it would end a loop somewhere instead of being reported.
-            stop = RuntimeError(f"{node.future.name} raised StopIteration")
-            stop.__cause__ = error
-            self._fail(node, stop, outcome)
-        except Exception as error:
-            self._fail(node, error, outcome)
-        else:
-            with contextlib.suppress(InvalidStateError):  # cancelled
-                node.future.set_result(outcome)
-                self._ended(node, "done")
+            error = RuntimeError(f"{node.future.name} raised StopIteration")
+            error.__cause__ = stopped
+        except Exception as raised:
+            error = raised
+        settle = partial(self._succeed, node, value, reused)
+        if error is not None:
+            settle = partial(self._fail, node, error, outcome, recorded=True)
+        if self._results is None or reused:
+            settle()
+            return
+        self._results.finished(
+            node.future.name,
+            node.key if error is None else "",
+            outcome,
+            "" if error is None else call.summary(error),
+            lambda: self._work.do(settle),
+        )
+
+    def _succeed(self, node: _Node, value: Outcome, reused: bool) -> None:
+        with contextlib.suppress(InvalidStateError):  # cancelled
+            node.future.set_result(value)
+            with self._changed:
+                self._reused += reused
+            self._ended(node, "done")
 
     def _stop(self, node: _Node, dependency: AnyFuture[Any]) -> None:
         """Fail a task since a dependency of it failed."""
@@ -301,7 +371,10 @@ class Graph:
         outcome: Outcome | None = None,
         *,
         by_itself: bool = True,
+        recorded: bool = False,
     ) -> None:
+        if self._results is not None and not recorded:
+            self._results.ended(node.future.task_id, "failed", call.summary(error))
         with contextlib.suppress(InvalidStateError):  # cancelled, or failed before
             node.future.set_exception(error)
             if by_itself and error is not self.error:
@@ -358,26 +431,6 @@ class Graph:
             )
             failure.__cause__ = error
             self.end(failure)
-
-
-class _Work:
-    """Things to do, done one after the other by the thread that brings the first of them."""
-
-    def __init__(self) -> None:
-        self._local = threading.local()
-
-    def do(self, thing: Callable[[], None]) -> None:
-        """Do `thing` now, or, if this thread is amid another one, right after it."""
-        things: deque[Callable[[], None]] | None = getattr(self._local, "things", None)
-        if things is not None:
-            things.append(thing)
-            return
-        things = self._local.things = deque([thing])
-        try:
-            while things:
-                things.popleft()()
-        finally:
-            del self._local.things
 
 
 # --- the run that tasks belong to ---------------------------------------------------------

@@ -25,8 +25,10 @@ R = TypeVar("R")
 class Task(Generic[P, R]):
     """A function whose calls give futures; made by :func:`task`."""
 
-    def __init__(self, function: Callable[P, R]) -> None:
+    def __init__(self, function: Callable[P, R], *, cache: bool = True) -> None:
         self.function = function
+        self.cache = cache
+        """Whether results of former runs are taken."""
         """The function itself: call it to run it here and now, e.g. in a unit test."""
         functools.update_wrapper(self, function)
 
@@ -49,7 +51,9 @@ class Task(Generic[P, R]):
         current = graph.current(f"the task {self.function.__qualname__!r} was called")
         # What can be found by its name on the far side travels as a name, the rest by value.
         function = self if _is_importable(self) else self.function
-        return current.submit(function, args, kwargs, name=self.function.__qualname__)
+        return current.submit(
+            function, args, kwargs, name=self.function.__qualname__, cache=self.cache
+        )
 
     def __get__(self, instance: object, owner: type | None = None) -> object:
         return self if instance is None else functools.partial(self, instance)
@@ -82,11 +86,15 @@ def task(function: Callable[P, R]) -> Task[P, R]: ...
 
 
 @overload
-def task() -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def task(*, cache: bool = True) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+
+
+@overload
+def task(function: Callable[P, R], *, cache: bool) -> Task[P, R]: ...
 
 
 def task(
-    function: Callable[P, R] | None = None,
+    function: Callable[P, R] | None = None, *, cache: bool = True
 ) -> Task[P, R] | Callable[[Callable[P, R]], Task[P, R]]:
     """Make calls of a function run on the backend of the workflow and return futures.
 
@@ -95,10 +103,13 @@ def task(
         @scalems.task
         def simulate(seed: int, temperature: float = 300.0) -> float: ...
 
+    :param cache: whether a call that has finished in a former run is not run again; see
+        :mod:`scalems.store`. Without it, each run runs it: for what depends on the time, or
+        is there for what it does rather than for what it returns.
     :raises UsageError: if it is not a plain function.
     """
     if function is None:
-        return task
+        return lambda function: task(function, cache=cache)
     if isinstance(function, Task):
         return function
     name = getattr(function, "__qualname__", None)
@@ -116,7 +127,7 @@ def task(
             remedy="return the value, or a list of all the values"
             + ("; call asyncio.run() inside of the task" if kind == "an async" else ""),
         )
-    return Task(function)
+    return Task(function, cache=cache)
 
 
 def _is_importable(target: Task[P, R]) -> bool:

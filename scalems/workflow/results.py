@@ -1,0 +1,62 @@
+"""The port through which a workflow takes results of former runs, and keeps its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from scalems.workflow.call import Outcome
+
+
+class Results(Protocol):
+    """What a graph needs of a store of results. Its methods may be called from any thread."""
+
+    def identify(
+        self, function: Callable[..., Any], args: Sequence[object], kwargs: Mapping[str, object]
+    ) -> Any:
+        """Return what a call is; futures in its arguments are slots."""
+        ...
+
+    def submitted(
+        self,
+        ident: int,
+        name: str,
+        identity: Any,
+        args: Sequence[object],
+        kwargs: Mapping[str, object],
+    ) -> None:
+        """Record a task of this run.
+
+        :param identity: ``None`` if its result is not to be kept.
+        """
+        ...
+
+    def find(
+        self, ident: int, identity: Any, values: Sequence[bytes]
+    ) -> tuple[str, Outcome | None]:
+        """Return the key of a call, and the outcome that it had in a former run, if any.
+
+        :param values: what the futures in its arguments gave, as it travels.
+        """
+        ...
+
+    def reused(self, key: str, outcome: Outcome) -> None:
+        """Record that a result was taken from a former run."""
+        ...
+
+    def finished(
+        self, name: str, key: str, outcome: Outcome, error: str, then: Callable[[], None]
+    ) -> None:
+        """Keep an outcome.
+
+        :param key: of the call; empty if its result is not kept for later runs.
+        :param error: why the task failed; empty if it did not.
+        :param then: called when it is durable.
+        """
+        ...
+
+    def ended(self, ident: int, state: str, error: str) -> None:
+        """Record that a task ended without an outcome: cancelled, or never run."""
+        ...
