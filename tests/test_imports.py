@@ -24,6 +24,7 @@ RANKS = (
     {"local", "radical"},
     {"invocation"},
     {"liveview", "script", "tracebacks"},
+    {"store"},
     {"workflow"},
     {"env"},
     {"resource"},

@@ -93,11 +93,13 @@ def test_json(run):
     done = run("double(1)\nfail().exception()", options=["--json", "-q"])
     told = json.loads(done.stdout)
     assert told.pop("elapsed") >= 0
+    assert told.pop("store").endswith(".scalems")
     assert told == {
         "exit_code": 0,
         "backend": "local",
         "label": "local",
-        "tasks": {"done": 1, "failed": 1, "cancelled": 0},
+        "tasks": {"done": 1, "reused": 0, "failed": 1, "cancelled": 0},
+        "run": 1,
         "error": None,
         "failures": [{"task": "fail", "id": 2, "error": "ValueError: broken"}],
     }

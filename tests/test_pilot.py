@@ -15,8 +15,8 @@ import pytest
 from homes import LABEL, Scalems, add_task, make_scalems
 
 from scalems.errors import ExitCode
+from scalems.host.process import lives
 from scalems.radical import processes, warm
-from scalems.radical.clients import lives
 
 pytestmark = [pytest.mark.radical, pytest.mark.network]
 

@@ -15,8 +15,13 @@ GROUPS = {
     "env": "build, verify, inspect and enter the environments of a resource",
     "resource": "look at, check and write RADICAL-Pilot's resource definitions",
     "pilot": "keep pilots warm, so that scripts start at once",
+    "runs": "list the runs whose results are kept",
+    "show": "show the tasks of a run, or one of them with what it printed",
+    "why": "tell why tasks ran rather than be taken from a former run",
+    "clean": "remove results that are no longer needed",
     "doctor": "find what makes RADICAL-Pilot's runs fail, before they run",
 }
+_RESULTS = ("runs", "show", "why", "clean")
 
 EPILOG = """examples:
   scalems env sync --resource local.localhost     build what the specs ask for
@@ -41,11 +46,11 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="store_true", help="print the version and exit")
     groups = top.add_subparsers(dest="group", metavar="COMMAND", title="commands")
     for name, about in GROUPS.items():
-        module = importlib.import_module(f"scalems.cli.{name}")
-        module.configure(
-            groups.add_parser(
-                name, help=about, description=module.__doc__, formatter_class=formatter()
-            )
+        module = importlib.import_module(f"scalems.cli.{'results' if name in _RESULTS else name}")
+        described = about[0].upper() + about[1:] + "." if name in _RESULTS else module.__doc__
+        configure = getattr(module, f"configure_{name}" if name in _RESULTS else "configure")
+        configure(
+            groups.add_parser(name, help=about, description=described, formatter_class=formatter())
         )
     return top
 

@@ -335,9 +335,14 @@ def print_rows(rows: Sequence[Mapping[str, Any]], *, empty: str) -> None:
         return
     table = _table(*rows[0])
     for row in rows:
-        shown = ({True: "[green]yes[/]", False: ""}.get(value, value) for value in row.values())
-        table.add_row(*map(str, shown))
+        table.add_row(*map(_cell, row.values()))
     out.print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "[green]yes[/]" if value else ""
+    return _plain(str(value))
 
 
 def print_resource(data: Mapping[str, Any]) -> None:

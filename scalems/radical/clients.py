@@ -15,11 +15,13 @@ import struct
 import threading
 from functools import partial
 from multiprocessing.connection import Connection, Listener
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from scalems.host.process import lives
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     Alive = Callable[[], bool]
 
@@ -111,12 +113,3 @@ def peer(link: Connection[Any, Any]) -> int:
     with socket.socket(fileno=os.dup(link.fileno())) as end:
         data = end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     return int(struct.unpack("3i", data)[0])
-
-
-def lives(pid: int) -> bool:
-    """Whether a process of this machine runs; one that only waits to be reaped does not."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")

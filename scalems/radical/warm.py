@@ -24,8 +24,8 @@ import platformdirs
 
 from scalems.errors import BackendError, UsageError
 from scalems.host.files import write_atomic
+from scalems.host.process import lives
 from scalems.radical import processes
-from scalems.radical.clients import lives
 from scalems.tomlfile import near
 from scalems.workflow.call import hostname
 

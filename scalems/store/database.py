@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalems.errors import ScalemsError, UsageError
+from scalems.host import filelock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -76,17 +77,18 @@ def connect(folder: Path, *, create: bool) -> sqlite3.Connection:
         database = sqlite3.connect(
             path, timeout=_BUSY, isolation_level=None, check_same_thread=False
         )
-        # WAL needs shared memory, which network file systems have not.
-        # https://www.sqlite.org/wal.html
-        database.execute(f"PRAGMA journal_mode={'DELETE' if _is_remote(folder) else 'WAL'}")
-        database.execute("PRAGMA synchronous=FULL")
-        database.execute("BEGIN IMMEDIATE")
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            for statement in filter(str.strip, _SCHEMA.split(";")):
-                database.execute(statement)
-            database.execute(f"PRAGMA user_version={FORMAT}")
-        database.execute("COMMIT")
+        with filelock.hold(folder / ".lock"):  # SQLite does not wait when two change the mode
+            # WAL needs shared memory, which network file systems have not.
+            # https://www.sqlite.org/wal.html
+            database.execute(f"PRAGMA journal_mode={'DELETE' if _is_remote(folder) else 'WAL'}")
+            database.execute("PRAGMA synchronous=FULL")
+            database.execute("BEGIN IMMEDIATE")
+            (version,) = database.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                for statement in filter(str.strip, _SCHEMA.split(";")):
+                    database.execute(statement)
+                database.execute(f"PRAGMA user_version={FORMAT}")
+            database.execute("COMMIT")
         if version > FORMAT:
             database.close()
             raise UsageError(

@@ -25,7 +25,16 @@ FOLDER = ".scalems"
 _LARGE = 100_000  # bytes above which a value is a file of its own
 _RESULT = "payload, object, stdout, stderr, host, pid, started, ended, env"
 
-_short = reprlib.Repr()
+
+class _Short(reprlib.Repr):
+    """Writes arguments in short; futures by the task that they are of."""
+
+    def repr_Future(self, value: Any, level: int) -> str:
+        """Write a future: reprlib finds this by the name of the type."""
+        return f"{value.name}#{value.task_id}"
+
+
+_short = _Short()
 _short.maxstring = _short.maxother = 60
 _short.maxlevel = 3
 
@@ -125,9 +134,9 @@ class Store:
                 "INSERT OR IGNORE INTO codes VALUES (?, ?)", (code.digest, json.dumps(code.parts))
             )
         digests = {}
-        for name, value in (*enumerate(args), *kwargs.items()):
+        for name, value in (*zip(_names(function, len(args)), args, strict=True), *kwargs.items()):
             try:
-                digests[str(name)] = digest.of(value)
+                digests[name] = digest.of(value)
             except digest.Unstable as error:
                 return Identity(code.digest, {}, f"argument {name!r} holds {error}")
         return Identity(code.digest, digests)
@@ -232,6 +241,7 @@ class Store:
         then: Callable[[], None] | None,
     ) -> None:
         stdout, stderr, host, pid, started, ended, env = _stamp(outcome)
+        env = env or self._environment
         self._writer.put(
             "UPDATE tasks SET state=?, key=?, env=?, reused=?, host=?, pid=?, started=?, ended=?,"
             " stdout=?, stderr=?, error=? WHERE run=? AND id=?",
@@ -273,6 +283,13 @@ class Store:
 
     def _lose(self, error: StoreError) -> None:
         self._warn(f"warning: {error.cause}; results are no longer kept")
+
+
+def _names(function: Callable[..., Any], count: int) -> list[str]:
+    """Return the names of the parameters that positional arguments go to."""
+    code = getattr(getattr(function, "function", function), "__code__", None)
+    named = code.co_varnames[: code.co_argcount] if code is not None else ()
+    return [named[index] if index < len(named) else f"*{index}" for index in range(count)]
 
 
 def object_path(folder: Path, name: str) -> Path:

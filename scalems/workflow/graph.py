@@ -154,6 +154,7 @@ class Graph:
         """
         if self._closed:
             raise UsageError(f"The task {name!r} was called after the workflow had ended.")
+        given = (args, kwargs)
         futures = argument.futures_in(*args, *kwargs.values())
         if futures:
             args, kwargs = argument.with_slots((tuple(args), dict(kwargs)), futures)
@@ -167,7 +168,7 @@ class Graph:
         else:
             if cache:
                 node.identity = self._results.identify(function, args, kwargs)
-            self._results.submitted(future.task_id, name, node.identity, args, kwargs)
+            self._results.submitted(future.task_id, name, node.identity, *given)
         if not futures:
             if not self._reuse(node):
                 self._hand_over(node, payload)

@@ -1,0 +1,231 @@
+"""Digests of values and functions: equal for equal content, in every process."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scalems.store import digest
+
+leaves = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.binary()
+    | st.complex_numbers(allow_nan=False)
+)
+values = st.recursive(
+    leaves,
+    lambda inner: (
+        st.lists(inner)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.text() | st.integers(), inner)
+        | st.frozensets(leaves)
+    ),
+    max_leaves=20,
+)
+
+
+@given(values)
+def test_a_copy_has_the_same_digest(value):
+    assert digest.of(copy.deepcopy(value)) == digest.of(value)
+
+
+@given(values, values)
+def test_equal_digests_mean_equal_values(one, other):
+    if digest.of(one) == digest.of(other):
+        assert one == other
+
+
+@given(st.dictionaries(st.text(), leaves), st.randoms())
+def test_the_order_of_a_dict_does_not_count(value, random):
+    items = list(value.items())
+    random.shuffle(items)
+    assert digest.of(dict(items)) == digest.of(value)
+
+
+def test_kinds_of_numbers_and_texts_are_told_apart():
+    alike = [1, 1.0, True, "1", b"1", (1,), [1], {1}, 1 + 0j, frozenset({1}), {1: 1}]
+    found = {digest.of(value) for value in alike}
+    assert len(found) == len(alike) - 1  # a set and a frozen one are alike
+
+
+def test_sharing_does_not_count_and_loops_end():
+    part = [1, 2]
+    assert digest.of([part, part]) == digest.of([[1, 2], [1, 2]])
+    loop: list[object] = [1]
+    loop.append(loop)
+    other: list[object] = [2]
+    other.append(other)
+    assert digest.of(loop) == digest.of(copy.deepcopy(loop)) != digest.of(other)
+
+
+IN_A_PROCESS = """
+from scalems.store import digest
+import numpy as np
+
+THING = {"b", "a", "c"}
+
+class Point:
+    def __init__(self, x): self.x = x
+    def norm(self): return abs(self.x) + helper(0)
+
+def helper(x): return x in {"q", "r", "s"}, THING
+
+def function(x, *, y={"k": {1, 2, 3}}): return helper(x), Point(y)
+
+print(digest.of([{"x", "y", "z"}, Point({"u", "v"}), np.arange(5.0), {"f": helper}]))
+print(digest.of_function(function).digest)
+"""
+
+
+def test_processes_agree_whatever_their_hash_seed():
+    pytest.importorskip("numpy")
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", IN_A_PROCESS],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in (1, 2, 3)
+    }
+    assert len(printed) == 1
+
+
+def test_arrays_count_by_content():
+    numpy = pytest.importorskip("numpy")
+    one = numpy.arange(12.0).reshape(3, 4)
+    assert digest.of(one) == digest.of(one.copy()) == digest.of(numpy.asfortranarray(one))
+    others = [one.T, one.reshape(4, 3), one.astype("f4"), one + 1, list(one.ravel())]
+    assert len({digest.of(value) for value in [one, *others]}) == 6
+    assert digest.of(one[0, 0]) != digest.of(0.0)
+    mixed = [numpy.array([{}, "x"], dtype=object) for _ in range(2)]
+    assert digest.of(mixed[0]) == digest.of(mixed[1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    x: int
+    y: object = None
+
+
+class Colour(enum.Enum):
+    RED = 1
+    BLUE = 2
+
+
+Named = namedtuple("Named", "a b")
+
+
+def test_objects_count_by_what_they_hold():
+    binary = functools.partial(int, base=2)
+    for value in (Pair(1, [2]), Named(1, 2), Colour.RED, OrderedDict(a=1), binary):
+        assert digest.of(value) == digest.of(copy.deepcopy(value))
+    assert digest.of(Pair(1)) != digest.of(Pair(2))
+    assert digest.of(Colour.RED) != digest.of(Colour.BLUE)
+    assert digest.of(Named(1, 2)) != digest.of((1, 2))
+
+
+def test_a_file_counts_by_its_content(tmp_path):
+    path = tmp_path / "data"
+    before = digest.of(path)
+    path.write_text("a")
+    with_a = digest.of([path])
+    path.write_text("b")
+    assert digest.of([path]) != with_a
+    path.write_text("a")
+    assert digest.of([path]) == with_a
+    path.unlink()
+    assert digest.of(path) == before
+    assert digest.of(str(path)) != before
+
+
+def test_what_has_no_digest_is_named():
+    with pytest.raises(digest.Unstable, match="lock"):
+        digest.of([threading.Lock()])
+
+
+BASE = """
+LIMIT = 3
+import math
+class Tool:
+    factor = 2
+    def use(self, x): return x * self.factor
+def helper(x): return math.sqrt(x) + LIMIT
+def unused(): return 1
+def main(x, scale=1):
+    '''A docstring.'''
+    def inner(y): return helper(y) + Tool().use(y)
+    return inner(x) * scale
+"""
+
+
+def code_of(source: str) -> digest.Code:
+    space: dict[str, object] = {"__name__": "__main__"}
+    exec(source, space)
+    return digest.of_function(space["main"])
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("A docstring.", "Another one."),
+        ("return 1\n", "return 2\n"),
+        ("LIMIT = 3", "LIMIT = 3  # a comment\n\n"),
+        ("import math", "import math, json"),
+    ],
+)
+def test_what_does_not_change_what_it_does_does_not_count(before, after):
+    assert before in BASE
+    assert code_of(BASE.replace(before, after)).digest == code_of(BASE).digest
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "named"),
+    [
+        ("LIMIT = 3", "LIMIT = 4", {"LIMIT"}),
+        ("math.sqrt", "math.exp", {"helper"}),
+        ("factor = 2", "factor = 3", {"Tool"}),
+        ("x * self", "x + self", {"Tool", "Tool.use"}),
+        ("scale=1", "scale=2", {"main"}),
+        ("return inner(x)", "return -inner(x)", {"main"}),
+    ],
+)
+def test_what_changes_it_counts_and_is_named(before, after, named):
+    assert before in BASE
+    one, other = code_of(BASE), code_of(BASE.replace(before, after))
+    assert one.digest != other.digest
+    names = one.parts | other.parts
+    assert {name for name in names if one.parts.get(name) != other.parts.get(name)} == named
+
+
+def test_a_global_that_changes_is_seen():
+    space: dict[str, object] = {"__name__": "__main__"}
+    exec("N = 1\nL = [1]\ndef f(): return N\ndef g(): return L", space)
+    number, listed = digest.of_function(space["f"]).digest, digest.of_function(space["g"]).digest
+    assert digest.of_function(space["f"]).digest == number
+    space["N"] = 2
+    space["L"].append(2)
+    assert digest.of_function(space["f"]).digest != number
+    assert digest.of_function(space["g"]).digest != listed
+
+
+def test_functions_that_call_each_other_have_a_digest():
+    source = "def main(x): return other(x)\ndef other(x): return main(x - {}) if x else 0"
+    assert code_of(source.format(1)).digest == code_of(source.format(1)).digest
+    assert code_of(source.format(1)).digest != code_of(source.format(2)).digest
+
+
+def test_installed_functions_count_by_name():
+    assert digest.of(Path.exists) == digest.of(Path.exists) != digest.of(Path.is_file)
