@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import enum
 import functools
+import os
+import subprocess
+import sys
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, namedtuple
 from pathlib import Path
 
+import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -89,7 +95,6 @@ print(digest.of_function(function).digest)
 
 
 def test_processes_agree_whatever_their_hash_seed():
-    pytest.importorskip("numpy")
     printed = {
         subprocess.run(
             [sys.executable, "-c", IN_A_PROCESS],
@@ -104,7 +109,6 @@ def test_processes_agree_whatever_their_hash_seed():
 
 
 def test_arrays_count_by_content():
-    numpy = pytest.importorskip("numpy")
     one = numpy.arange(12.0).reshape(3, 4)
     assert digest.of(one) == digest.of(one.copy()) == digest.of(numpy.asfortranarray(one))
     others = [one.T, one.reshape(4, 3), one.astype("f4"), one + 1, list(one.ravel())]
