@@ -130,6 +130,14 @@ def verify(resource: str, venv: str, options: argparse.Namespace) -> VerifiedRes
     return verified
 
 
+def environment(resource: VerifiedResource, venv: str) -> str:
+    """Return the fingerprint that results of a Task venv are kept under.
+
+    It is empty if a policy let differences pass: what computes is not what was verified then.
+    """
+    return "" if resource.tolerated else resource.tasks[venv].content_digest
+
+
 def _formatter(prog: str) -> argparse.HelpFormatter:
     from rich_argparse import RawDescriptionRichHelpFormatter
 

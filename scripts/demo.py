@@ -58,9 +58,11 @@ def plan(output: Path, script_options: list[str]) -> list[Step]:
     """Return the commands of the demo."""
     python = sys.executable
     scalems = [str(Path(python).with_name("scalems"))]
-    local = [python, "-m", "scalems.local", "--venv", "task", str(EXAMPLE)]
+    # Each its own store: else the second would find all done by the first.
+    local = [python, "-m", "scalems.local", "--venv", "task"]
+    local += ["--store", str(output / "local-results"), str(EXAMPLE)]
     radical = [python, "-m", "scalems.radical", "--resource", RESOURCE, "--venv", "task"]
-    radical += [str(EXAMPLE)]
+    radical += ["--store", str(output / "radical-results"), str(EXAMPLE)]
     return [
         Step(
             "make the environments what their specs say",

@@ -32,7 +32,7 @@ class Ran:
 
 def run_example(place: Scalems, folder: Path) -> Ran:
     """Run a small ensemble in the Task venv of a home, with outputs in a folder."""
-    command = [sys.executable, "-m", "scalems.local", "--venv", "task", "-j", "2"]
+    command = [sys.executable, "-m", "scalems.local", "--venv", "task", "-j", "2", "--no-store"]
     command += [str(EXAMPLE / "ensemble.py"), "-n", str(REPLICAS), "--steps", "2000"]
     command += ["--temperatures", *map(str, TEMPERATURES), "--output", "out/figure.png"]
     (folder / "out").mkdir()

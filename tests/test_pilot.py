@@ -79,7 +79,7 @@ def script(made: Scalems, *words: str, code: int = 0) -> subprocess.CompletedPro
 
 
 def argv(*words: str) -> list[str]:
-    return ["-m", "scalems.radical", "--resource", LABEL, "--venv", "task", *words]
+    return ["-m", "scalems.radical", "--resource", LABEL, "--venv", "task", "--no-store", *words]
 
 
 def place(made: Scalems) -> dict[str, object]:

@@ -74,7 +74,10 @@ def make_backend(options: argparse.Namespace, notify: Notify) -> LocalBackend:
     resource = invocation.verify(options.resource, options.venv, options)
     build = resource.tasks[options.venv]
     return LocalBackend(
-        workers=workers, build=build, label=f"local {options.resource}/{options.venv}"
+        workers=workers,
+        build=build,
+        label=f"local {options.resource}/{options.venv}",
+        environment=invocation.environment(resource, options.venv),
     )
 
 

@@ -34,12 +34,21 @@ class LocalBackend:
     :param workers: number of processes.
     :param build: the Task venv that calls run in; without it they run in this Python.
     :param label: where the calls run, for people.
+    :param environment: content fingerprint of that venv; without it, that of this Python is made.
     """
 
     name = "local"
 
-    def __init__(self, *, workers: int, build: Build | None = None, label: str = "local") -> None:
+    def __init__(
+        self,
+        *,
+        workers: int,
+        build: Build | None = None,
+        label: str = "local",
+        environment: str | None = None,
+    ) -> None:
         self.label = label
+        self._environment = environment
         self._workers = workers
         self._build = build
         self._lock = threading.Lock()
@@ -49,8 +58,8 @@ class LocalBackend:
     @functools.cached_property
     def environment(self) -> str:
         """Content fingerprint of the Task venv, or the digest of this Python and its packages."""
-        if self._build is not None:
-            return self._build.content_digest
+        if self._environment is not None:
+            return self._environment
         facts = {"python": platform.python_version(), "machine": platform.machine()}
         versions = probe.versions(sys.path)
         return canonical.digest("client environment 1", {**facts, "versions": versions})

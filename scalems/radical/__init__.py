@@ -86,9 +86,7 @@ def make_backend(options: argparse.Namespace, notify: Notify) -> RadicalBackend:
         server: Server = OwnServer(settings)
     else:
         server, label = WarmServer(pilot), f"{label} ({pilot.name})"
-    return RadicalBackend(
-        server, notify=notify, label=label, environment=settings.build.content_digest
-    )
+    return RadicalBackend(server, notify=notify, label=label, environment=settings.environment)
 
 
 def make_settings(options: argparse.Namespace) -> Settings:
@@ -110,6 +108,7 @@ def make_settings(options: argparse.Namespace) -> Settings:
         runtime=options.runtime,
         options=fields,
         policies=invocation.policies(options),
+        environment=invocation.environment(resource, options.venv),
     )
 
 

@@ -48,6 +48,9 @@ class Settings:
     policies: Mapping[About, Policy]
     """What to do about a Worker that is not what was verified."""
 
+    environment: str = ""
+    """Content fingerprint that results are kept under; empty if differences were let pass."""
+
     keep: Keep | None = None
     """How the pilot stays when the client that started it is gone; ``None`` if it does not."""
 

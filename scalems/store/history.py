@@ -126,6 +126,8 @@ class History:
             return []
         if task["unstable"]:
             return [Difference("it cannot be known again", task["unstable"])]
+        if not task["env"]:
+            return [Difference("the environment", "it is not what was verified, or not known")]
         former = self._nearest(task)
         if former is None:
             return [Difference("it is new", f"no task {task['name']!r} has finished before")]

@@ -140,7 +140,16 @@ def _ways(folder: Path, *, create: bool) -> list[FirstResult]:
     ours, bare = folder / "ours.py", folder / "bare.py"
     ours.write_text(SCRIPT)
     bare.write_text(BARE)
-    radical = [sys.executable, "-m", "scalems.radical", "--resource", LABEL, "--venv", "task"]
+    radical = [
+        sys.executable,
+        "-m",
+        "scalems.radical",
+        "--resource",
+        LABEL,
+        "--venv",
+        "task",
+        "--no-store",
+    ]
     # RP needs its venv to be activated.
     activated = {
         "VIRTUAL_ENV": sys.prefix,
