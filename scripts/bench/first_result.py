@@ -140,16 +140,8 @@ def _ways(folder: Path, *, create: bool) -> list[FirstResult]:
     ours, bare = folder / "ours.py", folder / "bare.py"
     ours.write_text(SCRIPT)
     bare.write_text(BARE)
-    radical = [
-        sys.executable,
-        "-m",
-        "scalems.radical",
-        "--resource",
-        LABEL,
-        "--venv",
-        "task",
-        "--no-store",
-    ]
+    radical = [sys.executable, "-m", "scalems.radical", "--resource", LABEL, "--venv", "task"]
+    radical += ["--no-store", "--pilot", "new"]
     # RP needs its venv to be activated.
     activated = {
         "VIRTUAL_ENV": sys.prefix,
