@@ -27,9 +27,9 @@ class Task(Generic[P, R]):
 
     def __init__(self, function: Callable[P, R], *, cache: bool = True) -> None:
         self.function = function
+        """The function itself: call it to run it here and now, e.g. in a unit test."""
         self.cache = cache
         """Whether results of former runs are taken."""
-        """The function itself: call it to run it here and now, e.g. in a unit test."""
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: object, **kwargs: object) -> Future[R]:
@@ -103,9 +103,9 @@ def task(
         @scalems.task
         def simulate(seed: int, temperature: float = 300.0) -> float: ...
 
-    :param cache: whether a call that has finished in a former run is not run again; see
-        :mod:`scalems.store`. Without it, each run runs it: for what depends on the time, or
-        is there for what it does rather than for what it returns.
+    :param cache: whether a call that has finished in a former run is not run again. Without
+        it, each run runs it: for what depends on the time, or is there for what it does
+        rather than for what it returns.
     :raises UsageError: if it is not a plain function.
     """
     if function is None:
