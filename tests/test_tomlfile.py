@@ -128,7 +128,7 @@ def test_lines_in_tables_and_of_what_is_missing(tmp_path: Path) -> None:
     assert "one: missing key 'pilot'" in lines[0]
     assert "two.extends: must name an RP resource" in lines[1]
     assert "three.definition: must be a table" in lines[2]
-    assert "did you mean 'tasks'?" in lines[3]
+    assert "did you mean 'tasks' or 'targets'?" in lines[3]
 
 
 @given(
