@@ -11,9 +11,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from scalems.errors import TaskError, TaskLost, TaskTimeout
     from scalems.workflow.app import app
+    from scalems.workflow.calls import map, reduce, starmap, submit
     from scalems.workflow.executable import Completed, ExecutableError, executable
-    from scalems.workflow.future import Future, gather
+    from scalems.workflow.future import Future, as_completed, gather, wait
     from scalems.workflow.graph import DependencyError
     from scalems.workflow.task import task
 
@@ -22,21 +24,39 @@ __all__ = [
     "DependencyError",
     "ExecutableError",
     "Future",
+    "TaskError",
+    "TaskLost",
+    "TaskTimeout",
     "app",
+    "as_completed",
     "executable",
     "gather",
+    "map",
+    "reduce",
+    "starmap",
+    "submit",
     "task",
+    "wait",
 ]
 
 _MODULES = {
-    "Completed": "executable",
-    "DependencyError": "graph",
-    "ExecutableError": "executable",
-    "Future": "future",
-    "app": "app",
-    "executable": "executable",
-    "gather": "future",
-    "task": "task",
+    "Completed": "workflow.executable",
+    "DependencyError": "workflow.graph",
+    "ExecutableError": "workflow.executable",
+    "Future": "workflow.future",
+    "TaskError": "errors",
+    "TaskLost": "errors",
+    "TaskTimeout": "errors",
+    "app": "workflow.app",
+    "as_completed": "workflow.future",
+    "executable": "workflow.executable",
+    "gather": "workflow.future",
+    "map": "workflow.calls",
+    "reduce": "workflow.calls",
+    "starmap": "workflow.calls",
+    "submit": "workflow.calls",
+    "task": "workflow.task",
+    "wait": "workflow.future",
 }
 
 
@@ -44,7 +64,7 @@ def __getattr__(name: str) -> object:
     # Nothing is loaded before it is used: `scalems --help` must stay instant.
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.workflow.{_MODULES[name]}")
+    module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
     value = getattr(module, name)
     globals()[name] = value
     return value

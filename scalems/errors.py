@@ -62,6 +62,10 @@ class TaskError(ScalemsError):
     """A task ended without a result that could be brought back as it was."""
 
 
+class TaskTimeout(TaskError, TimeoutError):
+    """A task has run for longer than its ``timeout``; its processes were ended."""
+
+
 class TaskLost(TaskError):
     """The process that ran a task ended before the task did (killed, exited, out of memory)."""
 

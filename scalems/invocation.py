@@ -23,7 +23,8 @@ from scalems.errors import ExitCode, ScalemsError, TaskError, TaskLost
 from scalems.liveview import LiveView, say
 from scalems.script import Script, split
 from scalems.workflow import call
-from scalems.workflow.graph import Graph, activated
+from scalems.workflow.current import activated
+from scalems.workflow.graph import Graph
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

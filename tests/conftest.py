@@ -24,7 +24,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def graph():
     """The graph of a running workflow, on two processes of this machine."""
     from scalems.local.backend import LocalBackend
-    from scalems.workflow.graph import Graph, activated
+    from scalems.workflow.current import activated
+    from scalems.workflow.graph import Graph
 
     running = Graph(LocalBackend(workers=2))
     with activated(running):

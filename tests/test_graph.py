@@ -14,9 +14,10 @@ import pytest
 import scalems
 import scalems.errors
 from scalems.errors import BackendError, EnvironmentNotReady, TaskLost, UsageError
-from scalems.workflow import graph as graph_module
+from scalems.workflow import current
 from scalems.workflow.call import CANCELLED, LOST, Failure, Outcome, failed
-from scalems.workflow.graph import Counts, DependencyError, Graph, activated
+from scalems.workflow.current import activated
+from scalems.workflow.graph import Counts, DependencyError, Graph
 
 LIMIT = 120
 MANY = 10_000
@@ -419,8 +420,8 @@ def test_wait_waits_for_tasks_of_callbacks(graph):
 
 
 def test_current_is_set_and_restored(recorder):
-    assert graph_module.current("x") is recorder.graph
+    assert current.graph("x") is recorder.graph
     other = Graph(Recorder())
     with activated(other):
-        assert graph_module.current("x") is other
-    assert graph_module.current("x") is recorder.graph
+        assert current.graph("x") is other
+    assert current.graph("x") is recorder.graph

@@ -19,7 +19,8 @@ from scalems.env.role import Role
 from scalems.errors import BackendError
 from scalems.local.backend import LocalBackend, cores
 from scalems.workflow.call import ENV_VARIABLE
-from scalems.workflow.graph import Graph, activated
+from scalems.workflow.current import activated
+from scalems.workflow.graph import Graph
 
 LIMIT = 120
 

@@ -35,6 +35,29 @@ class Packed:
     """The pickled value of a task, as it came from the process that computed it."""
 
     payload: bytes
+    path: tuple[Any, ...] = ()
+    """What part of it is meant, see :func:`part_of`."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Item:
+    """A step into a value: ``value[key]``."""
+
+    key: object
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Attribute:
+    """A step into a value: ``value.name``."""
+
+    name: str
+
+
+def part_of(value: Any, path: Sequence[Item | Attribute]) -> Any:
+    """Return a part of a value, found step by step."""
+    for step in path:
+        value = value[step.key] if isinstance(step, Item) else getattr(value, step.name)
+    return value
 
 
 def futures_in(*values: object) -> list[Future[Any]]:
@@ -68,7 +91,10 @@ def with_slots(value: Any, futures: Sequence[Future[Any]]) -> Any:
 def apply(template: bytes, values: Sequence[object]) -> object:
     """Run the call that was pickled in `template`, its slots filled with `values`."""
     function, args, kwargs = pickle.loads(template)
-    ready = [pickle.loads(v.payload) if isinstance(v, Packed) else v for v in values]
+    ready = [
+        part_of(pickle.loads(value.payload), value.path) if isinstance(value, Packed) else value
+        for value in values
+    ]
     filled = _Replacement(lambda item: ready[item.index] if type(item) is Slot else item)
     args, kwargs = filled.of((args, kwargs))
     return function(*args, **kwargs)

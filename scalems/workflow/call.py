@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
-from scalems.errors import SerializationError, TaskError, TaskLost
+from scalems.errors import SerializationError, TaskError, TaskLost, TaskTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +33,9 @@ ENV_VARIABLE = "SCALEMS_ENV_DIGEST"
 
 LOST = TaskLost.__name__
 """Type of a :class:`Failure` whose process ended before the call did."""
+
+TIMEOUT = TaskTimeout.__name__
+"""Type of a :class:`Failure` of a call that has run for too long."""
 
 CANCELLED = CancelledError.__name__
 """Type of a :class:`Failure` of a call that was cancelled."""
@@ -51,6 +54,8 @@ class Call:
     """Name of the function, for people."""
     payload: bytes
     """The function and its arguments, from :func:`encode`."""
+    timeout: float | None = None
+    """Seconds that it may run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +164,7 @@ def result(outcome: Outcome) -> Any:
 
     :raises TaskError: if the value or the exception cannot be rebuilt in this process.
     :raises TaskLost: if the process ended before the call did.
+    :raises TaskTimeout: if it has run for too long.
     :raises concurrent.futures.CancelledError: if the call was cancelled.
     """
     if outcome.ok:
@@ -175,6 +181,8 @@ def result(outcome: Outcome) -> Any:
         raise CancelledError(failure.message)
     if failure.type == LOST:
         raise TaskLost(failure.message)
+    if failure.type == TIMEOUT:
+        raise TaskTimeout(failure.message)
     raise _exception_of(failure) from RemoteTraceback(failure.traceback)
 
 

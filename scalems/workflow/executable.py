@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalems.errors import ScalemsError, TaskError, UsageError
-from scalems.workflow import argument, graph
+from scalems.workflow import argument, current
+from scalems.workflow.options import TaskOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -76,6 +77,8 @@ def executable(
     env: Mapping[str, object] | None = None,
     cwd: str | os.PathLike[str] | None = None,
     cache: bool = False,
+    retries: int = 0,
+    timeout: float | None = None,
 ) -> Future[Completed]:
     """Run a program as a task; no shell is in between.
 
@@ -94,6 +97,8 @@ def executable(
     :param cwd: working folder on the worker; without it the worker's own.
     :param cache: do not run it again if it has ended well in a former run: what it prints must
         be all that it is run for, since files that it leaves elsewhere are not kept.
+    :param retries: how often it is run again if it fails.
+    :param timeout: seconds that it may take; then it is ended, with all that it has started.
     :return: a future of :class:`Completed`. If the program cannot start, or ends with another
         exit code than 0, it raises :class:`ExecutableError`.
     :raises UsageError: if no workflow is running, or an argument cannot be what was meant.
@@ -104,7 +109,7 @@ def executable(
             remedy='write e.g. scalems.executable(["echo", "hello"])',
         )
     words = list(argv)
-    current = graph.current(f"the executable {words[0]!r} was called")
+    graph = current.graph(f"the executable {words[0]!r} was called")
     for index, word in enumerate(words):
         if not argument.futures_in(word):
             _word(word, index)
@@ -113,13 +118,13 @@ def executable(
     def finish(printed: Printed) -> Completed:
         return _completed(printed, files)
 
-    return current.submit(
+    return graph.submit(
         run,
         (words, _content(stdin), dict(env or {}), None if cwd is None else os.fspath(cwd)),
         {},
         name=Path(str(words[0])).name if isinstance(words[0], (str, os.PathLike)) else "executable",
         finish=finish,
-        cache=cache,
+        options=TaskOptions(cache=cache, retries=retries, timeout=timeout),
     )
 
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import concurrent.futures
 import sys
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from concurrent.futures import ALL_COMPLETED, FIRST_EXCEPTION
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 from scalems.errors import UsageError
 from scalems.workflow import call
+from scalems.workflow.argument import Attribute, Item, part_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
 T = TypeVar("T")
 
 # What values have and futures have not: asking for it is a forgotten .result().
 _REFUSED = """
-    int float complex index len iter reversed contains getitem setitem delitem call array enter
+    int float complex index len iter reversed contains setitem delitem call array enter
     neg pos abs invert round trunc floor ceil lt le gt ge
     add sub mul matmul truediv floordiv mod divmod pow lshift rshift and xor or
     radd rsub rmul rmatmul rtruediv rfloordiv rmod rdivmod rpow rlshift rrshift rand rxor ror
@@ -45,6 +47,8 @@ class Future(concurrent.futures.Future[T]):
         self._withdraw = withdraw
         self._started = False
         self._asked = False
+        self._path: tuple[Item | Attribute, ...] = ()
+        self._ran: call.Outcome | None = None  # set when it has run, well or not
 
     def result(self, timeout: float | None = None) -> T:
         """Return the value, waiting for it.
@@ -136,13 +140,41 @@ class Future(concurrent.futures.Future[T]):
             raise self._not_a_value()
         return repr(self)
 
+    def __getitem__(self, key: object) -> Part:
+        return Part(self, Item(key))
+
     if not TYPE_CHECKING:
 
-        def __getattr__(self, name: str) -> NoReturn:
-            raise AttributeError(
-                f"a Future has no attribute {name!r}: it is not yet the value of "
-                f"{self.__dict__.get('name')!r}; take the value by .result()"
-            )
+        def __getattr__(self, name: str) -> Part:
+            if name.startswith("_"):  # what libraries ask of anything
+                raise AttributeError(f"a Future has no attribute {name!r}")
+            return Part(self, Attribute(name))
+
+    # --- how it was computed --------------------------------------------------------------
+
+    def stdout(self) -> str:
+        """Return the end of what the task has written to its standard output; waits for it."""
+        outcome = self._outcome()
+        return outcome.stdout if outcome is not None else ""
+
+    def stderr(self) -> str:
+        """Return the end of what the task has written to its standard error; waits for it."""
+        outcome = self._outcome()
+        return outcome.stderr if outcome is not None else ""
+
+    @property
+    def host(self) -> str:
+        """Name of the host that computed it; empty as long as it is not known."""
+        return self._ran.host if self._ran is not None else ""
+
+    @property
+    def env_digest(self) -> str:
+        """Content fingerprint of the environment that computed it; empty if it is not known."""
+        return self._ran.env if self._ran is not None else ""
+
+    def _outcome(self) -> call.Outcome | None:
+        concurrent.futures.wait([self])
+        return self._ran
 
     def _condition_word(self) -> str:
         if self.cancelled():
@@ -161,6 +193,50 @@ class Future(concurrent.futures.Future[T]):
         )
 
 
+class Part(Future[Any]):
+    """A part of the value of a future: ``future[key]`` or ``future.name``, at any depth.
+
+    Nothing is computed for it. As an argument it is taken where the task runs, so that the
+    client needs not be able to rebuild the value.
+    """
+
+    def __init__(self, whole: Future[Any], step: Item | Attribute) -> None:
+        shown = f".{step.name}" if isinstance(step, Attribute) else f"[{step.key!r}]"
+        super().__init__(task_id=whole.task_id, name=f"{whole.name}{shown}")
+        self._whole: Future[Any] = whole._whole if isinstance(whole, Part) else whole
+        self._path = (*whole._path, step)
+        self._whole.add_done_callback(self._arrived)
+
+    def _arrived(self, whole: concurrent.futures.Future[Any]) -> None:
+        if whole.cancelled():
+            super().cancel()
+            self.set_running_or_notify_cancel()
+            return
+        self._ran = self._whole._ran
+        error = concurrent.futures.Future.exception(whole)
+        if error is not None:
+            self.set_exception(error)
+        else:
+            self.set_result(concurrent.futures.Future.result(whole))
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Return the part, waiting for the value.
+
+        :raises LookupError: the value has no such item.
+        :raises AttributeError: it has no such attribute.
+        :raises Exception: what :meth:`Future.result` raises.
+        """
+        return part_of(self._whole.result(timeout), self._path)
+
+    def cancel(self) -> bool:
+        """Cancel the task that the value is of."""
+        return self._whole.cancel()
+
+    def running(self) -> bool:
+        """Return whether the task was handed to the backend and has not ended."""
+        return self._whole.running()
+
+
 def _refuse(self: Future[object], *args: object, **kwargs: object) -> NoReturn:
     raise self._not_a_value()
 
@@ -169,24 +245,77 @@ for _name in _REFUSED.split():
     setattr(Future, f"__{_name}__", _refuse)
 
 
-def gather(futures: Iterable[concurrent.futures.Future[T]]) -> list[T]:
+def gather(
+    futures: Iterable[concurrent.futures.Future[T]],
+    *,
+    errors: Literal["raise", "skip", "return"] = "raise",
+) -> list[T]:
     """Wait for futures and return their values in the given order.
 
-    The first failure, in time, ends the waiting; the other tasks go on. In an ``async``
-    app use :func:`asyncio.gather`, which does not hold up the event loop.
+    In an ``async`` app use :func:`asyncio.gather`, which does not hold up the event loop.
 
+    :param errors: ``raise``: the first failure, in time, ends the waiting, and the other tasks
+        go on; ``skip``: leave out the values of those that failed; ``return``: the exception
+        in place of the value.
     :raises UsageError: if something else than futures is given.
     :raises Exception: what the first failed task raised.
     """
+    ordered = _futures(futures, "gather")
+    if errors not in ("raise", "skip", "return"):
+        raise UsageError(
+            f"gather() has no errors={errors!r}", remedy="write errors='raise', 'skip' or 'return'"
+        )
+    when = FIRST_EXCEPTION if errors == "raise" else ALL_COMPLETED
+    done, _ = concurrent.futures.wait(set(ordered), return_when=when)
+    if errors == "raise":
+        for future in ordered:
+            if future in done and (future.cancelled() or future.exception() is not None):
+                future.result()
+        return [future.result() for future in ordered]
+    ended = [_value_or_error(future) for future in ordered]
+    return [value for value, failed in ended if not (failed and errors == "skip")]
+
+
+def as_completed(
+    futures: Iterable[concurrent.futures.Future[T]], timeout: float | None = None
+) -> Iterator[concurrent.futures.Future[T]]:
+    """Yield futures as they end, those first that have ended; see :mod:`concurrent.futures`.
+
+    :param timeout: seconds for all of them.
+    :raises concurrent.futures.TimeoutError: if not all have ended by then.
+    """
+    return concurrent.futures.as_completed(_futures(futures, "as_completed"), timeout)
+
+
+def wait(
+    futures: Iterable[concurrent.futures.Future[T]],
+    timeout: float | None = None,
+    return_when: str = ALL_COMPLETED,
+) -> tuple[set[concurrent.futures.Future[T]], set[concurrent.futures.Future[T]]]:
+    """Wait for futures; return those that have ended and those that have not.
+
+    :param timeout: seconds to wait at most.
+    :param return_when: a constant of :mod:`concurrent.futures`, such as ``FIRST_COMPLETED``.
+    """
+    ended, others = concurrent.futures.wait(_futures(futures, "wait"), timeout, return_when)
+    return ended, others
+
+
+def _futures(futures: Iterable[Any], what: str) -> list[concurrent.futures.Future[Any]]:
     ordered = list(futures)
     for position, item in enumerate(ordered):
         if not isinstance(item, concurrent.futures.Future):
             raise UsageError(
-                f"gather() takes futures, and item {position} is a {type(item).__name__}.",
-                remedy="pass what calls of tasks return: scalems.gather([task(1), task(2)])",
+                f"{what}() takes futures, and item {position} is a {type(item).__name__}.",
+                remedy=f"pass what calls of tasks return: scalems.{what}([task(1), task(2)])",
             )
-    done, _ = concurrent.futures.wait(set(ordered), return_when=concurrent.futures.FIRST_EXCEPTION)
-    for future in ordered:
-        if future in done and (future.cancelled() or future.exception() is not None):
-            future.result()
-    return [future.result() for future in ordered]
+    return ordered
+
+
+def _value_or_error(future: concurrent.futures.Future[Any]) -> tuple[Any, bool]:
+    try:
+        return future.result(), False
+    except concurrent.futures.CancelledError as error:
+        return error, True
+    except Exception as error:
+        return error, True

@@ -15,17 +15,17 @@ from concurrent.futures import CancelledError, InvalidStateError
 from concurrent.futures import Future as AnyFuture
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from scalems.errors import BackendError, ScalemsError, TaskError, UsageError
 from scalems.workflow import argument, call
-from scalems.workflow.app import command
 from scalems.workflow.call import Call, Outcome
 from scalems.workflow.future import Future
+from scalems.workflow.options import DEFAULT, TaskOptions
 from scalems.workflow.work import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from scalems.workflow.backend import Backend
     from scalems.workflow.results import Results
@@ -86,12 +86,15 @@ class _Node:
     """A task that has not ended."""
 
     __slots__ = (
-        *("dependencies", "finish", "future", "identity", "key", "lock", "missing", "state"),
-        "template",
+        *("attempt", "dependencies", "finish", "future", "identity", "key", "lock", "missing"),
+        *("options", "payload", "state", "template"),
     )
 
-    def __init__(self, future: Future[Any], finish: Finish | None) -> None:
+    def __init__(self, future: Future[Any], finish: Finish | None, options: TaskOptions) -> None:
         self.future = future
+        self.options = options
+        self.attempt = 1
+        self.payload = b""  # kept for another attempt, if there may be one
         self.finish = finish
         self.identity: Any = None  # what the call is, for the store of results
         self.key = ""
@@ -143,11 +146,10 @@ class Graph:
         *,
         name: str,
         finish: Finish | None = None,
-        cache: bool = True,
+        options: TaskOptions = DEFAULT,
     ) -> Future[Any]:
         """Add a task; it goes to the backend when the futures in its arguments have values.
 
-        :param cache: take the result of a former run if there is one, and keep this one.
 
         :raises SerializationError: if the function or an argument cannot be sent.
         :raises UsageError: if the run has ended.
@@ -160,13 +162,13 @@ class Graph:
             args, kwargs = argument.with_slots((tuple(args), dict(kwargs)), futures)
         payload = call.encode(function, args, kwargs)
         future: Future[Any] = Future(task_id=next(self._ids), name=name, withdraw=self._withdraw)
-        node = _Node(future, finish)
+        node = _Node(future, finish, options)
         self._nodes[future.task_id] = node
         self._count("waiting", 1)
         if self._results is None:
             self._start()
         else:
-            if cache:
+            if options.cache:
                 node.identity = self._results.identify(function, args, kwargs)
             self._results.submitted(future.task_id, name, node.identity, *given)
         if not futures:
@@ -270,7 +272,9 @@ class Graph:
         if self._results is None or node.identity is None:
             return False
         contents = [
-            value.payload if isinstance(value, argument.Packed) else call.encode_value("", value)
+            value.payload + repr(value.path).encode()
+            if isinstance(value, argument.Packed)
+            else call.encode_value("", value)
             for value in values
         ]
         node.key, outcome = self._results.find(node.future.task_id, node.identity, contents)
@@ -291,9 +295,16 @@ class Graph:
         if self._move(node, "submitted") is None:
             return  # cancelled
         future._started = True
+        if node.options.retries:
+            node.payload = payload
+        self._send(node, payload)
+
+    def _send(self, node: _Node, payload: bytes) -> None:
+        future = node.future
+        timeout = node.options.timeout
         try:
             self.backend.submit(
-                Call(id=future.task_id, name=future.name, payload=payload),
+                Call(id=future.task_id, name=future.name, payload=payload, timeout=timeout),
                 lambda outcome: self._work.do(partial(self._receive, node, outcome)),
             )
         except Exception as error:
@@ -311,6 +322,7 @@ class Graph:
         """End a task by an outcome, once that is kept."""
         error: BaseException | None = None
         value = outcome
+        node.future._ran = outcome
         try:
             if node.finish is not None:
                 finished = node.finish(call.result(outcome))
@@ -328,6 +340,8 @@ class Graph:
             error = raised
         settle = partial(self._succeed, node, value, reused)
         if error is not None:
+            if self._retry(node, error):
+                return
             settle = partial(self._fail, node, error, outcome, recorded=True)
         if self._results is None or reused:
             settle()
@@ -339,6 +353,27 @@ class Graph:
             "" if error is None else call.summary(error),
             lambda: self._work.do(settle),
         )
+
+    def _retry(self, node: _Node, error: BaseException) -> bool:
+        """Try a failed task again, after a while, if it may be tried again."""
+        if node.attempt > node.options.retries or self._closed or node.future.done():
+            return False
+        pause = node.options.pause(node.attempt)
+        log.warning(
+            "%s#%d failed (%s): attempt %d of %d in %.1f s", node.future.name,
+            node.future.task_id, call.summary(error).partition("\n")[0], node.attempt + 1,
+            node.options.retries + 1, pause,
+        )  # fmt: skip
+        node.attempt += 1
+
+        def again() -> None:
+            if not node.future.done():
+                self._send(node, node.payload)
+
+        timer = threading.Timer(pause, again)
+        timer.daemon = True
+        timer.start()
+        return True
 
     def _succeed(self, node: _Node, value: Outcome, reused: bool) -> None:
         with contextlib.suppress(InvalidStateError):  # cancelled
@@ -434,41 +469,6 @@ class Graph:
             self.end(failure)
 
 
-# --- the run that tasks belong to ---------------------------------------------------------
-
-_current: Graph | None = None
-
-
-def current(what: str) -> Graph:
-    """Return the graph of the running workflow.
-
-    :param what: what was done that needs one, for the error: "the task 'f' was called".
-    :raises UsageError: if no workflow is running.
-    """
-    if _current is None:
-        _no_workflow(what)
-    return _current
-
-
-@contextlib.contextmanager
-def activated(graph: Graph) -> Iterator[Graph]:
-    """Make `graph` the one that tasks are added to, in all threads of this process."""
-    global _current
-    before, _current = _current, graph
-    try:
-        yield graph
-    finally:
-        _current = before
-
-
-def _no_workflow(what: str) -> NoReturn:
-    raise UsageError(
-        f"{what[:1].upper()}{what[1:]}, and no workflow is running.",
-        remedy="call tasks in the function marked by @scalems.app, and run the script by:\n"
-        f"    {command()}",
-    )
-
-
 def _error_of(future: AnyFuture[Any]) -> BaseException | None:
     """Return why an ended future has no value, without counting as being asked by the user."""
     if future.cancelled():
@@ -479,7 +479,7 @@ def _error_of(future: AnyFuture[Any]) -> BaseException | None:
 def _sendable(future: AnyFuture[Any]) -> object:
     if isinstance(future, Future):
         outcome: Outcome = AnyFuture.result(future)
-        return argument.Packed(outcome.payload)
+        return argument.Packed(outcome.payload, future._path)
     return future.result()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
+import math
 import os
 import pickle
 import queue
@@ -27,7 +28,16 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from scalems.errors import BackendError
-from scalems.workflow.call import CANCELLED, ENV_VARIABLE, LOST, Call, Failure, Outcome, failed
+from scalems.workflow.call import (
+    CANCELLED,
+    ENV_VARIABLE,
+    LOST,
+    TIMEOUT,
+    Call,
+    Failure,
+    Outcome,
+    failed,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -224,6 +234,9 @@ class _Slot(threading.Thread):
             self._drop()
             if self.cancelled:
                 failure = Failure(type=CANCELLED, message=f"{call.name} was cancelled")
+            elif isinstance(lost, _Late):
+                message = f"{call.name} was ended after {call.timeout:g} s, its timeout"
+                failure = Failure(type=TIMEOUT, message=message)
             else:
                 failure = Failure(type=LOST, message=_lost_message(call.name, str(lost), err))
             outcome = failed(
@@ -239,6 +252,10 @@ class _Slot(threading.Thread):
 
 class _Lost(Exception):
     """The call process cannot report any more; the text says why."""
+
+
+class _Late(_Lost):
+    """The call has run for longer than it may."""
 
 
 class _Launch:
@@ -312,9 +329,12 @@ class _CallProcess:
         try:
             self._link.send_bytes(pickle.dumps((call.id, call.name), protocol=5))
             self._link.send_bytes(call.payload)
-            while not self._poller.poll(_CHECK * 1000):
+            limit = time.monotonic() + (math.inf if call.timeout is None else call.timeout)
+            while not self._poller.poll(max(0.0, min(_CHECK, limit - time.monotonic())) * 1000):
                 self._check_alive()
                 self._cut_output()
+                if time.monotonic() >= limit:
+                    raise _Late
             payload = self._link.recv_bytes()
             fields = pickle.loads(self._link.recv_bytes())
         except (OSError, EOFError) as error:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 import cloudpickle
 
 from scalems.errors import UsageError
-from scalems.workflow import call, graph
+from scalems.workflow import call, current
 from scalems.workflow.app import App
+from scalems.workflow.options import DEFAULT, TaskOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,11 +26,11 @@ R = TypeVar("R")
 class Task(Generic[P, R]):
     """A function whose calls give futures; made by :func:`task`."""
 
-    def __init__(self, function: Callable[P, R], *, cache: bool = True) -> None:
+    def __init__(self, function: Callable[P, R], *, options: TaskOptions = DEFAULT) -> None:
         self.function = function
         """The function itself: call it to run it here and now, e.g. in a unit test."""
-        self.cache = cache
-        """Whether results of former runs are taken."""
+        self.options = options
+        """How its calls are run."""
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: object, **kwargs: object) -> Future[R]:
@@ -48,12 +49,23 @@ class Task(Generic[P, R]):
             plain: Callable[..., Any] = self.function
             return plain(*args, **kwargs)  # type: ignore[no-any-return]
         self._check(args, kwargs)
-        current = graph.current(f"the task {self.function.__qualname__!r} was called")
+        graph = current.graph(f"the task {self.function.__qualname__!r} was called")
         # What can be found by its name on the far side travels as a name, the rest by value.
         function = self if _is_importable(self) else self.function
-        return current.submit(
-            function, args, kwargs, name=self.function.__qualname__, cache=self.cache
+        return graph.submit(
+            function, args, kwargs, name=self.function.__qualname__, options=self.options
         )
+
+    def with_options(self, **changes: Any) -> Task[P, R]:
+        """Return the same task with other options, see :func:`task`.
+
+        .. code-block:: python
+
+            simulate.with_options(timeout=600, retries=2)(seed)
+
+        :raises UsageError: there is no such option, or a value cannot be what was meant.
+        """
+        return Task(self.function, options=self.options.replaced(**changes))
 
     def __get__(self, instance: object, owner: type | None = None) -> object:
         return self if instance is None else functools.partial(self, instance)
@@ -86,15 +98,17 @@ def task(function: Callable[P, R]) -> Task[P, R]: ...
 
 
 @overload
-def task(*, cache: bool = True) -> Callable[[Callable[P, R]], Task[P, R]]: ...
-
-
-@overload
-def task(function: Callable[P, R], *, cache: bool) -> Task[P, R]: ...
+def task(
+    *, cache: bool = True, retries: int = 0, timeout: float | None = None
+) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 
 
 def task(
-    function: Callable[P, R] | None = None, *, cache: bool = True
+    function: Callable[P, R] | None = None,
+    *,
+    cache: bool = True,
+    retries: int = 0,
+    timeout: float | None = None,
 ) -> Task[P, R] | Callable[[Callable[P, R]], Task[P, R]]:
     """Make calls of a function run on the backend of the workflow and return futures.
 
@@ -106,10 +120,18 @@ def task(
     :param cache: whether a call that has finished in a former run is not run again. Without
         it, each run runs it: for what depends on the time, or is there for what it does
         rather than for what it returns.
+    :param retries: how often a call that failed is run again, after a pause that doubles.
+    :param timeout: seconds that a call may run; then its processes are ended, and it fails by
+        :class:`~scalems.errors.TaskTimeout`.
     :raises UsageError: if it is not a plain function.
     """
     if function is None:
-        return lambda function: task(function, cache=cache)
+        options = TaskOptions(cache=cache, retries=retries, timeout=timeout)
+        return lambda function: _task(function, options)
+    return _task(function, DEFAULT)
+
+
+def _task(function: Callable[P, R], options: TaskOptions) -> Task[P, R]:
     if isinstance(function, Task):
         return function
     name = getattr(function, "__qualname__", None)
@@ -127,7 +149,7 @@ def task(
             remedy="return the value, or a list of all the values"
             + ("; call asyncio.run() inside of the task" if kind == "an async" else ""),
         )
-    return Task(function, cache=cache)
+    return Task(function, options=options)
 
 
 def _is_importable(target: Task[P, R]) -> bool:

@@ -1,0 +1,160 @@
+"""Workflows from plain Python: a :class:`concurrent.futures.Executor` on a backend.
+
+.. code-block:: python
+
+    with scalems.local.Executor(max_workers=4) as executor:
+        future = executor.submit(pow, 2, 5)
+        print(future.result(), list(executor.map(abs, [-1, -2])))
+
+Calls of tasks (``@scalems.task``) inside the ``with`` go to it too. It takes the options of
+the backend's command, verifies the environments as the command does, and needs no script:
+a notebook or an interactive Python will do.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from scalems import invocation
+from scalems.errors import UsageError
+from scalems.liveview import say
+from scalems.workflow import calls
+from scalems.workflow.current import activated
+from scalems.workflow.graph import Graph
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+
+    from scalems.store.store import Store
+    from scalems.workflow.future import Future
+
+R = TypeVar("R")
+
+
+class Executor(concurrent.futures.Executor):
+    """Runs calls on a backend; made as ``scalems.local.Executor`` or ``scalems.radical.Executor``.
+
+    Nothing is started before the first call.
+
+    :param parser: of the backend's command.
+    :param make_backend: of the backend's command.
+    :param options: of the backend's command, by the names of Python.
+    :param store: folder where results are kept; ``None``: they are not.
+    :raises UsageError: an option cannot be what was meant.
+    :raises EnvironmentNotReady: the environments are not what was built.
+    """
+
+    def __init__(
+        self,
+        parser: argparse.ArgumentParser,
+        make_backend: invocation.MakeBackend,
+        options: Mapping[str, object],
+        store: str | os.PathLike[str] | None,
+    ) -> None:
+        parser.error = _refuse  # type: ignore[method-assign]  # else it ends the process
+        parsed = parser.parse_args(_words(options))
+        backend = make_backend(parsed, lambda line: None)
+        self._store = _open(Path(store), backend) if store is not None else None
+        self._graph = Graph(backend, results=self._store)
+        self._within = contextlib.ExitStack()
+        self._ended = False
+
+    def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
+        """Submit a call and return its future.
+
+        Futures among the arguments are replaced by their values, as in a workflow.
+
+        :raises RuntimeError: if the executor was shut down.
+        :raises SerializationError: if the function or an argument cannot be sent.
+        """
+        if self._ended:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        with activated(self._graph):
+            return calls.submit(fn, *args, **kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls, and give back what the backend holds.
+
+        :param wait: wait for the calls that have not ended. Without it they are cancelled too,
+            as nothing is left behind.
+        :param cancel_futures: cancel the calls that have not ended.
+        """
+        if self._ended:
+            return
+        self._ended = True
+        orderly = wait and not cancel_futures
+        try:
+            if orderly:
+                self._graph.wait()
+        except BaseException:
+            orderly = False
+            raise
+        finally:
+            self._graph.close(abort=not orderly)
+            if self._store is not None:
+                self._store.end(0 if orderly else 1)
+
+    def __enter__(self) -> Executor:
+        self._within.enter_context(activated(self._graph))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.shutdown(cancel_futures=isinstance(error, KeyboardInterrupt))
+        finally:
+            self._within.close()
+
+    async def __aenter__(self) -> Executor:
+        return self.__enter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        import asyncio
+
+        await asyncio.to_thread(self.__exit__, kind, error, trace)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UsageError(f"wrong option of an executor: {message}")
+
+
+def _words(options: Mapping[str, object]) -> list[str]:
+    """Return options as words of a command line; those that are ``None`` are left out."""
+    words = []
+    for name, value in options.items():
+        option = f"--{name.replace('_', '-')}"
+        if isinstance(value, dict):
+            words += [f"{option}={key}={item}" for key, item in value.items()]
+        elif value is not None:
+            words.append(f"{option}={value}")
+    return words
+
+
+def _open(folder: Path, backend: Any) -> Store:
+    from scalems.store.store import Store
+
+    store = Store(folder.absolute(), warn=say)
+    store.begin(
+        script=sys.argv[0] if sys.argv else "",
+        argv=sys.argv[1:],
+        backend=backend.name,
+        label=backend.label,
+        env=backend.environment,
+    )
+    return store

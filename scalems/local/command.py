@@ -1,0 +1,68 @@
+"""The command ``python -m scalems.local``: its options, and the backend that they ask for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+    from scalems.local.backend import LocalBackend
+    from scalems.workflow.backend import Notify
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return a new parser of this command's options."""
+    from scalems import invocation, options
+
+    new = invocation.base_parser(
+        "python -m scalems.local",
+        "Run a workflow on this machine. The calls of its tasks run in processes of their own.",
+        examples=[
+            ("python -m scalems.local script.py -n 10", "run script.py with its own option -n 10"),
+            ("python -m scalems.local -j 2 script.py", "two calls at a time"),
+            ("python -m scalems.local --venv task script.py", "calls run in the Task venv 'task'"),
+        ],
+    )
+    group = new.add_argument_group("local options")
+    group.add_argument(
+        "--venv", metavar="NAME", help="run the calls in this Task venv, after verifying it"
+    )
+    group.add_argument(
+        "--resource",
+        metavar="LABEL",
+        default="local.localhost",
+        help="the resource that the Task venv belongs to (default: %(default)s)",
+    )
+    options.add_policies(group)
+    return new
+
+
+def make_backend(options: argparse.Namespace, notify: Notify) -> LocalBackend:
+    """Return the backend that the options ask for; nothing is started.
+
+    :raises UsageError: if there is no such resource or Task venv.
+    :raises EnvironmentNotReady: if the Task venv is not what was built.
+    """
+    from scalems.local.backend import LocalBackend, cores
+
+    workers = options.max_workers or cores()
+    if options.venv is None:
+        return LocalBackend(workers=workers)
+    from scalems import invocation
+
+    resource = invocation.verify(options.resource, options.venv, options)
+    build = resource.tasks[options.venv]
+    return LocalBackend(
+        workers=workers,
+        build=build,
+        label=f"local {options.resource}/{options.venv}",
+        environment=invocation.environment(resource, options.venv),
+    )
+
+
+def main() -> int:
+    """Run the command; return its exit code."""
+    from scalems import invocation
+
+    return invocation.main(make_parser(), make_backend)

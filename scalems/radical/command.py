@@ -1,0 +1,94 @@
+"""The command ``python -m scalems.radical``: its options, and the backend that they ask for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+    from scalems.radical.backend import RadicalBackend
+    from scalems.radical.settings import Settings
+    from scalems.workflow.backend import Notify
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return a new parser of this command's options."""
+    from scalems import invocation, options
+
+    new = invocation.base_parser(
+        "python -m scalems.radical",
+        "Run a workflow on RADICAL-Pilot. The calls of its tasks run in a verified Task venv.",
+        examples=[
+            (
+                "python -m scalems.radical --resource local.localhost --venv task script.py -n 10",
+                "run script.py with its own option -n 10",
+            ),
+            (
+                "python -m scalems.radical --resource lab.slurm --venv task --cores 128"
+                " --pilot-option queue=short script.py",
+                "128 calls at a time, in a job of the queue 'short'",
+            ),
+        ],
+    )
+    group = new.add_argument_group("radical options")
+    options.add_pilot(group)
+    group.add_argument(
+        "--pilot",
+        metavar="auto|new|warm|NAME",
+        default="auto",
+        help="use the warm pilot NAME, or a matching one if there is one (auto), or none but a "
+        "matching one (warm), or one of this run's own (new) (default: %(default)s); "
+        "see `scalems pilot --help`",
+    )
+    return new
+
+
+def make_backend(options: argparse.Namespace, notify: Notify) -> RadicalBackend:
+    """Return the backend that the options ask for; nothing is started.
+
+    :raises UsageError: if there is no such resource, Task venv, pilot option or warm pilot.
+    :raises EnvironmentNotReady: if the environments are not what was built.
+    """
+    from scalems.radical import choice
+    from scalems.radical.backend import RadicalBackend
+    from scalems.radical.launch import OwnServer, Server, WarmServer
+
+    settings = make_settings(options)
+    label = f"radical {options.resource}/{options.venv}"
+    pilot = choice.choose(options, settings, notify)
+    if pilot is None:
+        server: Server = OwnServer(settings)
+    else:
+        server, label = WarmServer(pilot), f"{label} ({pilot.name})"
+    return RadicalBackend(server, notify=notify, label=label, environment=settings.environment)
+
+
+def make_settings(options: argparse.Namespace) -> Settings:
+    """Return the settings of the pilot that the options ask for; see :func:`make_backend`."""
+    from scalems import invocation
+    from scalems.radical import options as pilot_options
+    from scalems.radical import runs
+    from scalems.radical.settings import Settings
+
+    fields = pilot_options.parse(options.pilot_option)
+    resource = invocation.verify(options.resource, options.venv, options)
+    name, folder = runs.new()
+    return Settings(
+        run=name,
+        folder=folder,
+        label=options.resource,
+        build=resource.tasks[options.venv],
+        slots=options.cores or options.max_workers,
+        runtime=options.runtime,
+        options=fields,
+        policies=invocation.policies(options),
+        environment=invocation.environment(resource, options.venv),
+    )
+
+
+def main() -> int:
+    """Run the command; return its exit code."""
+    from scalems import invocation
+
+    return invocation.main(make_parser(), make_backend)

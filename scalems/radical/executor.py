@@ -1,0 +1,41 @@
+"""The executor of the radical backend."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from scalems import executor
+from scalems.radical.command import make_backend, make_parser
+
+
+class Executor(executor.Executor):
+    """Runs calls on RADICAL-Pilot; see :class:`scalems.executor.Executor`.
+
+    :param resource: where to run, such as ``local.localhost``.
+    :param venv: name of the Task venv that calls run in.
+    :param cores: cores to run calls on.
+    :param runtime: minutes after which the pilot ends.
+    :param pilot: ``auto``, ``new``, ``warm`` or the name of a warm pilot.
+    :param pilot_option: fields of RP's PilotDescription.
+    :param store: folder where results are kept; without it they are not.
+    :raises UsageError: there is no such resource, Task venv, pilot or pilot option.
+    :raises EnvironmentNotReady: the environments are not what was built.
+    """
+
+    def __init__(
+        self,
+        resource: str,
+        venv: str,
+        *,
+        cores: int | None = None,
+        runtime: int | None = None,
+        pilot: str | None = None,
+        pilot_option: Mapping[str, object] | None = None,
+        store: str | os.PathLike[str] | None = None,
+    ) -> None:
+        options = {
+            **{"resource": resource, "venv": venv, "cores": cores, "runtime": runtime},
+            **{"pilot": pilot, "pilot_option": dict(pilot_option or {})},
+        }
+        super().__init__(make_parser(), make_backend, options, store)

@@ -1,0 +1,90 @@
+"""Calls of plain functions, and of many at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from scalems.errors import UsageError
+from scalems.workflow import call, current
+from scalems.workflow.task import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from scalems.workflow.future import Future
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def submit(function: Callable[..., R], /, *args: object, **kwargs: object) -> Future[R]:
+    """Call a function as a task: one that is marked, or anything that can be called.
+
+    Inside of another task it is a plain call.
+
+    :raises SerializationError: if the function or an argument cannot be sent.
+    :raises UsageError: if no workflow is running, or this is not a function.
+    """
+    if isinstance(function, Task) or call.running() is not None:
+        plain: Callable[..., Any] = function
+        return plain(*args, **kwargs)  # type: ignore[no-any-return]
+    if not callable(function):
+        raise UsageError(
+            "scalems.submit() takes a function and its arguments, "
+            f"not a {type(function).__name__}.",
+            remedy="write e.g. scalems.submit(simulate, 7), not scalems.submit(simulate(7))",
+        )
+    name = _name(function)
+    return current.graph(f"the function {name!r} was submitted").submit(
+        function, args, kwargs, name=name
+    )
+
+
+def map(function: Callable[..., R], /, *iterables: Iterable[object]) -> list[Future[R]]:
+    """Call a function as a task for the items of iterables, side by side; return the futures.
+
+    It ends with the shortest of the iterables, as the built-in :func:`map` does.
+
+    :raises UsageError: if no workflow is running, or there is nothing to map over.
+    """
+    if not iterables:
+        raise UsageError(
+            "scalems.map() was given a function, and nothing to map it over.",
+            remedy="write e.g. scalems.map(simulate, range(8))",
+        )
+    return [submit(function, *items) for items in zip(*iterables, strict=False)]
+
+
+def starmap(function: Callable[..., R], items: Iterable[Iterable[object]], /) -> list[Future[R]]:
+    """Call a function as a task for each tuple of arguments; return the futures.
+
+    :raises UsageError: if no workflow is running.
+    """
+    return [submit(function, *arguments) for arguments in items]
+
+
+def reduce(function: Callable[[Any, Any], R], items: Iterable[object], /) -> Future[R]:
+    """Combine items, which may be futures, two at a time by a task; return the last future.
+
+    The order of the items is kept. Neighbours are combined first, so that all that can run at
+    the same time does: the function must be associative.
+
+    :raises UsageError: if no workflow is running, or there are less than two items.
+    """
+    level = list(items)
+    if len(level) < 2:
+        raise UsageError(
+            f"scalems.reduce() combines two items or more, and was given {len(level)}."
+        )
+    while len(level) > 1:
+        pairs = [submit(function, *level[i : i + 2]) for i in range(0, len(level) - 1, 2)]
+        level = [*pairs, *level[len(pairs) * 2 :]]
+    last: Any = level[0]
+    return last  # type: ignore[no-any-return]
+
+
+def _name(function: Callable[..., object]) -> str:
+    """Return what people call a function, also one without a name of its own."""
+    while (inner := getattr(function, "func", None)) is not None:  # functools.partial
+        function = inner
+    return getattr(function, "__qualname__", None) or type(function).__qualname__
