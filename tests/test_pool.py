@@ -13,7 +13,8 @@ import pytest
 
 from scalems.errors import BackendError, SerializationError, TaskError, TaskLost
 from scalems.workflow.call import Call, encode, result
-from scalems.workflow.pool import OUTPUT_LIMIT, CallPool
+from scalems.workflow.child import OUTPUT_LIMIT
+from scalems.workflow.pool import CallPool
 
 LIMIT = 60  # seconds: for things that must happen
 

@@ -367,7 +367,12 @@ def _innermost(label: str, value: object, depth: int = 5) -> tuple[str, object]:
 
 def _script_folder() -> Path | None:
     script = getattr(sys.modules.get("__main__"), "__file__", None)
-    return Path(script).resolve().parent if script else None
+    return _folder(script) if script else None
+
+
+@lru_cache(maxsize=1)
+def _folder(script: str) -> Path:
+    return Path(script).resolve().parent
 
 
 @lru_cache(maxsize=1)

@@ -15,11 +15,12 @@ import select
 import signal
 import sys
 import threading
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalems.workflow.call import Call, execute
+from scalems.workflow.call import Call, Outcome, execute
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,13 +29,24 @@ if TYPE_CHECKING:
 READY = b"ready"
 """Sent once by a call process when it can take calls."""
 
+OUTPUT_LIMIT = 1_000_000
+"""Bytes kept of each of a call's output streams: the last ones."""
+
+LARGE = 1 << 16
+"""Bytes above which a payload travels by itself, to be copied less."""
+
 _PARENT_POLL = 2.0  # seconds
 
 
-def main(descriptor: int) -> None:
-    """Serve calls from the socket until its other end is closed."""
+def main(descriptor: int, claims: int) -> None:
+    """Serve calls from the socket until its other end is closed.
+
+    :param claims: a pipe with a byte for each call that may be begun.
+    """
     link: Connection[Any, Any] = Connection(descriptor)
-    os.set_inheritable(descriptor, False)
+    for number in (descriptor, claims):
+        os.set_inheritable(number, False)
+    claim = _Claims(claims)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pid, parent, folder = os.getpid(), os.getppid(), Path.cwd()
     streams = _Streams()
@@ -47,18 +59,71 @@ def main(descriptor: int) -> None:
             sys.path[:] = path
         link.send_bytes(READY)
         while True:
-            ident, name = pickle.loads(link.recv_bytes())
-            call = Call(id=ident, name=name, payload=link.recv_bytes())
-            os.chdir(folder)
-            with streams.restored(), _interruptible():
-                outcome = execute(call)
-            if os.getpid() != pid:
-                # The function forked and this is the copy: the other one reports.
-                os._exit(0)
-            link.send_bytes(outcome.payload)
-            link.send_bytes(pickle.dumps({**vars(outcome), "payload": b""}, protocol=5))
+            for call in claim.some(*_received(link)):
+                os.chdir(folder)
+                with streams.restored(), _interruptible():
+                    outcome = execute(call)
+                if os.getpid() != pid:
+                    # The function forked and this is the copy: the other one reports.
+                    os._exit(0)
+                out, err = streams.collected()
+                _send(link, replace(outcome, stdout=out, stderr=err))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the pool was closed
+
+
+def _received(link: Connection[Any, Any]) -> tuple[int, list[Call]]:
+    number, calls = pickle.loads(link.recv_bytes())
+    return number, [
+        Call(id=ident, name=name, payload=link.recv_bytes() if payload is None else payload)
+        for ident, name, payload in calls
+    ]
+
+
+def _send(link: Connection[Any, Any], outcome: Outcome) -> None:
+    if len(outcome.payload) <= LARGE:
+        link.send_bytes(pickle.dumps((outcome, True), protocol=5))
+    else:
+        link.send_bytes(pickle.dumps((replace(outcome, payload=b""), False), protocol=5))
+        link.send_bytes(outcome.payload)
+
+
+class _Claims:
+    """Claims calls before they are begun: the pool may have taken back those at the end.
+
+    Each is claimed by a byte, the number of the message that brought it.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._ahead: bytes = b""  # of the next message, which is on its way
+
+    def some(self, number: int, calls: list[Call]) -> Iterator[Call]:
+        """Yield the calls of a message as they are claimed."""
+        for call in calls:
+            with contextlib.suppress(BlockingIOError):
+                self._ahead = self._ahead or os.read(self._descriptor, 1)
+            if self._ahead != bytes([number]):
+                return
+            self._ahead = b""
+            yield call
+
+
+def tail(descriptor: int) -> bytes:
+    """Return the end of a file, by one byte more than is kept of it if it is longer."""
+    size = os.fstat(descriptor).st_size
+    return os.pread(descriptor, OUTPUT_LIMIT + 1, max(0, size - OUTPUT_LIMIT - 1)) if size else b""
+
+
+def cut(data: bytes, *, partial: bool = False) -> str:
+    """Return output as a text, of limited length.
+
+    :param partial: whether something before it is gone already.
+    """
+    text = data[-OUTPUT_LIMIT:].decode("utf-8", "replace")
+    if partial or len(data) > OUTPUT_LIMIT:
+        return f"[... only the end is kept ...]\n{text}"
+    return text
 
 
 def _watch(descriptor: int, parent: int) -> None:
@@ -100,6 +165,17 @@ class _Streams:
         sys.stdout = open(1, "w", 1, "utf-8", "backslashreplace", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", 1, "utf-8", "backslashreplace", closefd=False)  # noqa: SIM115
         self._names = (("stdout", sys.stdout), ("stderr", sys.stderr))
+
+    def collected(self) -> tuple[str, str]:
+        """Return what was written since the last time, and forget it."""
+        return self._collected(0), self._collected(1)
+
+    def _collected(self, index: int) -> str:
+        descriptor = self._kept[index][1]
+        data = tail(descriptor)
+        if data:
+            os.ftruncate(descriptor, 0)
+        return cut(data)
 
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:

@@ -1,64 +1,37 @@
 """A pool of persistent call processes, in this interpreter or in that of another venv.
 
 A call process that exits, crashes or is killed is one failed call, and is replaced.
+Short calls are sent several at a time; if one takes longer, others get those behind it.
 Output is captured at the level of file descriptors, child processes included.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import logging
 import math
-import os
-import pickle
 import queue
-import select
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import replace
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from scalems.errors import BackendError
-from scalems.workflow.call import (
-    CANCELLED,
-    ENV_VARIABLE,
-    LOST,
-    TIMEOUT,
-    Call,
-    Failure,
-    Outcome,
-    failed,
-)
+from scalems.workflow.call import CANCELLED, LOST, TIMEOUT, Call, Failure, Outcome, failed
+from scalems.workflow.process import MOST, CallProcess, Late, Launch, Lost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     Done = Callable[[Outcome], None]
 
-OUTPUT_LIMIT = 1_000_000
-"""Bytes kept of each of a call's output streams: the last ones."""
-
-_SPOOL_LIMIT = 64 * OUTPUT_LIMIT  # bytes a call may have on disk before they are cut
-_START_LIMIT = 120.0  # seconds for an interpreter to start; a cold network disk is slow
-_EXIT_LIMIT = 2.0  # seconds for an idle process to leave by itself
 _CHECK = 1.0  # seconds between two looks at a call that runs
+_TOGETHER = 0.02  # seconds of work that is sent together, as far as calls have shown
+_STALLED = 0.05  # seconds after which the calls behind a long one are given to others
+_EXIT_LIMIT = 2.0  # seconds for an idle process to leave by itself
 
 _log = logging.getLogger(__name__)
-
-# `-c`, since `-m` would put the working folder on the path and a script's folder with it.
-_START = (
-    "import sys; sys.path[:1] = [] if sys.path[0] == '' else sys.path[:1];"
-    " from scalems.workflow.child import main; main({descriptor})"
-)
 
 
 class CallPool:
@@ -81,13 +54,14 @@ class CallPool:
         if size < 1:
             raise ValueError(f"a pool needs at least one process, not {size}")
         self._size = size
-        self._launch = _Launch(python=python, env=dict(env or {}), cwd=cwd)
+        self._launch = Launch(python=python, env=dict(env or {}), cwd=cwd)
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
         self._queued: OrderedDict[int, tuple[Call, Done]] = OrderedDict()
         self._running: dict[int, _Slot] = {}
         self._slots: list[_Slot] = []
         self._idle = 0
+        self._mean: float | None = None  # seconds that a call takes
         self._closed = False
         self._refused: queue.SimpleQueue[tuple[Call, Done, Failure] | None] = queue.SimpleQueue()
         self._refuser: threading.Thread | None = None
@@ -119,8 +93,11 @@ class CallPool:
             slot = self._running.get(call_id)
             if slot is None:
                 return False
-            slot.cancelled = True
-            slot.kill()
+            self._take_back(slot)
+            if (entry := self._queued.pop(call_id, None)) is not None:
+                self._refuse(*entry, Failure(type=CANCELLED, message="cancelled before it ran"))
+            else:
+                slot.cancel(call_id)
             return True
 
     def close(self, *, kill: bool = False) -> None:
@@ -131,11 +108,14 @@ class CallPool:
         with self._lock:
             self._closed = True
             if kill:
+                for slot in self._slots:
+                    self._take_back(slot)
                 for entry in self._queued.values():
                     self._refuse(*entry, Failure(type=CANCELLED, message="the run was ended"))
                 self._queued.clear()
-                for slot in self._running.values():
-                    slot.cancelled = True
+                for ident, slot in self._running.items():
+                    slot.cancel(ident)
+                for slot in self._slots:
                     slot.kill()
             self._work.notify_all()
         for slot in self._slots:
@@ -148,27 +128,91 @@ class CallPool:
             if refuser is not threading.current_thread():
                 refuser.join()
 
-    def take(self, slot: _Slot) -> tuple[Call, Done] | None:
-        """Wait for the next call; None when there will be none."""
+    def take(self, slot: _Slot) -> bool:
+        """Wait for calls and give them to a slot; tell if there will be none any more."""
         with self._lock:
             self._idle += 1
             while not self._queued:
                 if self._closed:
-                    return None
+                    return False
                 self._work.wait()
             self._idle -= 1
-            _, entry = self._queued.popitem(last=False)
-            self._running[entry[0].id] = slot
-            slot.cancelled = False
-            return entry
+            for _ in range(self._share()):
+                ident, entry = self._queued.popitem(last=False)
+                self._running[ident] = slot
+                slot.entries.append(entry)
+            return True
 
-    def finish(self, call: Call) -> bool:
-        """Note that a call runs no more; tell if it was cancelled, were it at the last moment."""
+    def _share(self) -> int:
+        """Return how many calls to take at once: few if they are long, or if few are left."""
+        if self._mean is None:
+            return 1
+        fair = len(self._queued) // (2 * self._size)
+        return max(1, min(fair, int(_TOGETHER / max(self._mean, 1e-6)), MOST))
+
+    def begin(self, slot: _Slot, process: CallProcess) -> list[Call]:
+        """Return the calls that a slot is to send now; some may have been cancelled."""
         with self._lock:
-            return self._running.pop(call.id).cancelled
+            slot.sent = True
+            process.offer(len(slot.entries))
+            return [call for call, _ in slot.entries]
+
+    def assign(self, slot: _Slot, process: CallProcess | None) -> None:
+        """Note which process a slot has."""
+        with self._lock:
+            slot.process = process
+
+    def ended(self, slot: _Slot, duration: float | None) -> tuple[Call, Done, bool]:
+        """Note that the first call of a slot has ended; tell if it was cancelled.
+
+        :param duration: seconds that it took, if it has run to its end.
+        """
+        with self._lock:
+            call, done = slot.entries.popleft()
+            del self._running[call.id]
+            if duration is not None:
+                # A long call weighs at once, a short one slowly.
+                if self._mean is None or duration > self._mean:
+                    self._mean = duration
+                else:
+                    self._mean += 0.1 * (duration - self._mean)
+            cancelled = call.id in slot.cancelled
+            slot.cancelled.discard(call.id)
+            return call, done, cancelled
+
+    def give_back(self, slot: _Slot) -> None:
+        """Let others have the calls that a slot has sent and that have not begun."""
+        with self._lock:
+            self._take_back(slot)
+
+    def lost(self, slot: _Slot) -> None:
+        """Let others have the calls of a slot whose process is gone, but the one that had begun.
+
+        If it did not even start, the first one is what it was started for.
+        """
+        with self._lock:
+            if slot.sent and slot.process is not None:
+                self._requeue(slot, slot.process.take_back())
+            else:
+                self._requeue(slot, len(slot.entries) - 1)
+            slot.sent = False
+
+    def _take_back(self, slot: _Slot) -> None:
+        if slot.sent and slot.process is not None:
+            self._requeue(slot, slot.process.take_back())
+        else:
+            self._requeue(slot, len(slot.entries))
+
+    def _requeue(self, slot: _Slot, count: int) -> None:
+        for _ in range(count):
+            entry = slot.entries.pop()
+            del self._running[entry[0].id]
+            self._queued[entry[0].id] = entry
+            self._queued.move_to_end(entry[0].id, last=False)
+        self._work.notify(count)
 
     @property
-    def launch(self) -> _Launch:
+    def launch(self) -> Launch:
         """How processes are started."""
         return self._launch
 
@@ -193,226 +237,106 @@ class _Slot(threading.Thread):
     def __init__(self, pool: CallPool, name: str) -> None:
         super().__init__(name=name, daemon=True)
         self._pool = pool
-        self._process: _CallProcess | None = None
-        self.cancelled = False
+        # What follows is changed by the pool only, under its lock.
+        self.entries: deque[tuple[Call, Done]] = deque()
+        """Calls that were sent, or are to be; the first one runs."""
+        self.sent = False
+        self.process: CallProcess | None = None
+        self.cancelled: set[int] = set()
+
+    def cancel(self, call_id: int) -> None:
+        """End the running call's process tree."""
+        self.cancelled.add(call_id)
+        self.kill()
 
     def kill(self) -> None:
-        """End the running call's process tree."""
-        process = self._process
-        if process is not None:
-            process.kill()
+        """End the process tree."""
+        if self.process is not None:
+            self.process.kill()
 
     def run(self) -> None:
         """Serve calls until the pool is closed."""
-        while (entry := self._pool.take(self)) is not None:
-            call, done = entry
+        while self._pool.take(self):
             try:
-                outcome = self._serve(call)
+                self._serve()
             except Exception as error:  # the pool goes on, whatever the system refused us
-                _log.exception("call %s could not be run", call.name)
-                self._drop()
-                outcome = failed(call, Failure(type=LOST, message=f"{call.name}: {error!r}"))
-            if self._pool.finish(call):
-                self._drop()  # killed, or about to be
-            _report(done, outcome)
+                _log.exception("calls could not be run")
+                self._lose(Lost(repr(error)), time.time())
         self._drop(grace=_EXIT_LIMIT)
 
-    def _serve(self, call: Call) -> Outcome:
+    def _serve(self) -> None:
         started = time.time()
         try:
-            if self._process is not None and self._process.ended:
-                self._drop()  # e.g. a thread that the last call left has ended it
-            if self._process is None:
-                self._process = _CallProcess(self._pool.launch)
-                self._process.wait_ready()
-            if self.cancelled:
-                raise _Lost("cancelled")
-            return self._process.run(call)
-        except _Lost as lost:
-            process = self._process
-            pid, out, err = (process.pid, *process.output()) if process else (0, "", "")
-            self._drop()
-            if self.cancelled:
-                failure = Failure(type=CANCELLED, message=f"{call.name} was cancelled")
-            elif isinstance(lost, _Late):
-                message = f"{call.name} was ended after {call.timeout:g} s, its timeout"
-                failure = Failure(type=TIMEOUT, message=message)
-            else:
-                failure = Failure(type=LOST, message=_lost_message(call.name, str(lost), err))
-            outcome = failed(
-                call, failure, pid=pid, started=started, env=self._pool.launch.fingerprint
-            )
-            return replace(outcome, stdout=out, stderr=err)
+            process = self._ready()
+            calls = self._pool.begin(self, process)
+            if calls:
+                process.send(calls)
+            while self.entries:
+                started = time.time()
+                outcome = self._next(process)
+                if outcome is None:
+                    continue  # all were taken back
+                _, done, cancelled = self._pool.ended(self, outcome.ended - outcome.started)
+                if cancelled:
+                    self._drop()  # killed, or about to be
+                _report(done, outcome)
+        except Lost as lost:
+            self._lose(lost, started)
+
+    def _ready(self) -> CallProcess:
+        if self.process is not None and self.process.ended:
+            self._drop()  # e.g. a thread that the last call left has ended it
+        self.sent = False
+        if self.process is None:
+            process = CallProcess(self._pool.launch)
+            self._pool.assign(self, process)
+            process.wait_ready()
+            return process
+        return self.process
+
+    def _next(self, process: CallProcess) -> Outcome | None:
+        """Return the outcome of the first call; ``None`` if there is none any more.
+
+        :raises Lost: its process is gone, or was ended since the call has run for too long.
+        """
+        begun = time.monotonic()
+        while self.entries:
+            call = self.entries[0][0]
+            limit = begun + (math.inf if call.timeout is None else call.timeout)
+            pause = _STALLED if len(self.entries) > 1 else _CHECK
+            outcome = process.receive(min(pause, limit - time.monotonic()))
+            if outcome is not None:
+                return outcome
+            if len(self.entries) > 1:
+                self._pool.give_back(self)  # this one is long: let others have the rest
+            if time.monotonic() >= limit:
+                raise Late
+        return None
+
+    def _lose(self, lost: Lost, started: float) -> None:
+        """End the first call by a failure; the others had not begun."""
+        process = self.process
+        pid, out, err = (process.pid, *process.output()) if process else (0, "", "")
+        self._pool.lost(self)
+        self._drop()
+        if not self.entries:
+            return
+        call, done, cancelled = self._pool.ended(self, None)
+        if cancelled:
+            failure = Failure(type=CANCELLED, message=f"{call.name} was cancelled")
+        elif isinstance(lost, Late):
+            message = f"{call.name} was ended after {call.timeout:g} s, its timeout"
+            failure = Failure(type=TIMEOUT, message=message)
+        else:
+            failure = Failure(type=LOST, message=_lost_message(call.name, str(lost), err))
+        outcome = failed(call, failure, pid=pid, started=started, env=self._pool.launch.fingerprint)
+        _report(done, replace(outcome, stdout=out, stderr=err))
 
     def _drop(self, *, grace: float = 0.0) -> None:
-        if self._process is not None:
-            self._process.close(grace=grace)
-            self._process = None
-
-
-class _Lost(Exception):
-    """The call process cannot report any more; the text says why."""
-
-
-class _Late(_Lost):
-    """The call has run for longer than it may."""
-
-
-class _Launch:
-    """How the processes of a pool are started."""
-
-    def __init__(self, *, python: Path | None, env: dict[str, str], cwd: Path | None) -> None:
-        self.python = str(python or sys.executable)
-        self.cwd = cwd
-        self.path = None if python else sys.path
-        self.env = dict(os.environ)
-        if python is not None:
-            for name in ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "__PYVENV_LAUNCHER__"):
-                self.env.pop(name, None)
-            self.env["PATH"] = f"{python.parent}{os.pathsep}{self.env.get('PATH', os.defpath)}"
-            if (python.parent.parent / "pyvenv.cfg").is_file():
-                self.env["VIRTUAL_ENV"] = str(python.parent.parent)
-        self.env.update(env)
-        self.fingerprint = self.env.get(ENV_VARIABLE, "")
-
-
-class _CallProcess:
-    """One call process, our end of its socket, and the files that its output goes to."""
-
-    def __init__(self, launch: _Launch) -> None:
-        self._kill_lock = threading.Lock()
-        self._files: tuple[IO[bytes], IO[bytes]] = (_spool(), _spool())
-        self._kept = [b"", b""]
-        ours, theirs = socket.socketpair()
-        try:
-            self._link: Connection[Any, Any] = Connection(ours.detach())
-            self._process = subprocess.Popen(
-                [launch.python, "-c", _START.format(descriptor=theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=self._files[0],
-                stderr=self._files[1],
-                env=launch.env,
-                cwd=launch.cwd,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
-        except OSError as error:
-            self._link.close()
-            for file in self._files:
-                file.close()
-            raise _Lost(f"no call process could be started: {error}") from error
-        finally:
-            theirs.close()
-        self._poller = select.poll()  # Connection.poll makes a selector anew for each call
-        self._poller.register(self._link.fileno(), select.POLLIN)
-        self.pid = self._process.pid
-        self._path = launch.path
-
-    def wait_ready(self) -> None:
-        """Return when the process can take calls."""
-        try:
-            self._link.send_bytes(pickle.dumps(self._path, protocol=5))
-            limit = time.monotonic() + _START_LIMIT
-            while not self._poller.poll(_CHECK * 1000):
-                if time.monotonic() > limit:
-                    raise _Lost(f"its process did not start within {_START_LIMIT:.0f} s")
-                self._check_alive()
-            self._link.recv_bytes()
-        except (OSError, EOFError) as error:
-            raise _Lost(f"its process could not start ({self._ending()})") from error
-
-    def run(self, call: Call) -> Outcome:
-        """Run a call; what the process printed before it is forgotten."""
-        self._kept = [b"", b""]
-        for file in self._files:
-            os.ftruncate(file.fileno(), 0)
-        try:
-            self._link.send_bytes(pickle.dumps((call.id, call.name), protocol=5))
-            self._link.send_bytes(call.payload)
-            limit = time.monotonic() + (math.inf if call.timeout is None else call.timeout)
-            while not self._poller.poll(max(0.0, min(_CHECK, limit - time.monotonic())) * 1000):
-                self._check_alive()
-                self._cut_output()
-                if time.monotonic() >= limit:
-                    raise _Late
-            payload = self._link.recv_bytes()
-            fields = pickle.loads(self._link.recv_bytes())
-        except (OSError, EOFError) as error:
-            raise _Lost(f"its process {self._ending()} before the call ended") from error
-        out, err = self.output()
-        return Outcome(**{**fields, "payload": payload, "stdout": out, "stderr": err})
-
-    def output(self) -> tuple[str, str]:
-        """Return the end of what was written to file descriptors 1 and 2."""
-        return self._tail(0), self._tail(1)
-
-    @property
-    def ended(self) -> bool:
-        """Whether the process is gone."""
-        return self._process.poll() is not None
-
-    def kill(self) -> None:
-        """Kill the process, those of its group, and all that descend from it."""
-        with self._kill_lock:
-            if self._process.returncode is None:
-                _kill_tree(self.pid)
-
-    def close(self, *, grace: float = 0.0) -> None:
-        """End the process, with all that calls have left in its group."""
-        self._link.close()
-        if grace:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(grace)
-        with self._kill_lock:
-            if self._process.poll() is None:
-                _kill_tree(self.pid)
-                self._process.wait()
-            _kill_group(self.pid)
-        for file in self._files:
-            file.close()
-
-    def _check_alive(self) -> None:
-        # The end of the socket does not tell if a fork of the call still holds it.
-        if self.ended:
-            raise _Lost(f"its process {self._ending()} before the call ended")
-
-    def _ending(self) -> str:
-        try:
-            code = self._process.wait(_EXIT_LIMIT)
-        except subprocess.TimeoutExpired:
-            return "closed its connection"
-        if code >= 0:
-            return f"exited with code {code}"
-        try:
-            name = signal.Signals(-code).name
-        except ValueError:
-            name = str(-code)
-        hint = " (often: out of memory)" if -code == signal.SIGKILL else ""
-        return f"was killed by signal {name}{hint}"
-
-    def _tail(self, index: int) -> str:
-        number = self._files[index].fileno()
-        size = os.fstat(number).st_size
-        if not size and not self._kept[index]:
-            return ""
-        data = self._kept[index] + os.pread(number, OUTPUT_LIMIT, max(0, size - OUTPUT_LIMIT))
-        cut = bool(self._kept[index]) or size > OUTPUT_LIMIT
-        text = data[-OUTPUT_LIMIT:].decode("utf-8", "replace")
-        return f"[... only the end is kept ...]\n{text}" if cut else text
-
-    def _cut_output(self) -> None:
-        for index, file in enumerate(self._files):
-            size = os.fstat(file.fileno()).st_size
-            if size > _SPOOL_LIMIT:
-                self._kept[index] = os.pread(file.fileno(), OUTPUT_LIMIT, size - OUTPUT_LIMIT)
-                os.ftruncate(file.fileno(), 0)
-
-
-def _spool() -> IO[bytes]:
-    file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed with the process
-    flags = fcntl.fcntl(file, fcntl.F_GETFL)
-    fcntl.fcntl(file, fcntl.F_SETFL, flags | os.O_APPEND)  # so that it can be emptied between calls
-    return file
+        process = self.process
+        self._pool.assign(self, None)
+        if process is not None:
+            process.close(grace=grace)
 
 
 def _report(done: Done, outcome: Outcome) -> None:
@@ -428,29 +352,3 @@ def _lost_message(name: str, reason: str, stderr: str) -> str:
     return (
         "\n".join([text, "End of its stderr:", *(f"  {line}" for line in lines)]) if lines else text
     )
-
-
-def _kill_tree(pid: int) -> None:
-    """Kill a process group, and the descendants of its leader that left the group."""
-    for victim in (*_descendants(pid), pid):
-        with contextlib.suppress(OSError):
-            os.kill(victim, signal.SIGKILL)
-    _kill_group(pid)
-
-
-def _kill_group(pid: int) -> None:
-    with contextlib.suppress(OSError):
-        os.killpg(pid, signal.SIGKILL)
-
-
-def _descendants(pid: int) -> list[int]:
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            # The command's name, in brackets, may itself hold spaces and brackets.
-            parent = int(stat.read_text(errors="replace").rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(stat.parent.name))
-    found = children.get(pid, [])
-    for child in found:  # grows while it is read
-        found.extend(children.get(child, []))
-    return found

@@ -1,0 +1,268 @@
+"""One call process, seen from the pool that it belongs to.
+
+Calls are sent several at a time, and it claims each by a byte from a pipe before it begins it:
+so those that it has not begun can be taken back, and it is never in doubt which have begun.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pickle
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from scalems.workflow.call import ENV_VARIABLE, Call, Outcome
+from scalems.workflow.child import LARGE, OUTPUT_LIMIT, cut, tail
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MOST = 256
+"""Calls that are sent together at most."""
+
+_SPOOL_LIMIT = 64 * OUTPUT_LIMIT  # bytes a call may have on disk before they are cut
+_START_LIMIT = 120.0  # seconds for an interpreter to start; a cold network disk is slow
+_EXIT_LIMIT = 2.0  # seconds for a process that is ending
+_CHECK = 1.0  # seconds between two looks at a process that starts
+
+# `-c`, since `-m` would put the working folder on the path and a script's folder with it.
+_START = (
+    "import sys; sys.path[:1] = [] if sys.path[0] == '' else sys.path[:1];"
+    " from scalems.workflow.child import main; main({descriptor}, {claims})"
+)
+
+
+class Lost(Exception):
+    """The call process cannot report any more; the text says why."""
+
+
+class Late(Lost):
+    """The call has run for longer than it may."""
+
+
+class Launch:
+    """How the processes of a pool are started."""
+
+    def __init__(self, *, python: Path | None, env: dict[str, str], cwd: Path | None) -> None:
+        self.python = str(python or sys.executable)
+        self.cwd = cwd
+        self.path = None if python else sys.path
+        self.env = dict(os.environ)
+        if python is not None:
+            for name in ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "__PYVENV_LAUNCHER__"):
+                self.env.pop(name, None)
+            self.env["PATH"] = f"{python.parent}{os.pathsep}{self.env.get('PATH', os.defpath)}"
+            if (python.parent.parent / "pyvenv.cfg").is_file():
+                self.env["VIRTUAL_ENV"] = str(python.parent.parent)
+        self.env.update(env)
+        self.fingerprint = self.env.get(ENV_VARIABLE, "")
+
+
+class CallProcess:
+    """One call process, our end of its socket, and the files that its output goes to."""
+
+    def __init__(self, launch: Launch) -> None:
+        self._kill_lock = threading.Lock()
+        self._files: tuple[IO[bytes], IO[bytes]] = (_spool(), _spool())
+        self._kept = [b"", b""]
+        self._number = 0
+        self._claims, self._tokens = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        ours, theirs = socket.socketpair()
+        try:
+            self._link: Connection[Any, Any] = Connection(ours.detach())
+            command = _START.format(descriptor=theirs.fileno(), claims=self._claims)
+            self._process = subprocess.Popen(
+                [launch.python, "-c", command],
+                stdin=subprocess.DEVNULL,
+                stdout=self._files[0],
+                stderr=self._files[1],
+                env=launch.env,
+                cwd=launch.cwd,
+                pass_fds=[theirs.fileno(), self._claims],
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._close_all()
+            raise Lost(f"no call process could be started: {error}") from error
+        finally:
+            theirs.close()
+        self._poller = select.poll()  # Connection.poll makes a selector anew for each call
+        self._poller.register(self._link.fileno(), select.POLLIN)
+        self.pid = self._process.pid
+        self._path = launch.path
+
+    def wait_ready(self) -> None:
+        """Return when the process can take calls."""
+        try:
+            self._link.send_bytes(pickle.dumps(self._path, protocol=5))
+            limit = time.monotonic() + _START_LIMIT
+            while not self._poller.poll(_CHECK * 1000):
+                if time.monotonic() > limit:
+                    raise Lost(f"its process did not start within {_START_LIMIT:.0f} s")
+                if self.ended:
+                    raise EOFError
+            self._link.recv_bytes()
+        except (OSError, EOFError) as error:
+            raise Lost(f"its process could not start ({self._ending()})") from error
+
+    def offer(self, count: int) -> None:
+        """Let the process take so many calls, which :meth:`send` brings."""
+        self._number = (self._number + 1) % 256
+        os.write(self._tokens, bytes([self._number]) * count)
+
+    def take_back(self) -> int:
+        """Return how many of the last calls it has not begun, and will not begin."""
+        try:
+            return len(os.read(self._claims, MOST))
+        except BlockingIOError:
+            return 0
+
+    def send(self, calls: Sequence[Call]) -> None:
+        """Send calls, to be run one after the other.
+
+        :raises Lost: the process is gone.
+        """
+        self._kept = [b"", b""]
+        large = [call.payload for call in calls if len(call.payload) > LARGE]
+        small = [
+            (call.id, call.name, call.payload if len(call.payload) <= LARGE else None)
+            for call in calls
+        ]
+        try:
+            self._link.send_bytes(pickle.dumps((self._number, small), protocol=5))
+            for payload in large:
+                self._link.send_bytes(payload)
+        except OSError as error:
+            raise Lost(f"its process {self._ending()} before the call ended") from error
+
+    def receive(self, timeout: float) -> Outcome | None:
+        """Return the next outcome, or ``None`` if there is none within some seconds.
+
+        :raises Lost: the process is gone.
+        """
+        try:
+            if not self._poller.poll(max(0.0, timeout) * 1000):
+                # The end of the socket does not tell if a fork of the call still holds it.
+                if self.ended and not self._poller.poll(0):
+                    raise Lost(f"its process {self._ending()} before the call ended")
+                self._cut_output()
+                return None
+            outcome: Outcome
+            outcome, whole = pickle.loads(self._link.recv_bytes())
+            if not whole:
+                outcome = replace(outcome, payload=self._link.recv_bytes())
+        except (OSError, EOFError) as error:
+            raise Lost(f"its process {self._ending()} before the call ended") from error
+        if any(self._kept):
+            out, err = (
+                cut(kept + text.encode(), partial=True) if kept else text
+                for kept, text in zip(self._kept, (outcome.stdout, outcome.stderr), strict=True)
+            )
+            outcome = replace(outcome, stdout=out, stderr=err)
+            self._kept = [b"", b""]
+        return outcome
+
+    def output(self) -> tuple[str, str]:
+        """Return the end of what was written to file descriptors 1 and 2."""
+        return self._tail(0), self._tail(1)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process is gone."""
+        return self._process.poll() is not None
+
+    def kill(self) -> None:
+        """Kill the process, those of its group, and all that descend from it."""
+        with self._kill_lock:
+            if self._process.returncode is None:
+                _kill_tree(self.pid)
+
+    def close(self, *, grace: float = 0.0) -> None:
+        """End the process, with all that calls have left in its group."""
+        self._link.close()
+        if grace:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(grace)
+        with self._kill_lock:
+            if self._process.poll() is None:
+                _kill_tree(self.pid)
+                self._process.wait()
+            _kill_group(self.pid)
+        self._close_all()
+
+    def _close_all(self) -> None:
+        self._link.close()
+        os.close(self._claims)
+        os.close(self._tokens)
+        for file in self._files:
+            file.close()
+
+    def _ending(self) -> str:
+        try:
+            code = self._process.wait(_EXIT_LIMIT)
+        except subprocess.TimeoutExpired:
+            return "closed its connection"
+        if code >= 0:
+            return f"exited with code {code}"
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = str(-code)
+        hint = " (often: out of memory)" if -code == signal.SIGKILL else ""
+        return f"was killed by signal {name}{hint}"
+
+    def _tail(self, index: int) -> str:
+        kept = self._kept[index]
+        return cut(kept + tail(self._files[index].fileno()), partial=bool(kept))
+
+    def _cut_output(self) -> None:
+        for index, file in enumerate(self._files):
+            size = os.fstat(file.fileno()).st_size
+            if size > _SPOOL_LIMIT:
+                self._kept[index] = os.pread(file.fileno(), OUTPUT_LIMIT, size - OUTPUT_LIMIT)
+                os.ftruncate(file.fileno(), 0)
+
+
+def _spool() -> IO[bytes]:
+    file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed with the process
+    flags = fcntl.fcntl(file, fcntl.F_GETFL)
+    fcntl.fcntl(file, fcntl.F_SETFL, flags | os.O_APPEND)  # so that it can be emptied between calls
+    return file
+
+
+def _kill_tree(pid: int) -> None:
+    """Kill a process group, and the descendants of its leader that left the group."""
+    for victim in (*_descendants(pid), pid):
+        with contextlib.suppress(OSError):
+            os.kill(victim, signal.SIGKILL)
+    _kill_group(pid)
+
+
+def _kill_group(pid: int) -> None:
+    with contextlib.suppress(OSError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _descendants(pid: int) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            # The command's name, in brackets, may itself hold spaces and brackets.
+            parent = int(stat.read_text(errors="replace").rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(stat.parent.name))
+    found = children.get(pid, [])
+    for child in found:  # grows while it is read
+        found.extend(children.get(child, []))
+    return found
