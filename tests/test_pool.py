@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from scalems.errors import BackendError, SerializationError, TaskError, TaskLost
-from scalems.workflow.call import Call, encode, result
+from scalems.workflow.call import CANCELLED, LOST, Call, Outcome, encode, failure_in, result
 from scalems.workflow.child import OUTPUT_LIMIT
 from scalems.workflow.pool import CallPool
 
@@ -443,3 +445,61 @@ def test_children_do_not_outlive_a_killed_client(tmp_path, spin):
         client.wait()
     until(lambda: not any(map(is_alive, pids)))
     os.kill(int((tmp_path / "fork").read_text()), signal.SIGKILL)
+
+
+def test_short_calls_travel_together_and_a_long_one_holds_up_nobody(tmp_path):
+    with contextlib.closing(CallPool(2, cwd=tmp_path)) as pool:
+        outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+
+        def work(folder, index):
+            import os
+            import time
+            from pathlib import Path
+
+            Path(folder, f"{index}.{os.getpid()}").touch()
+            if index == 210:
+                Path(folder, "waiting").touch()
+                while not Path(folder, "go").exists():
+                    time.sleep(0.01)
+            return index
+
+        for index in range(500):
+            call = Call(id=index, name="work", payload=encode(work, (str(tmp_path), index), {}))
+            pool.submit(call, outcomes.put)
+        ended = [outcomes.get(timeout=60).id for _ in range(499)]
+        assert 210 not in ended  # all others have ended while it runs
+        (tmp_path / "go").touch()
+        assert outcomes.get(timeout=60).id == 210
+        ran = [path.name.split(".")[0] for path in tmp_path.glob("*.*")]
+        assert sorted(map(int, ran)) == list(range(500))  # none of them twice
+
+
+def test_each_of_many_short_calls_can_be_cancelled_or_crash_by_itself(tmp_path):
+    with contextlib.closing(CallPool(2, cwd=tmp_path)) as pool:
+        outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+
+        def work(index):
+            import os
+            import sys
+
+            print(index)
+            if index % 50 == 7:
+                sys.stdout.flush()
+                os.kill(os.getpid(), 9)
+            return index
+
+        for index in range(400):
+            call = Call(id=index, name="work", payload=encode(work, (index,), {}))
+            pool.submit(call, outcomes.put)
+        cancelled = {index for index in range(399, 0, -3) if pool.cancel(index)}
+        got = {outcome.id: outcome for outcome in (outcomes.get(timeout=60) for _ in range(400))}
+        assert sorted(got) == list(range(400))
+        assert cancelled
+        for index, outcome in got.items():
+            if index in cancelled:
+                assert outcome.ok or failure_in(outcome).type in (CANCELLED, LOST)
+            elif index % 50 == 7:
+                assert failure_in(outcome).type == LOST
+                assert outcome.stdout == f"{index}\n"
+            else:
+                assert (outcome.ok, outcome.stdout) == (True, f"{index}\n")

@@ -10,18 +10,17 @@ What is not (the script, modules beside it, editable packages) counts by content
 
 from __future__ import annotations
 
-import dis
 import functools
 import hashlib
 import struct
 import sys
-import sysconfig
 import types
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+from scalems.workflow import code
 from scalems.workflow.argument import Slot
 from scalems.workflow.task import Task
 
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 _LARGE = 4096  # bytes above which an encoded part stands for itself by its digest
-_GLOBALS = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME"})
 _CONSTANT = (int, float, complex, str, bytes, bool, type(None))
 
 
@@ -68,12 +66,12 @@ def of_function(function: Callable[..., object]) -> Code:
     if known is not None and known.holds(function):
         return known.code
     encoder = _Encoder()
-    code = Code(digest=_hex(encoder.encode(function)), parts=encoder.parts)
+    found = Code(digest=_hex(encoder.encode(function)), parts=encoder.parts)
     if encoder.constant:
-        _codes[id(function)] = _Known(function, code, tuple(encoder.used))
+        _codes[id(function)] = _Known(function, found, tuple(encoder.used))
         if len(_codes) > 1000:
             _codes.pop(next(iter(_codes)))
-    return code
+    return found
 
 
 def combined(*texts: str) -> str:
@@ -200,7 +198,7 @@ class _Encoder:
     # --- functions and classes ------------------------------------------------------------
 
     def _class(self, value: type) -> bytes:
-        if _is_installed(value.__module__):
+        if code.is_installed(value.__module__):
             return _name(b"c", f"{value.__module__}.{value.__qualname__}")
         skipped = ("__dict__", "__weakref__", "__doc__", "__module__", "__firstlineno__")
         attributes = {
@@ -219,11 +217,12 @@ class _Encoder:
         return data
 
     def _function(self, function: types.FunctionType) -> bytes:
-        if _is_installed(function.__module__):
+        if code.is_installed(function.__module__):
             return _name(b"f", f"{function.__module__}.{function.__qualname__}")
-        code = function.__code__
-        documented = code.co_consts[:1] == (function.__doc__,) and function.__doc__ is not None
-        own = self._code(code, documented=documented)
+        own_code = function.__code__
+        first = own_code.co_consts[:1]
+        documented = first == (function.__doc__,) and function.__doc__ is not None
+        own = self._code(own_code, documented=documented)
         given = self._sequence(b"v", (function.__defaults__, function.__kwdefaults__))
         cells = function.__closure__ or ()
         try:
@@ -236,24 +235,26 @@ class _Encoder:
         return _sized(b"F", own + given + self._sequence(b"(", enclosed) + outside)
 
     def _globals(self, function: types.FunctionType) -> bytes:
-        names, attributes, imported = _names(function.__code__)
+        inside = code.names(function.__code__)
         space = function.__globals__
         found = []
-        for name in names:
+        for name in inside.used:
             if name not in space:
                 continue  # a builtin
             value = space[name]
             self.used.append((space, name, value))
             self._look_constant((value,))
-            if isinstance(value, types.ModuleType) and not _is_installed(value.__name__):
-                used = {key: getattr(value, key) for key in attributes if hasattr(value, key)}
+            if isinstance(value, types.ModuleType) and not code.is_installed(value.__name__):
+                used = {
+                    key: getattr(value, key) for key in inside.attributes if hasattr(value, key)
+                }
                 self.constant = False  # its attributes may be given other values
                 found.append(_name(b"M", name) + self._mapping(used))
             else:
                 found.append(_name(b"G", name) + self.encode(value))
                 if not isinstance(value, (types.FunctionType, types.ModuleType, type, Task)):
                     self.parts[name] = _hex(found[-1])[:16]
-        for name in imported:
+        for name in inside.imported:
             if source := _source(name):
                 self.constant = False
                 found.append(_name(b"I", name) + hashlib.sha256(source).digest())
@@ -264,13 +265,13 @@ class _Encoder:
         kinds = (*_CONSTANT, types.FunctionType, types.ModuleType, type, Task)
         self.constant = self.constant and all(isinstance(value, kinds) for value in values)
 
-    def _code(self, code: types.CodeType, *, documented: bool = False) -> bytes:
-        constants = code.co_consts[1:] if documented else code.co_consts
-        numbers = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount)
-        names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
-        flags = code.co_flags & 0xFFFF  # the higher ones say that there is a docstring, and such
-        table = getattr(code, "co_exceptiontable", b"")  # Python 3.10 has none
-        return self._sequence(b"B", (code.co_code, constants, numbers, names, flags, table))
+    def _code(self, own: types.CodeType, *, documented: bool = False) -> bytes:
+        constants = own.co_consts[1:] if documented else own.co_consts
+        numbers = (own.co_argcount, own.co_posonlyargcount, own.co_kwonlyargcount)
+        names = (own.co_names, own.co_varnames, own.co_freevars, own.co_cellvars)
+        flags = own.co_flags & 0xFFFF  # the higher ones say that there is a docstring, and such
+        table = getattr(own, "co_exceptiontable", b"")  # Python 3.10 has none
+        return self._sequence(b"B", (own.co_code, constants, numbers, names, flags, table))
 
 
 def _number(value: float) -> bytes:
@@ -331,47 +332,6 @@ def _digest_file(file: Any) -> bytes:
     while block := file.read(1 << 20):
         digest.update(block)
     return digest.digest()
-
-
-@functools.lru_cache(maxsize=1000)
-def _names(code: types.CodeType) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Return the globals that code reads, the attributes of anything, and what it imports."""
-    found: tuple[set[str], set[str], set[str]] = (set(), set(), set())
-    todo = [code]
-    while todo:
-        one = todo.pop()
-        for instruction in dis.get_instructions(one):
-            if instruction.opname in _GLOBALS:
-                found[0].add(instruction.argval)
-            elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
-                found[1].add(instruction.argval)
-            elif instruction.opname == "IMPORT_NAME":
-                found[2].add(instruction.argval)
-        todo.extend(item for item in one.co_consts if isinstance(item, types.CodeType))
-    names, attributes, imported = (tuple(sorted(one)) for one in found)
-    return names, attributes, imported
-
-
-@functools.lru_cache(maxsize=1000)
-def _is_installed(module: str | None) -> bool:
-    """Whether a module is part of Python or of an installed distribution."""
-    if module in (None, "__main__", "__mp_main__"):
-        return False
-    loaded = sys.modules.get(module or "")
-    source = getattr(loaded, "__file__", None)
-    if loaded is None or source is None:
-        return loaded is not None  # built in
-    path = Path(source).resolve()
-    return (module or "").partition(".")[0] == "scalems" or (
-        bool({"site-packages", "dist-packages"}.intersection(path.parts))
-        or any(folder in path.parents for folder in _standard())
-    )
-
-
-@functools.lru_cache(maxsize=1)
-def _standard() -> tuple[Path, ...]:
-    names = ("stdlib", "platstdlib")
-    return tuple({Path(sysconfig.get_path(name)).resolve() for name in names})
 
 
 def _source(module: str) -> bytes | None:

@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from scalems.errors import UsageError
+from scalems.workflow import call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -90,7 +91,7 @@ def with_slots(value: Any, futures: Sequence[Future[Any]]) -> Any:
 
 def apply(template: bytes, values: Sequence[object]) -> object:
     """Run the call that was pickled in `template`, its slots filled with `values`."""
-    function, args, kwargs = pickle.loads(template)
+    function, args, kwargs = call.decode(template)
     ready = [
         part_of(pickle.loads(value.payload), value.path) if isinstance(value, Packed) else value
         for value in values

@@ -14,6 +14,7 @@ import sys
 import sysconfig
 import time
 import traceback
+import types
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from scalems.errors import SerializationError, TaskError, TaskLost, TaskTimeout
+from scalems.workflow import code
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,6 +43,7 @@ CANCELLED = CancelledError.__name__
 """Type of a :class:`Failure` of a call that was cancelled."""
 
 _TEXT_LIMIT = 200_000
+_FUNCTIONS = 1000  # functions that are kept ready
 _OURS = __file__.removesuffix("call.py")  # frames of these modules tell a user nothing
 
 
@@ -114,10 +117,50 @@ def encode(
     """
     _send_siblings_by_value(_script_folder(), len(sys.modules))
     try:
-        return _dumps((function, tuple(args), dict(kwargs)))
+        pickled = _pickled(function)
+        if pickled is not None and _LEAVES.issuperset(map(type, (*args, *kwargs.values()))):
+            return pickle.dumps((pickled, tuple(args), dict(kwargs)), protocol=5)
+        return _dumps((pickled or function, tuple(args), dict(kwargs)))
     except Exception as error:
         name = getattr(function, "__qualname__", repr(function))
         raise _serialization_error(name, _parts(function, args, kwargs), error) from error
+
+
+def decode(payload: bytes) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    """Return the function and the arguments that :func:`encode` was given."""
+    function, args, kwargs = pickle.loads(payload)
+    if type(function) is bytes:
+        function = _function(function)
+    return function, args, kwargs
+
+
+_LEAVES = frozenset({bool, int, float, complex, str, bytes, type(None)})
+_made: dict[int, tuple[object, bytes, list[Any]]] = {}
+
+
+def _pickled(function: Callable[..., object]) -> bytes | None:
+    """Return the pickle of a function that can be made once for many calls.
+
+    ``None``: it uses what may change from call to call, here or on the far side.
+    """
+    if not isinstance(function, types.FunctionType):
+        return None
+    known = _made.get(id(function))
+    if known is not None and known[0] is function and code.unchanged(known[2]):
+        return known[1]
+    if code.is_installed(function.__module__) or (used := code.used_by(function)) is None:
+        return None
+    pickled = _dumps(function)
+    if len(_made) >= _FUNCTIONS:
+        _made.pop(next(iter(_made)))
+    _made[id(function)] = (function, pickled, used)
+    return pickled
+
+
+@lru_cache(maxsize=_FUNCTIONS)
+def _function(pickled: bytes) -> Callable[..., object]:
+    function: Callable[..., object] = pickle.loads(pickled)
+    return function
 
 
 _running: Call | None = None
@@ -138,7 +181,7 @@ def execute(call: Call) -> Outcome:
     started = time.time()
     _running = call
     try:
-        function, args, kwargs = pickle.loads(call.payload)
+        function, args, kwargs = decode(call.payload)
         value = function(*args, **kwargs)
         ok, payload = True, encode_value(call.name, value)
     except BaseException as error:

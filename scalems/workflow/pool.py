@@ -137,6 +137,7 @@ class CallPool:
                     return False
                 self._work.wait()
             self._idle -= 1
+            slot.sent = False
             for _ in range(self._share()):
                 ident, entry = self._queued.popitem(last=False)
                 self._running[ident] = slot
@@ -162,40 +163,45 @@ class CallPool:
         with self._lock:
             slot.process = process
 
-    def ended(self, slot: _Slot, duration: float | None) -> tuple[Call, Done, bool]:
+    def ended(self, slot: _Slot, duration: float) -> tuple[Call, Done, bool]:
         """Note that the first call of a slot has ended; tell if it was cancelled.
 
-        :param duration: seconds that it took, if it has run to its end.
+        :param duration: seconds that it took.
         """
         with self._lock:
-            call, done = slot.entries.popleft()
-            del self._running[call.id]
-            if duration is not None:
-                # A long call weighs at once, a short one slowly.
-                if self._mean is None or duration > self._mean:
-                    self._mean = duration
-                else:
-                    self._mean += 0.1 * (duration - self._mean)
-            cancelled = call.id in slot.cancelled
-            slot.cancelled.discard(call.id)
-            return call, done, cancelled
+            # A long call weighs at once, a short one slowly.
+            if self._mean is None or duration > self._mean:
+                self._mean = duration
+            else:
+                self._mean += 0.1 * (duration - self._mean)
+            return self._pop(slot)
 
     def give_back(self, slot: _Slot) -> None:
         """Let others have the calls that a slot has sent and that have not begun."""
         with self._lock:
             self._take_back(slot)
 
-    def lost(self, slot: _Slot) -> None:
+    def lost(self, slot: _Slot) -> tuple[Call, Done, bool] | None:
         """Let others have the calls of a slot whose process is gone, but the one that had begun.
 
         If it did not even start, the first one is what it was started for.
+
+        :return: that call, and whether it was cancelled.
         """
         with self._lock:
             if slot.sent and slot.process is not None:
                 self._requeue(slot, slot.process.take_back())
             else:
-                self._requeue(slot, len(slot.entries) - 1)
+                self._requeue(slot, max(0, len(slot.entries) - 1))
             slot.sent = False
+            return self._pop(slot) if slot.entries else None
+
+    def _pop(self, slot: _Slot) -> tuple[Call, Done, bool]:
+        call, done = slot.entries.popleft()
+        del self._running[call.id]
+        cancelled = call.id in slot.cancelled
+        slot.cancelled.discard(call.id)
+        return call, done, cancelled
 
     def _take_back(self, slot: _Slot) -> None:
         if slot.sent and slot.process is not None:
@@ -286,7 +292,6 @@ class _Slot(threading.Thread):
     def _ready(self) -> CallProcess:
         if self.process is not None and self.process.ended:
             self._drop()  # e.g. a thread that the last call left has ended it
-        self.sent = False
         if self.process is None:
             process = CallProcess(self._pool.launch)
             self._pool.assign(self, process)
@@ -317,11 +322,11 @@ class _Slot(threading.Thread):
         """End the first call by a failure; the others had not begun."""
         process = self.process
         pid, out, err = (process.pid, *process.output()) if process else (0, "", "")
-        self._pool.lost(self)
+        first = self._pool.lost(self)
         self._drop()
-        if not self.entries:
+        if first is None:
             return
-        call, done, cancelled = self._pool.ended(self, None)
+        call, done, cancelled = first
         if cancelled:
             failure = Failure(type=CANCELLED, message=f"{call.name} was cancelled")
         elif isinstance(lost, Late):

@@ -81,7 +81,7 @@ class Task(Generic[P, R]):
 
     def _check(self, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         try:
-            signature = inspect.signature(self.function)
+            signature = _signature(self.function)
         except (TypeError, ValueError):
             return  # a function of C that tells no signature
         try:
@@ -91,6 +91,11 @@ class Task(Generic[P, R]):
             mistake = error
         _call_stub(self.function.__qualname__, signature, args, kwargs)
         raise mistake
+
+
+@functools.lru_cache(maxsize=1000)
+def _signature(function: Callable[..., object]) -> inspect.Signature:
+    return inspect.signature(function)
 
 
 @overload
