@@ -276,7 +276,8 @@ def main(
     words = split(sys.argv[1:] if argv is None else argv, table)
     options = parser.parse_args(words.ours)
     _configure_logging(options)
-    run = Run(quiet=options.quiet, verbose=options.verbose)
+    inline = getattr(options, "inline", False)  # a live view would be in a debugger's way
+    run = Run(quiet=options.quiet, verbose=options.verbose, live=not inline)
     try:
         with run.signals.handled():
             script = Script.read(words)
@@ -327,8 +328,8 @@ def _open_store(
 class Run:
     """One run of a script."""
 
-    def __init__(self, *, quiet: bool = False, verbose: int = 0) -> None:
-        self.view = LiveView(quiet=quiet)
+    def __init__(self, *, quiet: bool = False, verbose: int = 0, live: bool = True) -> None:
+        self.view = LiveView(quiet=quiet or not live)
         self.signals = _Signals(self._kill)
         self.error: BaseException | None = None
         """What ended the app before its end."""

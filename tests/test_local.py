@@ -270,3 +270,33 @@ def test_import_is_light():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_inline_calls_run_in_the_script_itself(tmp_path):
+    (tmp_path / "run.py").write_text(
+        "import os, scalems\n"
+        "@scalems.task\n"
+        "def where():\n    print('hello')\n    return os.getpid()\n"
+        "@scalems.task\ndef fail():\n    raise ValueError('no')\n"
+        "@scalems.app\n"
+        "def main():\n    print(where().result() == os.getpid())\n    fail().result()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "scalems.local", "--inline", "run.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "hello\nTrue\n"
+    assert "ValueError: no" in done.stderr
+    assert done.returncode == 1
+    done = subprocess.run(
+        [sys.executable, "-m", "scalems.local", "--inline", "--venv", "task", "run.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "use one of them" in done.stderr

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     import argparse
 
     from scalems.local.backend import LocalBackend
+    from scalems.local.inline import InlineBackend
     from scalems.workflow.backend import Notify
 
 
@@ -26,6 +27,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     group = new.add_argument_group("local options")
     group.add_argument(
+        "--inline",
+        action="store_true",
+        help="run the calls in this process, one after the other: for debuggers; no live view",
+    )
+    group.add_argument(
         "--venv", metavar="NAME", help="run the calls in this Task venv, after verifying it"
     )
     group.add_argument(
@@ -38,14 +44,23 @@ def make_parser() -> argparse.ArgumentParser:
     return new
 
 
-def make_backend(options: argparse.Namespace, notify: Notify) -> LocalBackend:
+def make_backend(options: argparse.Namespace, notify: Notify) -> LocalBackend | InlineBackend:
     """Return the backend that the options ask for; nothing is started.
 
     :raises UsageError: if there is no such resource or Task venv.
     :raises EnvironmentNotReady: if the Task venv is not what was built.
     """
+    from scalems.errors import UsageError
     from scalems.local.backend import LocalBackend, cores
+    from scalems.local.inline import InlineBackend
 
+    if options.inline:
+        if options.venv is not None:
+            raise UsageError(
+                "--inline runs the calls in this process, and --venv in another Python",
+                remedy="use one of them",
+            )
+        return InlineBackend()
     workers = options.max_workers or cores()
     if options.venv is None:
         return LocalBackend(workers=workers)
