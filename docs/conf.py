@@ -54,6 +54,8 @@ ALIASES = {
     "task": "scalems.task",
     "app": "scalems.app",
     "Completed": "scalems.workflow.executable.Completed",
+    "File": "scalems.File",
+    "scalems.workflow.file.File": "scalems.File",
     "ExecutableError": "scalems.workflow.executable.ExecutableError",
 }
 

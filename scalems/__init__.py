@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from scalems.workflow.app import app
     from scalems.workflow.calls import map, reduce, starmap, submit
     from scalems.workflow.executable import Completed, ExecutableError, executable
+    from scalems.workflow.file import File, FileError, file
     from scalems.workflow.future import Future, as_completed, gather, wait
     from scalems.workflow.graph import DependencyError
     from scalems.workflow.task import task
@@ -23,6 +24,8 @@ __all__ = [
     "Completed",
     "DependencyError",
     "ExecutableError",
+    "File",
+    "FileError",
     "Future",
     "TaskError",
     "TaskLost",
@@ -30,6 +33,7 @@ __all__ = [
     "app",
     "as_completed",
     "executable",
+    "file",
     "gather",
     "map",
     "reduce",
@@ -43,6 +47,8 @@ _MODULES = {
     "Completed": "workflow.executable",
     "DependencyError": "workflow.graph",
     "ExecutableError": "workflow.executable",
+    "File": "workflow.file",
+    "FileError": "workflow.file",
     "Future": "workflow.future",
     "TaskError": "errors",
     "TaskLost": "errors",
@@ -50,6 +56,7 @@ _MODULES = {
     "app": "workflow.app",
     "as_completed": "workflow.future",
     "executable": "workflow.executable",
+    "file": "workflow.file",
     "gather": "workflow.future",
     "map": "workflow.calls",
     "reduce": "workflow.calls",

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from scalems import invocation
 from scalems.errors import UsageError
 from scalems.liveview import say
-from scalems.workflow import calls
+from scalems.workflow import calls, file
 from scalems.workflow.current import activated
 from scalems.workflow.graph import Graph
 
@@ -62,8 +62,10 @@ class Executor(concurrent.futures.Executor):
         parsed = parser.parse_args(_words(options))
         backend = make_backend(parsed, lambda line: None)
         self._store = _open(Path(store), backend) if store is not None else None
-        self._graph = Graph(backend, results=self._store)
         self._within = contextlib.ExitStack()
+        folder = None if self._store is None else self._store.folder
+        area = self._within.enter_context(file.area(folder))
+        self._graph = Graph(backend, results=self._store, area=area)
         self._ended = False
 
     def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
@@ -100,6 +102,7 @@ class Executor(concurrent.futures.Executor):
             self._graph.close(abort=not orderly)
             if self._store is not None:
                 self._store.end(0 if orderly else 1)
+            self._within.close()
 
     def __enter__(self) -> Executor:
         self._within.enter_context(activated(self._graph))
@@ -111,10 +114,7 @@ class Executor(concurrent.futures.Executor):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
-            self.shutdown(cancel_futures=isinstance(error, KeyboardInterrupt))
-        finally:
-            self._within.close()
+        self.shutdown(cancel_futures=isinstance(error, KeyboardInterrupt))
 
     async def __aenter__(self) -> Executor:
         return self.__enter__()

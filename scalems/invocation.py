@@ -22,7 +22,7 @@ from scalems import tracebacks
 from scalems.errors import ExitCode, ScalemsError, TaskError, TaskLost
 from scalems.liveview import LiveView, say
 from scalems.script import Script, split
-from scalems.workflow import call
+from scalems.workflow import call, file
 from scalems.workflow.current import activated
 from scalems.workflow.graph import Graph
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from scalems.env import VerifiedResource
     from scalems.env.finding import About, Policy
     from scalems.store.store import Store
+    from scalems.workflow.app import App
     from scalems.workflow.backend import Backend, Notify
     from scalems.workflow.call import Outcome
     from scalems.workflow.graph import Failed
@@ -346,7 +347,13 @@ class Run:
         :raises BaseException: what the app raised; the backend is closed then too.
         """
         app = script.load(arguments)
-        graph = self._graph = Graph(backend, on_outcome=self._show_output, results=self.store)
+        with file.area(None if self.store is None else self.store.folder) as area:
+            self._execute(app, backend, area)
+
+    def _execute(self, app: App, backend: Backend, area: str) -> None:
+        graph = self._graph = Graph(
+            backend, on_outcome=self._show_output, results=self.store, area=area
+        )
         self.view.watch(graph)
         with self.view, activated(graph):
             try:

@@ -21,16 +21,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 @pytest.fixture
-def graph():
+def graph(tmp_path_factory: pytest.TempPathFactory):
     """The graph of a running workflow, on two processes of this machine."""
     from scalems.local.backend import LocalBackend
+    from scalems.workflow import file
     from scalems.workflow.current import activated
     from scalems.workflow.graph import Graph
 
-    running = Graph(LocalBackend(workers=2))
-    with activated(running):
-        yield running
-    running.close(abort=True)
+    with file.area(tmp_path_factory.mktemp("store")) as area:
+        running = Graph(LocalBackend(workers=2), area=area)
+        with activated(running):
+            yield running
+        running.close(abort=True)
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ ENGINES = {"scalems.env.engine", "scalems.env.engine.pip", "scalems.env.engine.u
 FAR_SIDE = {
     "scalems.probe": set(),
     "scalems.workflow.child": {"cloudpickle"},
-    "scalems.workflow.executable": {"cloudpickle"},
+    "scalems.workflow.program": set(),
     "scalems.radical.worker": {"cloudpickle", "radical"},
 }
 """What is started or loaded in Pilot and Task venvs, with what it may need there."""

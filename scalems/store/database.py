@@ -22,7 +22,7 @@ from scalems.host import filelock
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-FORMAT = 1
+FORMAT = 2
 FILE = "results.sqlite"
 
 _BUSY = 60.0  # seconds to wait for another process that writes
@@ -45,7 +45,8 @@ CREATE INDEX tasks_by_name ON tasks (name, run);
 CREATE TABLE codes (code TEXT PRIMARY KEY, parts TEXT) WITHOUT ROWID;
 CREATE TABLE results (
     key TEXT PRIMARY KEY, payload BLOB, object TEXT, size INTEGER, name TEXT, stdout TEXT,
-    stderr TEXT, host TEXT, pid INTEGER, started REAL, ended REAL, env TEXT, used REAL
+    stderr TEXT, host TEXT, pid INTEGER, started REAL, ended REAL, env TEXT, used REAL,
+    files TEXT
 ) WITHOUT ROWID;
 """
 
@@ -87,6 +88,9 @@ def connect(folder: Path, *, create: bool) -> sqlite3.Connection:
             if version == 0:
                 for statement in filter(str.strip, _SCHEMA.split(";")):
                     database.execute(statement)
+            if version == 1:  # results had no files
+                database.execute("ALTER TABLE results ADD COLUMN files TEXT")
+            if version < FORMAT:
                 database.execute(f"PRAGMA user_version={FORMAT}")
             database.execute("COMMIT")
         if version > FORMAT:

@@ -10,7 +10,6 @@ What is not (the script, modules beside it, editable packages) counts by content
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import struct
 import sys
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalems.workflow import code
 from scalems.workflow.argument import Slot
+from scalems.workflow.file import File, content_digest
 from scalems.workflow.task import Task
 
 if TYPE_CHECKING:
@@ -293,6 +293,7 @@ _LEAVES: dict[type, Callable[[Any], bytes]] = {
     bytearray: lambda value: _sized(b"Y", bytes(value)),
     type(...): lambda _: b".",
     Slot: lambda value: b"S%d;" % value.index,
+    File: lambda value: _name(b"K", f"{value.digest} {value.name}"),
 }
 
 
@@ -315,23 +316,10 @@ def _path(path: PurePath) -> bytes:
         status = Path(path).stat()
         if Path(path).is_file():
             key = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_dev)
-            return name + _file(str(Path(path).absolute()), key)
+            return name + content_digest(str(Path(path).absolute()), key).encode()
     except OSError:
         pass
     return name
-
-
-@functools.lru_cache(maxsize=10_000)
-def _file(path: str, key: tuple[int, ...]) -> bytes:
-    with Path(path).open("rb") as file:
-        return _digest_file(file)
-
-
-def _digest_file(file: Any) -> bytes:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.digest()
 
 
 def _source(module: str) -> bytes | None:

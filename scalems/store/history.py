@@ -14,8 +14,9 @@ from typing import Any
 from scalems.errors import UsageError
 from scalems.host.process import lives
 from scalems.store import database
-from scalems.store.store import FOLDER, object_path
+from scalems.store.store import FOLDER
 from scalems.workflow.call import hostname
+from scalems.workflow.file import OBJECTS, object_path
 
 _STALE = 3600.0  # seconds after which a part of a file belongs to nobody
 
@@ -193,11 +194,7 @@ class History:
                 " WHERE key IS NOT NULL)"
             )
             rows.update((row["key"], row) for row in found)
-        needed = {
-            row["object"]
-            for row in self._rows("SELECT key, object FROM results WHERE object IS NOT NULL")
-            if row["key"] not in rows
-        }
+        needed = {name for key, names in self._needed() if key not in rows for name in names}
         objects = tuple(path for name, path in self._objects() if name not in needed)
         inside = sum(row["size"] or 0 for row in rows.values() if row["object"] is None)
         return Leavings(
@@ -217,15 +214,23 @@ class History:
             path.unlink(missing_ok=True)
         self._database.execute("VACUUM")
 
+    def _needed(self) -> Iterator[tuple[str, list[str]]]:
+        """Yield for each result the names of the files that it needs."""
+        rows = self._rows(
+            "SELECT key, object, files FROM results WHERE object IS NOT NULL OR files<>''"
+        )
+        for row in rows:
+            yield row["key"], [*filter(None, [row["object"]]), *(row["files"] or "").split()]
+
     def _objects(self) -> Iterator[tuple[str, Path]]:
         """Yield the files of large values that nobody is about to refer to."""
         limit = time.time() - _STALE
-        known = {row["object"] for row in self._rows("SELECT object FROM results")}
-        for path in (self.folder / "objects").glob("*/*"):
+        known = {name for _, names in self._needed() for name in names}
+        for path in (self.folder / OBJECTS).glob("*/*"):
             name = path.parent.name + path.name
             # One without a result may be of a run that writes it just now.
             if name in known or path.stat().st_mtime < limit:
-                assert name not in known or path == object_path(self.folder, name)
+                assert name not in known or path == object_path(self.folder / OBJECTS, name)
                 yield name, path
 
     def _rows(self, query: str, *values: object) -> list[dict[str, Any]]:

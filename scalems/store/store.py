@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 from scalems.store import database, digest
 from scalems.store.database import StoreError, Writer, now
 from scalems.workflow.call import Outcome, hostname
+from scalems.workflow.file import OBJECTS, object_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 FOLDER = ".scalems"
 _LARGE = 100_000  # bytes above which a value is a file of its own
-_RESULT = "payload, object, stdout, stderr, host, pid, started, ended, env"
+_RESULT = "payload, object, stdout, stderr, host, pid, started, ended, env, files"
 
 
 class _Short(reprlib.Repr):
@@ -187,6 +188,9 @@ class Store:
         if payload is None:
             return key, None
         fields = dict(zip(_RESULT.split(", ")[2:], row[2:], strict=True))
+        fields["files"] = tuple((fields["files"] or "").split())
+        if not all(object_path(self.folder / OBJECTS, name).is_file() for name in fields["files"]):
+            return key, None  # removed by hand
         return key, Outcome(id=ident, ok=True, payload=payload, **fields)
 
     def reused(self, key: str, outcome: Outcome) -> None:
@@ -215,10 +219,11 @@ class Store:
                     payload = None
             if payload is not None or name_of_file is not None:
                 self._writer.put(
-                    "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT OR REPLACE INTO results VALUES"
+                    " (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
                         *(key, payload, name_of_file, len(outcome.payload), name),
-                        *(*_stamp(outcome), now()),
+                        *(*_stamp(outcome), now(), " ".join(outcome.files)),
                     ),
                 )
         self._ended(key, outcome, state, _plain(error), reused=0, then=then)
@@ -257,7 +262,7 @@ class Store:
     def _keep(self, payload: bytes) -> str:
         """Write a value to a file that is named after its content; return the name."""
         name = hashlib.sha256(payload).hexdigest()
-        path = object_path(self.folder, name)
+        path = object_path(self.folder / OBJECTS, name)
         if path.is_file() and path.stat().st_size == len(payload):
             return name
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -276,7 +281,7 @@ class Store:
     def _object(self, name: str) -> bytes | None:
         """Return a large value; ``None`` if its file is not what it was."""
         with contextlib.suppress(OSError):
-            data = object_path(self.folder, name).read_bytes()
+            data = object_path(self.folder / OBJECTS, name).read_bytes()
             if hashlib.sha256(data).hexdigest() == name:
                 return data
         return None
@@ -290,11 +295,6 @@ def _names(function: Callable[..., Any], count: int) -> list[str]:
     code = getattr(getattr(function, "function", function), "__code__", None)
     named = code.co_varnames[: code.co_argcount] if code is not None else ()
     return [named[index] if index < len(named) else f"*{index}" for index in range(count)]
-
-
-def object_path(folder: Path, name: str) -> Path:
-    """Return the file of a large value."""
-    return folder / "objects" / name[:2] / name[2:]
 
 
 def _stamp(outcome: Outcome) -> tuple[object, ...]:

@@ -9,6 +9,7 @@ The far side imports this module.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import pickle
@@ -99,6 +100,17 @@ def apply(template: bytes, values: Sequence[object]) -> object:
     filled = _Replacement(lambda item: ready[item.index] if type(item) is Slot else item)
     args, kwargs = filled.of((args, kwargs))
     return function(*args, **kwargs)
+
+
+def content(value: object) -> bytes:
+    """Return what the value of a future is known by, in the key of a call that takes it."""
+    if not isinstance(value, Packed):
+        return call.encode_value("", value)
+    if value.path:
+        # The part alone: a program's output counts, whatever time is in what it printed.
+        with contextlib.suppress(Exception):  # not to be rebuilt here: it counts as a whole
+            return call.encode_value("", part_of(pickle.loads(value.payload), value.path))
+    return value.payload + repr(value.path).encode()
 
 
 def _items(value: object) -> list[object] | None:

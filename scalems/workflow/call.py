@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from scalems.errors import SerializationError, TaskError, TaskLost, TaskTimeout
-from scalems.workflow import code
+from scalems.workflow import code, file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -59,6 +59,8 @@ class Call:
     """The function and its arguments, from :func:`encode`."""
     timeout: float | None = None
     """Seconds that it may run."""
+    area: str = ""
+    """Where the files of its run are, see ``scalems.workflow.file.area``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,8 @@ class Outcome:
     ended: float
     env: str = ""
     """Fingerprint of the environment that computed it; empty when that is unmanaged."""
+    files: tuple[str, ...] = ()
+    """Digests of the files that the value refers to, and that are kept with the results."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,10 +184,13 @@ def execute(call: Call) -> Outcome:
     global _running
     started = time.time()
     _running = call
+    files: tuple[str, ...] = ()
     try:
-        function, args, kwargs = decode(call.payload)
-        value = function(*args, **kwargs)
-        ok, payload = True, encode_value(call.name, value)
+        with file.using(call.area):
+            function, args, kwargs = decode(call.payload)
+            value = function(*args, **kwargs)
+            payload, files = file.travelled(lambda: encode_value(call.name, value))
+        ok = True
     except BaseException as error:
         ok, payload = False, _encode_failure(failure_of(error))
     finally:
@@ -197,6 +204,7 @@ def execute(call: Call) -> Outcome:
         started=started,
         ended=time.time(),
         env=os.environ.get(ENV_VARIABLE, ""),
+        files=files,
     )
 
 

@@ -75,8 +75,13 @@ def main(descriptor: int, claims: int) -> None:
 def _received(link: Connection[Any, Any]) -> tuple[int, list[Call]]:
     number, calls = pickle.loads(link.recv_bytes())
     return number, [
-        Call(id=ident, name=name, payload=link.recv_bytes() if payload is None else payload)
-        for ident, name, payload in calls
+        Call(
+            id=ident,
+            name=name,
+            payload=link.recv_bytes() if payload is None else payload,
+            area=area,
+        )
+        for ident, name, payload, area in calls
     ]
 
 

@@ -1,30 +1,28 @@
-"""Programs as tasks.
-
-The far side imports this module: :func:`run` is what executes there.
-"""
+"""Programs as tasks: the client's side, see :mod:`scalems.workflow.program` for the other."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import subprocess
 import tempfile
-from dataclasses import dataclass
-from numbers import Number
+from collections.abc import Mapping
+from concurrent.futures import Future as AnyFuture
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalems.errors import ScalemsError, TaskError, UsageError
-from scalems.workflow import argument, current
+from scalems.errors import ScalemsError, UsageError
+from scalems.workflow import argument, current, program
+from scalems.workflow.file import File, file
 from scalems.workflow.options import TaskOptions
+from scalems.workflow.program import ExecutableError, Printed, Program
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Sequence
 
     from scalems.workflow.future import Future
 
-_SHOWN = 2000
+__all__ = ["Completed", "ExecutableError", "executable"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,46 +35,22 @@ class Completed:
     """What it printed, or the file that this was written to."""
     stderr: str | Path
     """What it printed to its standard error, or the file that this was written to."""
-
-
-class ExecutableError(TaskError):
-    """A program could not start, or ended with a non-zero exit code."""
-
-    def __init__(
-        self,
-        cause: str,
-        *,
-        remedy: str | None = None,
-        argv: tuple[str, ...] = (),
-        returncode: int | None = None,
-        stderr: str = "",
-    ) -> None:
-        super().__init__(cause, remedy=remedy)
-        self.argv = argv
-        self.returncode = returncode
-        """``None`` if it never started."""
-        self.stderr = stderr
-
-
-@dataclass(frozen=True, kw_only=True)
-class Printed:
-    """What comes back from the far side: a program that has ended, well or not."""
-
-    argv: tuple[str, ...]
-    returncode: int
-    stdout: bytes
-    stderr: bytes
+    file: Mapping[str, File] = field(default_factory=dict)
+    """Its output files, by their labels."""
 
 
 def executable(
     argv: Sequence[object],
     *,
+    inputs: Mapping[str, object] | Sequence[object] = (),
+    outputs: Mapping[str, str] | Sequence[str] = (),
     stdin: object = None,
     stdout: str | os.PathLike[str] | None = None,
     stderr: str | os.PathLike[str] | None = None,
     env: Mapping[str, object] | None = None,
     cwd: str | os.PathLike[str] | None = None,
-    cache: bool = False,
+    exit_codes: Collection[int] = (0,),
+    cache: bool | None = None,
     retries: int = 0,
     timeout: float | None = None,
 ) -> Future[Completed]:
@@ -84,23 +58,39 @@ def executable(
 
     .. code-block:: python
 
-        log = scalems.executable(["gmx", "mdrun", "-s", prepared], stdout="log.txt")
-        print(log.result().returncode)
+        prepared = scalems.executable(
+            ["gmx", "grompp", "-f", "md.mdp", "-c", "conf.gro", "-p", "topol.top"],
+            inputs=["md.mdp", "conf.gro", "topol.top"],
+            outputs=["topol.tpr"],
+        )
+        run = scalems.executable(
+            ["gmx", "mdrun", "-s", prepared.file["topol.tpr"]],
+            outputs={"trajectory": "traj_comp.xtc"},
+        )
+        run.result().file["trajectory"].copy_to("results/")
 
-    :param argv: the program and its arguments: text, paths, numbers, or futures of these.
+    :param argv: the program and its arguments: text, paths, numbers, files, or futures of these.
+    :param inputs: what is laid into its working folder, as links to read-only files: paths on
+        this machine, or a dict from names there to paths, :class:`~scalems.File`, content as
+        bytes, or futures of files, text or bytes.
+    :param outputs: what is kept of what it leaves in its working folder: relative paths, or a
+        dict from labels to these. They are ``future.file[label]``, for other tasks and in the
+        result. One that is missing is an error.
     :param stdin: name of a file on this machine; or the content as bytes, as a list of
         lines, or as a future of text, bytes or lines. Without it the standard input is empty.
     :param stdout: name of a file on this machine that the standard output is written to, whole
         and only when the program has ended, also if it failed.
     :param stderr: the same for the standard error.
     :param env: variables to add to the worker's environment.
-    :param cwd: working folder on the worker; without it the worker's own.
-    :param cache: do not run it again if it has ended well in a former run: what it prints must
-        be all that it is run for, since files that it leaves elsewhere are not kept.
+    :param cwd: working folder on the worker. Without it the program has a folder of its own,
+        which is removed when it has ended.
+    :param exit_codes: those by which it ends well.
+    :param cache: do not run it again if it has ended well in a former run. That is so by itself
+        if it has outputs, for then all that it is run for is known and kept.
     :param retries: how often it is run again if it fails.
     :param timeout: seconds that it may take; then it is ended, with all that it has started.
     :return: a future of :class:`Completed`. If the program cannot start, or ends with another
-        exit code than 0, it raises :class:`ExecutableError`.
+        exit code, or leaves no output, it raises :class:`ExecutableError`.
     :raises UsageError: if no workflow is running, or an argument cannot be what was meant.
     """
     if isinstance(argv, (str, bytes)) or not argv:
@@ -112,64 +102,72 @@ def executable(
     graph = current.graph(f"the executable {words[0]!r} was called")
     for index, word in enumerate(words):
         if not argument.futures_in(word):
-            _word(word, index)
+            program.word(word, index)
     files = {"stdout": _target(stdout), "stderr": _target(stderr)}
+    kept = _outputs(outputs)
 
     def finish(printed: Printed) -> Completed:
-        return _completed(printed, files)
+        return _completed(printed, files, exit_codes)
 
+    wanted = Program(
+        argv=words,
+        stdin=_content(stdin),
+        env=dict(env or {}),
+        cwd=None if cwd is None else os.fspath(cwd),
+        inputs=_inputs(inputs),
+        outputs=kept,
+        exit_codes=tuple(exit_codes),
+    )
     return graph.submit(
-        run,
-        (words, _content(stdin), dict(env or {}), None if cwd is None else os.fspath(cwd)),
+        program.run,
+        (wanted,),
         {},
         name=Path(str(words[0])).name if isinstance(words[0], (str, os.PathLike)) else "executable",
         finish=finish,
-        options=TaskOptions(cache=cache, retries=retries, timeout=timeout),
+        options=TaskOptions(
+            cache=bool(kept) if cache is None else cache, retries=retries, timeout=timeout
+        ),
     )
 
 
-def run(
-    argv: Sequence[object], stdin: object, env: Mapping[str, object], cwd: str | None
-) -> Printed:
-    """Run a program in this process's place on the far side and wait for it.
-
-    :raises ExecutableError: if it cannot start.
-    """
-    words = [_word(word, index) for index, word in enumerate(argv)]
-    settings = {key: _word(value, key) for key, value in env.items()}
-    try:
-        process = subprocess.run(
-            words,
-            input=_bytes(stdin),
-            capture_output=True,
-            env={**os.environ, **settings},
-            cwd=cwd,
-            check=False,
-        )
-    except OSError as error:
-        raise ExecutableError(_start_failure(words[0], cwd, error), argv=tuple(words)) from None
-    return Printed(
-        argv=tuple(words),
-        returncode=process.returncode,
-        stdout=process.stdout,
-        stderr=process.stderr,
-    )
+def _inputs(inputs: Mapping[str, object] | Sequence[object]) -> dict[str, object]:
+    """Return what is laid where; a file of this machine is looked at now."""
+    if isinstance(inputs, (str, bytes, os.PathLike)):
+        raise UsageError(f"inputs is a list or a dict, not {inputs!r}.")
+    if isinstance(inputs, Mapping):
+        named = {str(program.relative(name)): source for name, source in inputs.items()}
+    else:
+        named = {_name(source): source for source in inputs}
+        if len(named) < len(inputs):
+            raise UsageError(
+                "Two of the inputs have the same name.",
+                remedy="give them names of their own: inputs={'a.pdb': 'one/a.pdb', …}",
+            )
+    return {
+        name: file(source)
+        if isinstance(source, (str, os.PathLike)) and not isinstance(source, File)
+        else source
+        for name, source in named.items()
+    }
 
 
-def _word(value: object, place: int | str) -> str:
-    if isinstance(value, (str, bytes, os.PathLike)):
-        return os.fsdecode(value)
-    if isinstance(value, (int, float, Number)) and not isinstance(value, bool):
-        return str(value)
-    where = f"argument {place}" if isinstance(place, int) else f"the variable {place}"
-    hint = "take the part of it that you mean, in a task of its own"
-    if isinstance(value, (list, tuple)):
-        hint = "write its items one by one: [program, *items]"
+def _name(source: object) -> str:
+    if isinstance(source, File):
+        return source.name
+    if isinstance(source, (str, os.PathLike)):
+        return Path(source).name
+    what = "a future" if isinstance(source, AnyFuture) else f"a {type(source).__name__}"
     raise UsageError(
-        f"An executable takes text, paths and numbers, and {where} is "
-        f"{'None' if value is None else f'a {type(value).__name__}'}.",
-        remedy=hint,
+        f"An input is {what}, and its name in the working folder is not known.",
+        remedy="write a dict: inputs={'conf.gro': prepared.file['conf.gro']}",
     )
+
+
+def _outputs(outputs: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
+    if isinstance(outputs, (str, bytes)):
+        raise UsageError(f"outputs is a list or a dict, not {outputs!r}.")
+    named = outputs if isinstance(outputs, Mapping) else {name: name for name in outputs}
+    return {label: str(program.relative(name)) for label, name in named.items()}
 
 
 def _content(stdin: object) -> object:
@@ -185,30 +183,6 @@ def _content(stdin: object) -> object:
     return stdin
 
 
-def _bytes(content: object) -> bytes:
-    if content is None:
-        return b""
-    if isinstance(content, bytes):
-        return content
-    if isinstance(content, str):
-        return content.encode()
-    if isinstance(content, (list, tuple)) and all(isinstance(line, str) for line in content):
-        return "".join(line if line.endswith("\n") else f"{line}\n" for line in content).encode()
-    raise UsageError(
-        f"stdin takes text, bytes or a list of lines, not a {type(content).__name__}.",
-        remedy="make text of it in a task of its own",
-    )
-
-
-def _start_failure(program: str, cwd: str | None, error: OSError) -> str:
-    if cwd is not None and not Path(cwd).is_dir():
-        return f"{program} did not start: there is no folder {cwd} on the worker"
-    if isinstance(error, FileNotFoundError):
-        place = "there" if "/" in program else f"in PATH={os.environ.get('PATH', '')}"
-        return f"{program} did not start: there is no such program {place}"
-    return f"{program} did not start: {error.strerror}"
-
-
 def _target(name: str | os.PathLike[str] | None) -> Path | None:
     """Return the absolute path of an output file: the working folder may change until then."""
     if name is None:
@@ -219,34 +193,29 @@ def _target(name: str | os.PathLike[str] | None) -> Path | None:
     return path
 
 
-def _completed(printed: Printed, files: Mapping[str, Path | None]) -> Completed:
+def _completed(
+    printed: Printed, files: Mapping[str, Path | None], exit_codes: Collection[int]
+) -> Completed:
     """Write the output files and return what the user gets.
 
-    :raises ExecutableError: if the exit code is not 0.
+    :raises ExecutableError: if the exit code is not one of success.
     """
     shown: dict[str, Any] = {}
     for stream, path in files.items():
         data: bytes = getattr(printed, stream)
         shown[stream] = data.decode(errors="replace") if path is None else _write(path, data)
-    if printed.returncode != 0:
-        end = printed.stderr.decode(errors="replace").rstrip()[-_SHOWN:]
+    if printed.returncode not in exit_codes:
+        end = program.tail(printed.stderr)
         raise ExecutableError(
-            f"{printed.argv[0]} {_how(printed.returncode)}"
+            f"{printed.argv[0]} {program.how(printed.returncode)}"
             + (f"; the end of its stderr:\n{end}" if end else "; its stderr is empty"),
             argv=printed.argv,
             returncode=printed.returncode,
             stderr=end,
         )
-    return Completed(argv=printed.argv, returncode=0, **shown)
-
-
-def _how(returncode: int) -> str:
-    if returncode >= 0:
-        return f"ended with exit code {returncode}"
-    try:
-        return f"was ended by {signal.Signals(-returncode).name}"
-    except ValueError:
-        return f"was ended by signal {-returncode}"
+    return Completed(
+        argv=printed.argv, returncode=printed.returncode, file=dict(printed.file), **shown
+    )
 
 
 def _write(path: Path, data: bytes) -> Path:

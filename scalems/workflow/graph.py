@@ -111,6 +111,7 @@ class Graph:
     :param backend: it is started, in a thread of its own, by the first task.
     :param on_outcome: told the outcome of each call that has run, from any thread.
     :param results: of former runs, and where those of this run are kept.
+    :param area: where files are kept, see ``scalems.workflow.file.area``.
     """
 
     def __init__(
@@ -119,8 +120,10 @@ class Graph:
         *,
         on_outcome: Callable[[str, Outcome], None] | None = None,
         results: Results | None = None,
+        area: str = "",
     ) -> None:
         self.backend = backend
+        self._area = area
         self.error: BaseException | None = None
         """What the backend failed to start by."""
         self._on_outcome = on_outcome
@@ -271,12 +274,7 @@ class Graph:
         """Give a task the result that its call had in a former run, if it had one."""
         if self._results is None or node.identity is None:
             return False
-        contents = [
-            value.payload + repr(value.path).encode()
-            if isinstance(value, argument.Packed)
-            else call.encode_value("", value)
-            for value in values
-        ]
+        contents = [argument.content(value) for value in values]
         node.key, outcome = self._results.find(node.future.task_id, node.identity, contents)
         node.identity = None
         if outcome is None or self.error is not None:
@@ -301,10 +299,16 @@ class Graph:
 
     def _send(self, node: _Node, payload: bytes) -> None:
         future = node.future
-        timeout = node.options.timeout
+        sent = Call(
+            id=future.task_id,
+            name=future.name,
+            payload=payload,
+            timeout=node.options.timeout,
+            area=self._area,
+        )
         try:
             self.backend.submit(
-                Call(id=future.task_id, name=future.name, payload=payload, timeout=timeout),
+                sent,
                 lambda outcome: self._work.do(partial(self._receive, node, outcome)),
             )
         except Exception as error:

@@ -137,7 +137,7 @@ class CallProcess:
         self._kept = [b"", b""]
         large = [call.payload for call in calls if len(call.payload) > LARGE]
         small = [
-            (call.id, call.name, call.payload if len(call.payload) <= LARGE else None)
+            (call.id, call.name, call.payload if len(call.payload) <= LARGE else None, call.area)
             for call in calls
         ]
         try:
