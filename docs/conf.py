@@ -45,7 +45,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(argparse|asyncio|collections|concurrent|enum|os|pathlib|typing|_io)\..*"),
     (r"py:.*", r"(Path|Future|ArgumentParser|PathLike|Namespace|Any)"),
-    (r"py:(class|obj)", r"(.*\.)?[PRTF]"),
+    (r"py:(class|obj)", r"(.*\.)?([PRTF]|Needs)"),
     (r"py:.*", r"(optional|any|object)"),
 ]
 

@@ -26,10 +26,11 @@ from scalems.liveview import say
 from scalems.workflow import calls, file
 from scalems.workflow.current import activated
 from scalems.workflow.graph import Graph
+from scalems.workflow.options import DEFAULT, TaskOptions
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
     from scalems.store.store import Store
@@ -76,10 +77,32 @@ class Executor(concurrent.futures.Executor):
         :raises RuntimeError: if the executor was shut down.
         :raises SerializationError: if the function or an argument cannot be sent.
         """
+        return self._submit(DEFAULT, fn, args, kwargs)
+
+    def with_options(self, **options: Any) -> View:
+        """Return a view of this executor, whose calls are run with options.
+
+        .. code-block:: python
+
+            wide = executor.with_options(ranks=4, timeout=600)
+            wide.submit(simulate, 7)
+
+        :param options: those of :class:`~scalems.workflow.options.TaskOptions`.
+        :raises UsageError: there is no such option, or a value cannot be what was meant.
+        """
+        return View(self, DEFAULT.replaced(**options))
+
+    def _submit(
+        self,
+        options: TaskOptions,
+        function: Callable[..., R],
+        args: Sequence[object],
+        kwargs: Mapping[str, object],
+    ) -> Future[R]:
         if self._ended:
             raise RuntimeError("cannot schedule new futures after shutdown")
         with activated(self._graph):
-            return calls.submit(fn, *args, **kwargs)
+            return calls.submitted(function, args, kwargs, options)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls, and give back what the backend holds.
@@ -128,6 +151,25 @@ class Executor(concurrent.futures.Executor):
         import asyncio
 
         await asyncio.to_thread(self.__exit__, kind, error, trace)
+
+
+class View(concurrent.futures.Executor):
+    """An executor whose calls have other options; made by :meth:`Executor.with_options`.
+
+    It holds nothing of its own: to shut it down does nothing.
+    """
+
+    def __init__(self, executor: Executor, options: TaskOptions) -> None:
+        self._executor = executor
+        self._options = options
+
+    def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
+        """Submit a call and return its future, see :meth:`Executor.submit`."""
+        return self._executor._submit(self._options, fn, args, kwargs)
+
+    def with_options(self, **options: Any) -> View:
+        """Return a view with more options, see :meth:`Executor.with_options`."""
+        return View(self._executor, self._options.replaced(**options))
 
 
 def _refuse(message: str) -> NoReturn:

@@ -43,9 +43,9 @@ ENGINES = {"scalems.env.engine", "scalems.env.engine.pip", "scalems.env.engine.u
 
 FAR_SIDE = {
     "scalems.probe": set(),
-    "scalems.workflow.child": {"cloudpickle"},
-    "scalems.workflow.program": set(),
-    "scalems.radical.worker": {"cloudpickle", "radical"},
+    "scalems.workflow.child": {"cloudpickle", "numpy"},
+    "scalems.workflow.program": {"cloudpickle", "numpy"},
+    "scalems.radical.worker": {"cloudpickle", "numpy", "radical"},
 }
 """What is started or loaded in Pilot and Task venvs, with what it may need there."""
 

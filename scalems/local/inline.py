@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scalems.workflow.call import execute
+from scalems.workflow.mpi import execute
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,6 +12,7 @@ import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from scalems.store import database, digest
@@ -122,9 +123,16 @@ class Store:
     # --- calls ----------------------------------------------------------------------------
 
     def identify(
-        self, function: Callable[..., Any], args: Sequence[object], kwargs: Mapping[str, object]
+        self,
+        function: Callable[..., Any],
+        args: Sequence[object],
+        kwargs: Mapping[str, object],
+        matters: Mapping[str, object] = MappingProxyType({}),
     ) -> Identity:
-        """Return what a call is; futures in its arguments are slots."""
+        """Return what a call is; futures in its arguments are slots.
+
+        :param matters: options of the task that its value may depend on.
+        """
         try:
             code = digest.of_function(function)
         except digest.Unstable as error:
@@ -140,6 +148,7 @@ class Store:
                 digests[name] = digest.of(value)
             except digest.Unstable as error:
                 return Identity(code.digest, {}, f"argument {name!r} holds {error}")
+        digests.update((f"option {name}", digest.of(value)) for name, value in matters.items())
         return Identity(code.digest, digests)
 
     def submitted(

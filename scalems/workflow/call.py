@@ -6,6 +6,7 @@ needs the standard library and cloudpickle, and nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import pickle
@@ -25,6 +26,7 @@ import cloudpickle
 
 from scalems.errors import SerializationError, TaskError, TaskLost, TaskTimeout
 from scalems.workflow import code, file
+from scalems.workflow.needs import NONE, Needs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -61,6 +63,8 @@ class Call:
     """Seconds that it may run."""
     area: str = ""
     """Where the files of its run are, see ``scalems.workflow.file.area``."""
+    needs: Needs = NONE
+    """What it needs around it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +172,7 @@ def _function(pickled: bytes) -> Callable[..., object]:
 
 
 _running: Call | None = None
+_ALONE = contextlib.nullcontext()
 
 
 def running() -> Call | None:
@@ -175,18 +180,22 @@ def running() -> Call | None:
     return _running
 
 
-def execute(call: Call) -> Outcome:
-    """Run a call in this process.
+def execute(call: Call, *, before: Callable[[], None] | None = None) -> Outcome:
+    """Run a call in this process; ``scalems.workflow.mpi`` does so on several ranks.
 
     Nothing is raised: whatever the function does short of ending the process becomes
     an outcome.
+
+    :param before: done first, as a part of the call.
     """
     global _running
     started = time.time()
     _running = call
     files: tuple[str, ...] = ()
     try:
-        with file.using(call.area):
+        with file.using(call.area), _ALONE if call.needs is NONE else call.needs.applied():
+            if before is not None:
+                before()
             function, args, kwargs = decode(call.payload)
             value = function(*args, **kwargs)
             payload, files = file.travelled(lambda: encode_value(call.name, value))

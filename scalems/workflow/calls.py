@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from scalems.errors import UsageError
 from scalems.workflow import call, current
+from scalems.workflow.options import DEFAULT, TaskOptions
 from scalems.workflow.task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from scalems.workflow.future import Future
 
@@ -25,6 +26,20 @@ def submit(function: Callable[..., R], /, *args: object, **kwargs: object) -> Fu
     :raises SerializationError: if the function or an argument cannot be sent.
     :raises UsageError: if no workflow is running, or this is not a function.
     """
+    return submitted(function, args, kwargs, DEFAULT)
+
+
+def submitted(
+    function: Callable[..., R],
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+    options: TaskOptions,
+) -> Future[R]:
+    """Call a function as a task with options, see :func:`submit`; a task keeps its own.
+
+    :raises SerializationError: if the function or an argument cannot be sent.
+    :raises UsageError: if no workflow is running, or this is not a function.
+    """
     if isinstance(function, Task) or call.running() is not None:
         plain: Callable[..., Any] = function
         return plain(*args, **kwargs)  # type: ignore[no-any-return]
@@ -34,9 +49,9 @@ def submit(function: Callable[..., R], /, *args: object, **kwargs: object) -> Fu
             f"not a {type(function).__name__}.",
             remedy="write e.g. scalems.submit(simulate, 7), not scalems.submit(simulate(7))",
         )
-    name = _name(function)
+    name = options.label or _name(function)
     return current.graph(f"the function {name!r} was submitted").submit(
-        function, args, kwargs, name=name
+        function, args, kwargs, name=name, options=options
     )
 
 

@@ -20,7 +20,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalems.workflow.call import Call, Outcome, execute
+from scalems.workflow.call import Call, Outcome
+from scalems.workflow.mpi import execute
+from scalems.workflow.needs import NONE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,8 +82,9 @@ def _received(link: Connection[Any, Any]) -> tuple[int, list[Call]]:
             name=name,
             payload=link.recv_bytes() if payload is None else payload,
             area=area,
+            needs=needs or NONE,
         )
-        for ident, name, payload, area in calls
+        for ident, name, payload, area, needs in calls
     ]
 
 

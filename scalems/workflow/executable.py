@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from scalems.errors import ScalemsError, UsageError
 from scalems.workflow import argument, current, program
 from scalems.workflow.file import File, file
+from scalems.workflow.needs import Needs
 from scalems.workflow.options import TaskOptions
 from scalems.workflow.program import ExecutableError, Printed, Program
 
@@ -53,6 +54,11 @@ def executable(
     cache: bool | None = None,
     retries: int = 0,
     timeout: float | None = None,
+    ranks: int = 1,
+    cores_per_rank: int = 1,
+    gpus_per_rank: int = 0,
+    priority: int = 0,
+    label: str = "",
 ) -> Future[Completed]:
     """Run a program as a task; no shell is in between.
 
@@ -89,6 +95,11 @@ def executable(
         if it has outputs, for then all that it is run for is known and kept.
     :param retries: how often it is run again if it fails.
     :param timeout: seconds that it may take; then it is ended, with all that it has started.
+    :param ranks: MPI processes that it is started on, by the ``mpiexec`` of the worker.
+    :param cores_per_rank: cores that each takes; ``OMP_NUM_THREADS`` tells it.
+    :param gpus_per_rank: GPUs that each takes; ``CUDA_VISIBLE_DEVICES`` tells it.
+    :param priority: programs and tasks with a higher one run first.
+    :param label: its name in messages, by default that of the program.
     :return: a future of :class:`Completed`. If the program cannot start, or ends with another
         exit code, or leaves no output, it raises :class:`ExecutableError`.
     :raises UsageError: if no workflow is running, or an argument cannot be what was meant.
@@ -109,6 +120,16 @@ def executable(
     def finish(printed: Printed) -> Completed:
         return _completed(printed, files, exit_codes)
 
+    options = TaskOptions(
+        cache=bool(kept) if cache is None else cache,
+        retries=retries,
+        timeout=timeout,
+        ranks=ranks,
+        cores_per_rank=cores_per_rank,
+        gpus_per_rank=gpus_per_rank,
+        priority=priority,
+        label=label,
+    )
     wanted = Program(
         argv=words,
         stdin=_content(stdin),
@@ -117,17 +138,25 @@ def executable(
         inputs=_inputs(inputs),
         outputs=kept,
         exit_codes=tuple(exit_codes),
+        needs=Needs(ranks=ranks, cores_per_rank=cores_per_rank),
     )
     return graph.submit(
         program.run,
         (wanted,),
         {},
-        name=Path(str(words[0])).name if isinstance(words[0], (str, os.PathLike)) else "executable",
+        name=label or _program_name(words[0]),
         finish=finish,
-        options=TaskOptions(
-            cache=bool(kept) if cache is None else cache, retries=retries, timeout=timeout
+        # The function that starts the ranks runs once, and takes the cores of all of them.
+        options=options.replaced(
+            ranks=1,
+            cores_per_rank=ranks * cores_per_rank,
+            gpus_per_rank=ranks * gpus_per_rank,
         ),
     )
+
+
+def _program_name(word: object) -> str:
+    return Path(str(word)).name if isinstance(word, (str, os.PathLike)) else "executable"
 
 
 def _inputs(inputs: Mapping[str, object] | Sequence[object]) -> dict[str, object]:

@@ -30,7 +30,7 @@ OBJECTS = "objects"
 
 _BLOCK = 1 << 20
 
-_area: Path | None = None  # scratch folder of the run that this process works for
+_area = ""  # scratch folder of the run that this process works for
 _in_task = False
 _travelled: set[str] = set()  # digests of the objects that were pickled
 
@@ -135,7 +135,7 @@ def file(path: str | os.PathLike[str]) -> File:
             f"The file {os.fspath(path)!r} {what}.",
             remedy=f"relative paths count from {Path.cwd()}",
         )
-    if _area is None or not _in_task:
+    if not (_area and _in_task):
         return File(place.name, _digest_of(place), place.stat().st_size, str(place))
     with tempfile.TemporaryDirectory(dir=scratch()) as folder:
         copy = Path(folder) / place.name
@@ -208,12 +208,12 @@ def object_path(objects: Path, digest: str) -> Path:
 
 
 def _object(digest: str) -> Path:
-    if _area is None:
+    if not _area:
         raise FileError(
             "A file of a workflow was opened outside of it.",
             remedy="take it by copy_to() while the workflow runs",
         )
-    return object_path(_area.parent.parent / OBJECTS, digest)
+    return object_path(Path(_area).parent.parent / OBJECTS, digest)
 
 
 @contextlib.contextmanager
@@ -234,27 +234,32 @@ def area(folder: Path | None) -> Iterator[str]:
             shutil.rmtree(scratch if folder is not None else base, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def using(area: str, *, task: bool = True) -> Iterator[None]:
-    """Find and keep files in the area of a run.
+class using:
+    """Find and keep files in the area of a run, as long as the context is open.
 
     :param area: from :func:`area`; empty if the run has none.
     :param task: whether this is the far side, where files are kept for the client.
     """
-    global _area, _in_task
-    before = _area, _in_task
-    _area, _in_task = (Path(area) if area else _area), task
-    try:
-        yield
-    finally:
-        _area, _in_task = before
+
+    def __init__(self, area: str, *, task: bool = True) -> None:
+        self._new = (area or _area, task)
+
+    def __enter__(self) -> None:
+        global _area, _in_task
+        self._before = _area, _in_task
+        _area, _in_task = self._new
+
+    def __exit__(self, *exception: object) -> None:
+        global _area, _in_task
+        _area, _in_task = self._before
 
 
 def scratch() -> Path:
     """Return the folder of the run for what does not outlive a task; it exists."""
-    assert _area is not None
-    _area.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return _area
+    assert _area
+    folder = Path(_area)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
 
 
 def travelled(make: Callable[[], bytes]) -> tuple[bytes, tuple[str, ...]]:

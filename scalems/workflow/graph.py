@@ -172,7 +172,7 @@ class Graph:
             self._start()
         else:
             if options.cache:
-                node.identity = self._results.identify(function, args, kwargs)
+                node.identity = self._results.identify(function, args, kwargs, options.matters)
             self._results.submitted(future.task_id, name, node.identity, *given)
         if not futures:
             if not self._reuse(node):
@@ -305,6 +305,7 @@ class Graph:
             payload=payload,
             timeout=node.options.timeout,
             area=self._area,
+            needs=node.options.needs,
         )
         try:
             self.backend.submit(

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, fields, replace
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from scalems.errors import UsageError
+from scalems.workflow.needs import NONE, Needs
 
+# What executorlib and others call them: their "core" is a process of MPI.
+_ALIASES = {
+    "cores": "ranks",
+    "threads_per_core": "cores_per_rank",
+    "gpus_per_core": "gpus_per_rank",
+}
 _FIRST_PAUSE = 0.5  # seconds before the second attempt; it doubles with each
 _LONGEST_PAUSE = 60.0  # seconds
 
@@ -25,25 +34,75 @@ class TaskOptions:
     """How often a task that failed is tried again, after a pause that doubles each time."""
     timeout: float | None = None
     """Seconds that one attempt may run; then its processes are ended."""
+    ranks: int = 1
+    """MPI processes that run the function side by side; the value is that of rank 0."""
+    cores_per_rank: int = 1
+    """Cores, and so the threads that libraries may start."""
+    gpus_per_rank: int = 0
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Variables of the environment while it runs."""
+    seed: int | None = None
+    """Of the generators of ``random`` and of NumPy's global one."""
+    priority: int = 0
+    """Tasks with a higher one run first, of those that could run."""
+    label: str = ""
+    """Name of its calls, by default that of the function."""
 
     def __post_init__(self) -> None:
         given: dict[str, Any] = vars(self)  # whatever was written
         faults = []
         if type(given["cache"]) is not bool:
             faults.append(f"cache is True or False, not {self.cache!r}")
-        if type(given["retries"]) is not int or self.retries < 0:
-            faults.append(f"retries is a whole number of at least 0, not {self.retries!r}")
+        least = {"retries": 0, "ranks": 1, "cores_per_rank": 1, "gpus_per_rank": 0}
+        for name, number in least.items():
+            if type(given[name]) is not int or given[name] < number:
+                faults.append(f"{name} is a whole number of at least {number}, not {given[name]!r}")
         timeout = given["timeout"]
         if timeout is not None and (type(timeout) not in (int, float) or not timeout > 0):
             faults.append(f"timeout is a number of seconds above 0, not {timeout!r}")
+        for name in ("seed", "priority"):
+            if type(given[name]) is not int and (name, given[name]) != ("seed", None):
+                faults.append(f"{name} is a whole number, not {given[name]!r}")
+        if not isinstance(given["label"], str):
+            faults.append(f"label is a text, not {self.label!r}")
+        faults += _wrong_variables(given["env"])
         if faults:
             raise UsageError("wrong option of a task: " + "; ".join(faults))
+
+    @functools.cached_property
+    def needs(self) -> Needs:
+        """What its calls need around them."""
+        needs = Needs(
+            ranks=self.ranks,
+            cores_per_rank=self.cores_per_rank,
+            gpus_per_rank=self.gpus_per_rank,
+            env=tuple(sorted(self.env.items())),
+            seed=self.seed,
+            priority=self.priority,
+        )
+        return NONE if needs == NONE else needs
+
+    @functools.cached_property
+    def matters(self) -> dict[str, object]:
+        """Those that the value may depend on, with other values than by default."""
+        names = ("ranks", "env", "seed")
+        return {
+            name: value
+            for name in names
+            if (value := getattr(self, name)) != getattr(DEFAULT, name)
+        }
 
     def replaced(self, **changes: Any) -> TaskOptions:
         """Return a copy with other values.
 
         :raises UsageError: there is no such option, or a value cannot be what was meant.
         """
+        resources = changes.pop("resources", None) or {}
+        if not isinstance(resources, Mapping):
+            raise UsageError(f"resources is a dict, such as {{'ranks': 2}}, not {resources!r}.")
+        changes = {
+            _ALIASES.get(name, name): value for name, value in {**resources, **changes}.items()
+        }
         known = [field.name for field in fields(self)]
         for name in changes:
             if name not in known:
@@ -58,6 +117,16 @@ class TaskOptions:
     def pause(self, attempt: int) -> float:
         """Return the seconds to wait after a failed attempt, counted from 1."""
         return float(min(_FIRST_PAUSE * 2 ** (attempt - 1), _LONGEST_PAUSE))
+
+
+def _wrong_variables(env: object) -> list[str]:
+    if not isinstance(env, Mapping):
+        return [f"env is a dict of variables, not {env!r}"]
+    return [
+        f"the variable {name!r} has a text as its value, not {value!r}"
+        for name, value in env.items()
+        if not (isinstance(name, str) and isinstance(value, str) and name and "=" not in name)
+    ]
 
 
 DEFAULT = TaskOptions()

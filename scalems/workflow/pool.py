@@ -12,17 +12,28 @@ import math
 import queue
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scalems.errors import BackendError
-from scalems.workflow.call import CANCELLED, LOST, TIMEOUT, Call, Failure, Outcome, failed
+from scalems.errors import BackendError, UsageError
+from scalems.workflow.call import (
+    CANCELLED,
+    LOST,
+    TIMEOUT,
+    Call,
+    Failure,
+    Outcome,
+    failed,
+    failure_of,
+)
+from scalems.workflow.needs import NONE, Needs, machine_gpus
 from scalems.workflow.process import MOST, CallProcess, Late, Launch, Lost
+from scalems.workflow.waiting import Waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     Done = Callable[[Outcome], None]
 
@@ -37,10 +48,13 @@ _log = logging.getLogger(__name__)
 class CallPool:
     """Runs calls in up to `size` processes, which are started as they are needed.
 
+    Each stands for a core: a call that needs several runs when so many are free.
+
     :param python: the interpreter, by default this one. That of a venv runs as in the
         activated venv, with nothing of this process's Python settings.
     :param env: variables added to the environment of the processes.
     :param cwd: the folder that calls run in.
+    :param gpus: names of the GPUs for calls that need some, by default all that are there.
     """
 
     def __init__(
@@ -50,6 +64,7 @@ class CallPool:
         python: Path | None = None,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        gpus: Sequence[str] | None = None,
     ) -> None:
         if size < 1:
             raise ValueError(f"a pool needs at least one process, not {size}")
@@ -57,7 +72,10 @@ class CallPool:
         self._launch = Launch(python=python, env=dict(env or {}), cwd=cwd)
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
-        self._queued: OrderedDict[int, tuple[Call, Done]] = OrderedDict()
+        self._queued: Waiting[Done] = Waiting()
+        self._cores = size  # that no slot has taken
+        self._gpus = machine_gpus() if gpus is None else list(gpus)
+        self._most_gpus = len(self._gpus)
         self._running: dict[int, _Slot] = {}
         self._slots: list[_Slot] = []
         self._idle = 0
@@ -74,7 +92,10 @@ class CallPool:
         with self._lock:
             if self._closed:
                 raise BackendError("The pool of call processes is closed.")
-            self._queued[call.id] = (call, done)
+            if (needs := call.needs).cores > self._size or needs.gpus > self._most_gpus:
+                self._refuse(call, done, self._too_much(call))
+                return
+            self._queued.add(call, done)
             if self._idle < len(self._queued) and len(self._slots) < self._size:
                 slot = _Slot(self, f"scalems-call-{len(self._slots)}")
                 self._slots.append(slot)
@@ -87,14 +108,14 @@ class CallPool:
         :returns: False if there is no such call, or no longer.
         """
         with self._lock:
-            if (entry := self._queued.pop(call_id, None)) is not None:
+            if (entry := self._queued.remove(call_id)) is not None:
                 self._refuse(*entry, Failure(type=CANCELLED, message="cancelled before it ran"))
                 return True
             slot = self._running.get(call_id)
             if slot is None:
                 return False
             self._take_back(slot)
-            if (entry := self._queued.pop(call_id, None)) is not None:
+            if (entry := self._queued.remove(call_id)) is not None:
                 self._refuse(*entry, Failure(type=CANCELLED, message="cancelled before it ran"))
             else:
                 slot.cancel(call_id)
@@ -110,7 +131,7 @@ class CallPool:
             if kill:
                 for slot in self._slots:
                     self._take_back(slot)
-                for entry in self._queued.values():
+                for entry in self._queued:
                     self._refuse(*entry, Failure(type=CANCELLED, message="the run was ended"))
                 self._queued.clear()
                 for ident, slot in self._running.items():
@@ -131,17 +152,23 @@ class CallPool:
     def take(self, slot: _Slot) -> bool:
         """Wait for calls and give them to a slot; tell if there will be none any more."""
         with self._lock:
+            self._release(slot)
             self._idle += 1
-            while not self._queued:
-                if self._closed:
+            while not self._queued or not self._fits(self._queued.first()[0].needs):
+                if self._closed and not self._queued:
                     return False
                 self._work.wait()
             self._idle -= 1
             slot.sent = False
+            slot.needs = needs = self._queued.first()[0].needs
+            self._cores -= needs.cores
+            slot.gpus = [self._gpus.pop(0) for _ in range(needs.gpus)]
             for _ in range(self._share()):
-                ident, entry = self._queued.popitem(last=False)
-                self._running[ident] = slot
-                slot.entries.append(entry)
+                if slot.entries and not _alike(self._queued.first()[0].needs, needs):
+                    break
+                call, done = self._queued.take()
+                self._running[call.id] = slot
+                slot.entries.append((call, done))
             return True
 
     def _share(self) -> int:
@@ -149,7 +176,32 @@ class CallPool:
         if self._mean is None:
             return 1
         fair = len(self._queued) // (2 * self._size)
-        return max(1, min(fair, int(_TOGETHER / max(self._mean, 1e-6)), MOST))
+        share = max(1, min(fair, int(_TOGETHER / max(self._mean, 1e-6)), MOST))
+        return min(share, len(self._queued))
+
+    def _fits(self, needs: Needs) -> bool:
+        return needs.cores <= self._cores and needs.gpus <= len(self._gpus)
+
+    def _release(self, slot: _Slot) -> None:
+        """Take back the cores and GPUs of a slot."""
+        if slot.needs is None:
+            return
+        self._cores += slot.needs.cores
+        self._gpus = sorted([*self._gpus, *slot.gpus])
+        if slot.needs.cores > 1 or slot.gpus:
+            self._work.notify_all()  # it may be enough for several
+        slot.needs = None
+
+    def _too_much(self, call: Call) -> Failure:
+        has = Needs(cores_per_rank=self._size).text()
+        if self._most_gpus or call.needs.gpus:
+            has += f" and {self._most_gpus} GPUs"
+        return failure_of(
+            UsageError(
+                f"{call.name} needs {call.needs.text()}, and a worker has {has} here.",
+                remedy="ask for less, or give workers more (-j, --cores)",
+            )
+        )
 
     def begin(self, slot: _Slot, process: CallProcess) -> list[Call]:
         """Return the calls that a slot is to send now; some may have been cancelled."""
@@ -211,10 +263,9 @@ class CallPool:
 
     def _requeue(self, slot: _Slot, count: int) -> None:
         for _ in range(count):
-            entry = slot.entries.pop()
-            del self._running[entry[0].id]
-            self._queued[entry[0].id] = entry
-            self._queued.move_to_end(entry[0].id, last=False)
+            call, done = slot.entries.pop()
+            del self._running[call.id]
+            self._queued.add(call, done, first=True)
         self._work.notify(count)
 
     @property
@@ -249,6 +300,9 @@ class _Slot(threading.Thread):
         self.sent = False
         self.process: CallProcess | None = None
         self.cancelled: set[int] = set()
+        self.needs: Needs | None = None
+        """What it has taken from the pool."""
+        self.gpus: list[str] = []
 
     def cancel(self, call_id: int) -> None:
         """End the running call's process tree."""
@@ -290,10 +344,13 @@ class _Slot(threading.Thread):
             self._lose(lost, started)
 
     def _ready(self) -> CallProcess:
+        needs = self.needs or NONE
         if self.process is not None and self.process.ended:
             self._drop()  # e.g. a thread that the last call left has ended it
+        if self.process is not None and not self.process.fits(needs, self.gpus):
+            self._drop(grace=_EXIT_LIMIT)
         if self.process is None:
-            process = CallProcess(self._pool.launch)
+            process = CallProcess(self._pool.launch, needs, self.gpus)
             self._pool.assign(self, process)
             process.wait_ready()
             return process
@@ -342,6 +399,11 @@ class _Slot(threading.Thread):
         self._pool.assign(self, None)
         if process is not None:
             process.close(grace=grace)
+
+
+def _alike(needs: Needs, other: Needs) -> bool:
+    """Return whether calls can be sent together: each takes what the first one has taken."""
+    return needs is other or (needs.cores == needs.ranks == other.cores == 1 and not needs.gpus)
 
 
 def _report(done: Done, outcome: Outcome) -> None:

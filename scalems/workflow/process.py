@@ -25,6 +25,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from scalems.workflow.call import ENV_VARIABLE, Call, Outcome
 from scalems.workflow.child import LARGE, OUTPUT_LIMIT, cut, tail
+from scalems.workflow.needs import NONE, Needs, variables
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,9 +72,15 @@ class Launch:
 
 
 class CallProcess:
-    """One call process, our end of its socket, and the files that its output goes to."""
+    """One call process, our end of its socket, and the files that its output goes to.
 
-    def __init__(self, launch: Launch) -> None:
+    :param needs: of the calls that it is for: libraries read at their start how many cores.
+    :param gpus: those that it may use.
+    """
+
+    def __init__(self, launch: Launch, needs: Needs = NONE, gpus: Sequence[str] = ()) -> None:
+        self._cores = needs.cores_per_rank
+        self._gpus = list(gpus)
         self._kill_lock = threading.Lock()
         self._files: tuple[IO[bytes], IO[bytes]] = (_spool(), _spool())
         self._kept = [b"", b""]
@@ -88,7 +95,7 @@ class CallProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=self._files[0],
                 stderr=self._files[1],
-                env=launch.env,
+                env={**launch.env, **variables(needs, gpus)},
                 cwd=launch.cwd,
                 pass_fds=[theirs.fileno(), self._claims],
                 start_new_session=True,
@@ -102,6 +109,10 @@ class CallProcess:
         self._poller.register(self._link.fileno(), select.POLLIN)
         self.pid = self._process.pid
         self._path = launch.path
+
+    def fits(self, needs: Needs, gpus: Sequence[str]) -> bool:
+        """Return whether it was started for such calls."""
+        return self._cores == needs.cores_per_rank and self._gpus == list(gpus)
 
     def wait_ready(self) -> None:
         """Return when the process can take calls."""
@@ -137,7 +148,10 @@ class CallProcess:
         self._kept = [b"", b""]
         large = [call.payload for call in calls if len(call.payload) > LARGE]
         small = [
-            (call.id, call.name, call.payload if len(call.payload) <= LARGE else None, call.area)
+            (
+                *(call.id, call.name, call.payload if len(call.payload) <= LARGE else None),
+                *(call.area, None if call.needs is NONE or call.needs == NONE else call.needs),
+            )
             for call in calls
         ]
         try:

@@ -16,8 +16,10 @@ from numbers import Number
 from pathlib import Path, PurePosixPath
 
 from scalems.errors import TaskError, UsageError
-from scalems.workflow import file
+from scalems.workflow import file, mpi
+from scalems.workflow import needs as needs_of
 from scalems.workflow.file import File
+from scalems.workflow.needs import NONE, Needs
 
 _SHOWN = 2000
 
@@ -56,6 +58,8 @@ class Program:
     """Labels, and the names in the working folder."""
     exit_codes: Collection[int] = (0,)
     """Those that mean that it has ended well."""
+    needs: Needs = NONE
+    """MPI ranks to start it on, and cores of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,11 +86,12 @@ def run(program: Program) -> Printed:
         for name, source in program.inputs.items():
             file.laid(source, folder / relative(name))
         try:
+            start, variables = _start(program.needs)
             process = subprocess.run(
-                words,
+                [*start, *words],
                 input=_bytes(program.stdin),
                 capture_output=True,
-                env={**os.environ, **settings},
+                env={**variables, **settings},
                 cwd=folder,
                 check=False,
             )
@@ -102,6 +107,13 @@ def run(program: Program) -> Printed:
         if process.returncode not in program.exit_codes:
             return printed
         return replace(printed, file=_collected(program, folder, printed))
+
+
+def _start(needs: Needs) -> tuple[list[str], dict[str, str]]:
+    """Return the words before a program, and its variables."""
+    if needs.ranks == 1:
+        return [], {**os.environ, **needs_of.variables(needs, ())}
+    return mpi.command(needs.ranks), mpi.environment(needs)
 
 
 def how(returncode: int) -> str:

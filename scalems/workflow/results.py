@@ -14,9 +14,16 @@ class Results(Protocol):
     """What a graph needs of a store of results. Its methods may be called from any thread."""
 
     def identify(
-        self, function: Callable[..., Any], args: Sequence[object], kwargs: Mapping[str, object]
+        self,
+        function: Callable[..., Any],
+        args: Sequence[object],
+        kwargs: Mapping[str, object],
+        matters: Mapping[str, object],
     ) -> Any:
-        """Return what a call is; futures in its arguments are slots."""
+        """Return what a call is; futures in its arguments are slots.
+
+        :param matters: options of the task that its value may depend on.
+        """
         ...
 
     def submitted(

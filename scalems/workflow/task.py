@@ -15,7 +15,7 @@ from scalems.workflow.app import App
 from scalems.workflow.options import DEFAULT, TaskOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from scalems.workflow.future import Future
 
@@ -53,7 +53,11 @@ class Task(Generic[P, R]):
         # What can be found by its name on the far side travels as a name, the rest by value.
         function = self if _is_importable(self) else self.function
         return graph.submit(
-            function, args, kwargs, name=self.function.__qualname__, options=self.options
+            function,
+            args,
+            kwargs,
+            name=self.options.label or self.function.__qualname__,
+            options=self.options,
         )
 
     def with_options(self, **changes: Any) -> Task[P, R]:
@@ -104,7 +108,12 @@ def task(function: Callable[P, R]) -> Task[P, R]: ...
 
 @overload
 def task(
-    *, cache: bool = True, retries: int = 0, timeout: float | None = None
+    *,
+    cache: bool = True,
+    retries: int = 0,
+    timeout: float | None = None,
+    resources: Mapping[str, int] | None = None,
+    **options: Any,
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 
 
@@ -114,6 +123,8 @@ def task(
     cache: bool = True,
     retries: int = 0,
     timeout: float | None = None,
+    resources: Mapping[str, int] | None = None,
+    **options: Any,
 ) -> Task[P, R] | Callable[[Callable[P, R]], Task[P, R]]:
     """Make calls of a function run on the backend of the workflow and return futures.
 
@@ -122,17 +133,26 @@ def task(
         @scalems.task
         def simulate(seed: int, temperature: float = 300.0) -> float: ...
 
+        @scalems.task(resources={"ranks": 4, "cores_per_rank": 2}, timeout=3600)
+        def parallel() -> float: ...
+
     :param cache: whether a call that has finished in a former run is not run again. Without
         it, each run runs it: for what depends on the time, or is there for what it does
         rather than for what it returns.
     :param retries: how often a call that failed is run again, after a pause that doubles.
     :param timeout: seconds that a call may run; then its processes are ended, and it fails by
         :class:`~scalems.errors.TaskTimeout`.
-    :raises UsageError: if it is not a plain function.
+    :param resources: ``ranks``, ``cores_per_rank`` and ``gpus_per_rank``. They may be given by
+        themselves too, as ``task(ranks=4)``.
+    :param options: the others of :class:`~scalems.workflow.options.TaskOptions`: ``env``,
+        ``seed``, ``priority``, ``label``.
+    :raises UsageError: if it is not a plain function, or an option cannot be what was meant.
     """
     if function is None:
-        options = TaskOptions(cache=cache, retries=retries, timeout=timeout)
-        return lambda function: _task(function, options)
+        chosen = DEFAULT.replaced(
+            cache=cache, retries=retries, timeout=timeout, resources=resources, **options
+        )
+        return lambda function: _task(function, chosen)
     return _task(function, DEFAULT)
 
 

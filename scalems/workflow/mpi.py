@@ -1,0 +1,160 @@
+"""MPI: a call that runs on several ranks, and the command that starts programs on them.
+
+The far side imports this module. The ranks are started by the machine's ``mpiexec``, each runs
+the call, and the value is that of rank 0.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scalems.errors import TaskError, TaskLost, UsageError
+from scalems.workflow import call as calls
+from scalems.workflow import file
+from scalems.workflow.needs import Needs, variables
+
+if TYPE_CHECKING:
+    from scalems.workflow.call import Call, Outcome
+
+MPIEXEC = "SCALEMS_MPIEXEC"
+"""Environment variable: the command that starts ranks, where it is not ``mpiexec``."""
+
+_RANKS = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
+_INHERITED = ("PMIX_", "PMI_", "OMPI_COMM_WORLD_", "OMPI_MCA_orte_", "OMPI_MCA_ess")
+_START = (
+    "import sys; sys.path[:1] = [] if sys.path[0] == '' else sys.path[:1];"
+    " from scalems.workflow.mpi import rank_main; rank_main({folder!r})"
+)
+
+
+def command(ranks: int) -> list[str]:
+    """Return the words before a program that start it on ranks of this machine.
+
+    :raises UsageError: there is no ``mpiexec``.
+    """
+    given = os.environ.get(MPIEXEC, "").split()
+    found = given or [path for name in ("mpiexec", "mpirun") if (path := shutil.which(name))][:1]
+    if not found:
+        raise UsageError(
+            f"A task needs {ranks} MPI ranks, and there is no mpiexec on the worker.",
+            remedy="load the MPI module in the env spec ([site] modules), or install one, "
+            "e.g. openmpi-bin",
+        )
+    options = []
+    if _is_open_mpi(found[0]):
+        # Two at a time would both be bound to the first cores; the pool counts them already.
+        options = ["--bind-to", "none", "--oversubscribe"]
+    return [*found, *options, "-n", str(ranks)]
+
+
+def environment(needs: Needs) -> dict[str, str]:
+    """Return the variables for ``mpiexec``, without traces of the ranks that this process is of."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_INHERITED)}
+    if os.getuid() == 0:  # in containers everything is root; Open MPI refuses it otherwise
+        kept.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+    return {**kept, **variables(needs, ())}
+
+
+def execute(call: Call) -> Outcome:
+    """Run a call, in this process or on the ranks that it needs; nothing is raised."""
+    if call.needs.ranks == 1:
+        return calls.execute(call)
+    started = time.time()
+    try:
+        with file.using(call.area), call.needs.applied():
+            return run(call)
+    except BaseException as error:
+        env = os.environ.get(calls.ENV_VARIABLE, "")
+        failure = calls.failure_of(error)
+        return calls.failed(call, failure, pid=os.getpid(), started=started, env=env)
+
+
+def run(call: Call) -> Outcome:
+    """Run a call on its ranks; return the outcome of rank 0, or of the first that failed.
+
+    :raises TaskLost: a rank ended before the call did.
+    :raises UsageError: there is no ``mpiexec``.
+    """
+    words = command(call.needs.ranks)
+    with tempfile.TemporaryDirectory(prefix="ranks-", dir=file.scratch()) as name:
+        folder = Path(name)
+        (folder / "call").write_bytes(pickle.dumps((sys.path, call), protocol=5))
+        start = _START.format(folder=name)
+        done = subprocess.run(
+            [*words, sys.executable, "-c", start],
+            env=environment(call.needs),
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+        outcomes = [
+            pickle.loads((folder / str(rank)).read_bytes())
+            for rank in range(call.needs.ranks)
+            if (folder / str(rank)).is_file()
+        ]
+    for outcome in outcomes:
+        if not outcome.ok:
+            return outcome  # type: ignore[no-any-return]
+    if len(outcomes) < call.needs.ranks:
+        raise TaskLost(
+            f"{call.name}: {len(outcomes)} of {call.needs.ranks} ranks have ended well "
+            f"({words[0]} ended with exit code {done.returncode})"
+        )
+    return outcomes[0]  # type: ignore[no-any-return]
+
+
+def rank_main(name: str) -> None:
+    """Run the call on one rank."""
+    folder = Path(name)
+    path, call = pickle.loads((folder / "call").read_bytes())
+    sys.path[:] = path
+    rank = next((os.environ[key] for key in _RANKS if key in os.environ), "0")
+    outcome = calls.execute(replace(call, needs=replace(call.needs, ranks=1)), before=_check(call))
+    part = folder / f".{rank}"
+    part.write_bytes(pickle.dumps(outcome, protocol=5))
+    part.replace(folder / rank)
+    if not outcome.ok and "mpi4py.MPI" in sys.modules:
+        sys.modules["mpi4py.MPI"].COMM_WORLD.Abort(1)  # the others may wait for this one
+
+
+def _check(call: Call) -> functools.partial[None]:
+    return functools.partial(_check_size, call.needs.ranks)
+
+
+def _check_size(ranks: int) -> None:
+    """Prove that the ranks see each other.
+
+    :raises TaskError: they do not, or there is no mpi4py.
+    """
+    try:
+        MPI = importlib.import_module("mpi4py.MPI")
+    except ImportError as error:
+        raise TaskError(
+            f"The task has ranks={ranks}, and mpi4py cannot be imported: {error}",
+            remedy="add mpi4py to the Task venv (packages of its env spec), and sync",
+        ) from None
+    size = MPI.COMM_WORLD.Get_size()
+    if size != ranks:
+        raise TaskError(
+            f"mpiexec started {ranks} ranks, and mpi4py sees {size}: "
+            f"{' '.join(command(ranks))} is of another MPI than mpi4py "
+            f"({MPI.Get_library_version().splitlines()[0]})",
+            remedy="build mpi4py against the MPI of that mpiexec (no-binary in the env spec), "
+            f"or name the right one in {MPIEXEC}",
+        )
+
+
+@functools.lru_cache(maxsize=4)
+def _is_open_mpi(program: str) -> bool:
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    return "OpenRTE" in done.stdout or "Open MPI" in done.stdout

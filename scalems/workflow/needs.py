@@ -1,0 +1,113 @@
+"""What a call needs around it: cores, ranks, GPUs, variables, a seed.
+
+Both sides import this module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+THREADS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "OPENMM_CPU_THREADS",
+)
+"""Variables that libraries read, once, to know how many threads they may start."""
+
+GPUS = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+"""Variables that say which GPUs a process may use."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a call needs."""
+
+    ranks: int = 1
+    """MPI processes that run it side by side."""
+    cores_per_rank: int = 1
+    gpus_per_rank: int = 0
+    env: tuple[tuple[str, str], ...] = ()
+    """Variables of the environment while it runs."""
+    seed: int | None = None
+    """Of the generators of :mod:`random` and of NumPy's global one."""
+    priority: int = 0
+    """Calls with a higher one run first."""
+
+    @property
+    def cores(self) -> int:
+        """Cores that it takes in all."""
+        return self.ranks * self.cores_per_rank
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that it takes in all."""
+        return self.ranks * self.gpus_per_rank
+
+    def text(self) -> str:
+        """Return what it needs, for people."""
+        parts = [f"{self.cores} cores"] if self.cores > 1 else []
+        parts += [f"{self.gpus} GPU" + "s" * (self.gpus > 1)] if self.gpus else []
+        return " and ".join(parts) or "1 core"
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Set the variables and the seed, in this process, as long as the context is open."""
+        if not self.env and self.seed is None:
+            yield
+            return
+        before = {name: os.environ.get(name) for name, _ in self.env}
+        os.environ.update(self.env)
+        if self.seed is not None:
+            random.seed(self.seed)
+            if importlib.util.find_spec("numpy") is not None:
+                import numpy as np
+
+                np.random.seed(self.seed % 2**32)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+
+
+NONE = Needs()
+"""Of a call that needs one core, and nothing else."""
+
+
+def variables(needs: Needs, gpus: Sequence[str]) -> dict[str, str]:
+    """Return the variables of a process that runs calls with these needs.
+
+    Libraries would else start as many threads as the machine has cores, in each process. What
+    the user has set by hand holds for calls that say nothing of cores.
+
+    :param gpus: those that the process may use.
+    """
+    count = needs.cores_per_rank
+    found = {name: str(count) for name in THREADS if count > 1 or name not in os.environ}
+    if gpus:
+        found.update(dict.fromkeys(GPUS, ",".join(gpus)))
+    return found
+
+
+def machine_gpus() -> list[str]:
+    """Return the GPUs that this process may use, as the variables name them."""
+    for name in GPUS:
+        if name in os.environ:
+            return [item for item in os.environ[name].split(",") if item]
+    found: list[str] = []
+    while os.path.exists(f"/dev/nvidia{len(found)}"):  # noqa: PTH110 - a device
+        found.append(str(len(found)))
+    return found
