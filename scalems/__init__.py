@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from scalems.workflow.file import File, FileError, file
     from scalems.workflow.future import Future, as_completed, gather, wait
     from scalems.workflow.graph import DependencyError
+    from scalems.workflow.subgraph import poll, subgraph, while_loop
     from scalems.workflow.task import task
 
 __all__ = [
@@ -36,11 +37,14 @@ __all__ = [
     "file",
     "gather",
     "map",
+    "poll",
     "reduce",
     "starmap",
+    "subgraph",
     "submit",
     "task",
     "wait",
+    "while_loop",
 ]
 
 _MODULES = {
@@ -59,11 +63,14 @@ _MODULES = {
     "file": "workflow.file",
     "gather": "workflow.future",
     "map": "workflow.calls",
+    "poll": "workflow.subgraph",
     "reduce": "workflow.calls",
     "starmap": "workflow.calls",
+    "subgraph": "workflow.subgraph",
     "submit": "workflow.calls",
     "task": "workflow.task",
     "wait": "workflow.future",
+    "while_loop": "workflow.subgraph",
 }
 
 

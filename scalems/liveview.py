@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
 
-    from scalems.workflow.graph import Counts, Graph
+    from scalems.workflow.graph import Graph
+    from scalems.workflow.tally import Counts
 
 INTERVAL = 5.0
 """Seconds between plain lines."""

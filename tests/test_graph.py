@@ -17,7 +17,8 @@ from scalems.errors import BackendError, EnvironmentNotReady, TaskLost, UsageErr
 from scalems.workflow import current
 from scalems.workflow.call import CANCELLED, LOST, Failure, Outcome, failed
 from scalems.workflow.current import activated
-from scalems.workflow.graph import Counts, DependencyError, Graph
+from scalems.workflow.graph import DependencyError, Graph
+from scalems.workflow.tally import Counts
 
 LIMIT = 120
 MANY = 10_000

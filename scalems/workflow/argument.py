@@ -102,6 +102,14 @@ def apply(template: bytes, values: Sequence[object]) -> object:
     return function(*args, **kwargs)
 
 
+def resolved(value: Any) -> Any:
+    """Return `value` with the values of the futures in it; they must have ended.
+
+    :raises Exception: what a future raises.
+    """
+    return _Replacement(lambda item: item.result() if isinstance(item, Future) else item).of(value)
+
+
 def content(value: object) -> bytes:
     """Return what the value of a future is known by, in the key of a call that takes it."""
     if not isinstance(value, Packed):

@@ -55,6 +55,15 @@ def submitted(
     )
 
 
+def uncached(
+    function: Callable[..., R], args: Sequence[object], kwargs: Mapping[str, object]
+) -> Future[R]:
+    """Call a function as a task whose result is neither taken from a former run nor kept."""
+    if isinstance(function, Task):
+        return function.with_options(cache=False)(*args, **kwargs)
+    return submitted(function, args, kwargs, DEFAULT.replaced(cache=False))
+
+
 def map(function: Callable[..., R], /, *iterables: Iterable[object]) -> list[Future[R]]:
     """Call a function as a task for the items of iterables, side by side; return the futures.
 

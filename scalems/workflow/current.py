@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, NoReturn
+import contextvars
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING, Any, NoReturn
+from weakref import WeakKeyDictionary
 
 from scalems.errors import UsageError
 from scalems.workflow.app import command
@@ -11,9 +14,11 @@ from scalems.workflow.app import command
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from scalems.workflow.future import Future
     from scalems.workflow.graph import Graph
 
 _current: Graph | None = None
+_children: WeakKeyDictionary[Future[Any], set[Any]] = WeakKeyDictionary()
 
 
 def graph(what: str) -> Graph:
@@ -36,6 +41,42 @@ def activated(graph: Graph) -> Iterator[Graph]:
         yield graph
     finally:
         _current = before
+
+
+_subgraph: contextvars.ContextVar[Future[Any] | None] = contextvars.ContextVar(
+    "_subgraph", default=None
+)
+
+
+@contextlib.contextmanager
+def within(subgraph: Future[Any]) -> Iterator[None]:
+    """Make what is called in this context a part of a subgraph."""
+    token = _subgraph.set(subgraph)
+    try:
+        yield
+    finally:
+        _subgraph.reset(token)
+
+
+def child(future: Future[Any]) -> None:
+    """Note that a task is a part of the subgraph that calls it, if one does.
+
+    :raises concurrent.futures.CancelledError: if that was cancelled.
+    """
+    subgraph = _subgraph.get()
+    if subgraph is None:
+        return
+    if subgraph.cancelled():
+        raise CancelledError(f"{subgraph.name} was cancelled")
+    children = _children.setdefault(subgraph, set())
+    children.add(future)
+    future.add_done_callback(children.discard)
+
+
+def cancel_children(subgraph: Future[Any]) -> None:
+    """Cancel the tasks that a subgraph has called and that have not ended."""
+    for future in list(_children.get(subgraph, ())):
+        future.cancel()
 
 
 def _no_workflow(what: str) -> NoReturn:

@@ -15,13 +15,14 @@ from concurrent.futures import CancelledError, InvalidStateError
 from concurrent.futures import Future as AnyFuture
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scalems.errors import BackendError, ScalemsError, TaskError, UsageError
-from scalems.workflow import argument, call
+from scalems.workflow import argument, call, current
 from scalems.workflow.call import Call, Outcome
 from scalems.workflow.future import Future
 from scalems.workflow.options import DEFAULT, TaskOptions
+from scalems.workflow.tally import Counts, State, Tally
 from scalems.workflow.work import Work
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     Finish = Callable[[Any], object]
     """Turns the value from the far side into the value of the future, in the client."""
 
-State = Literal["waiting", "submitted", "done", "failed", "cancelled"]
+    Withdraw = Callable[[Future[Any]], None]
 
 log = logging.getLogger(__name__)
 
@@ -48,38 +49,20 @@ class DependencyError(TaskError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Counts:
-    """How many tasks of a run are in each state."""
-
-    waiting: int = 0
-    """Wait for the values of other tasks."""
-    submitted: int = 0
-    """Are with the backend: queued or running."""
-    done: int = 0
-    failed: int = 0
-    """Failed, or not run since a task that they depend on failed."""
-    cancelled: int = 0
-    reused: int = 0
-    """Of those that are done: the result was taken from a former run."""
-
-    @property
-    def total(self) -> int:
-        """All tasks."""
-        return self.waiting + self.submitted + self.ended
-
-    @property
-    def ended(self) -> int:
-        """All tasks that have ended in whatever way."""
-        return self.done + self.failed + self.cancelled
-
-
-@dataclass(frozen=True, kw_only=True)
 class Failed:
     """A task that failed by itself, not for another one's failure."""
 
     future: Future[Any]
     error: BaseException
     outcome: Outcome | None = None
+
+
+class Promise(NamedTuple):
+    """A task that the client itself sees to."""
+
+    future: Future[Any]
+    settle: Callable[[Outcome], None]
+    """Ends it."""
 
 
 class _Node:
@@ -128,13 +111,12 @@ class Graph:
         """What the backend failed to start by."""
         self._on_outcome = on_outcome
         self._results = results
-        self._reused = 0
         self._ids = itertools.count(1)
         self._nodes: dict[int, _Node] = {}
         self._failed: list[Failed] = []
         self._roots: dict[int, tuple[Future[Any], Future[Any]]] = {}
-        self._tally: dict[State, int] = dict.fromkeys(get_args(State), 0)
-        self._changed = threading.Condition()
+        self._tally = Tally()
+        self._start_lock = threading.Lock()
         self._work = Work()
         self._starter: threading.Thread | None = None
         self._closed = False
@@ -165,9 +147,10 @@ class Graph:
             args, kwargs = argument.with_slots((tuple(args), dict(kwargs)), futures)
         payload = call.encode(function, args, kwargs)
         future: Future[Any] = Future(task_id=next(self._ids), name=name, withdraw=self._withdraw)
+        current.child(future)
         node = _Node(future, finish, options)
         self._nodes[future.task_id] = node
-        self._count("waiting", 1)
+        self._tally.moved("waiting")
         if self._results is None:
             self._start()
         else:
@@ -183,6 +166,28 @@ class Graph:
             dependency.add_done_callback(partial(self._arrived, node))
         return future
 
+    def promise(self, name: str, args: Sequence[object], withdraw: Withdraw) -> Promise:
+        """Add a task that the client itself sees to.
+
+        :param withdraw: called when its future is cancelled.
+        :raises UsageError: if the run has ended.
+        """
+        if self._closed:
+            raise UsageError(f"{name!r} was called after the workflow had ended.")
+
+        def cancelled(future: Future[Any]) -> None:
+            withdraw(future)
+            self._withdraw(future)
+
+        future: Future[Any] = Future(task_id=next(self._ids), name=name, withdraw=cancelled)
+        node = self._nodes[future.task_id] = _Node(future, None, DEFAULT)
+        self._tally.moved("waiting")
+        if self._results is not None:
+            self._results.submitted(future.task_id, name, None, args, {})
+        self._move(node, "submitted")
+        future._started = True
+        return Promise(future, lambda outcome: self._work.do(partial(self._settle, node, outcome)))
+
     def _withdraw(self, future: Future[Any]) -> None:
         """Forget a task whose future was cancelled just now."""
         node = self._nodes.pop(future.task_id, None)
@@ -192,21 +197,18 @@ class Graph:
         before = self._move(node, "cancelled")
         if self._results is not None:
             self._results.ended(future.task_id, "cancelled", "")
-        if before == "submitted" and not self._closed:
+        if before == "submitted" and not self._closed and self._starter is not None:
             self.backend.cancel(future.task_id)
 
     # --- what the run calls ---------------------------------------------------------------
 
     def counts(self) -> Counts:
         """Return how many tasks are in each state now."""
-        with self._changed:
-            tally = {str(state): count for state, count in self._tally.items()}
-            return Counts(**tally, reused=self._reused)
+        return self._tally.counts()
 
     def wait(self) -> None:
         """Wait until all tasks have ended."""
-        with self._changed:
-            self._changed.wait_for(self._is_idle)
+        self._tally.wait()
 
     def failures(self) -> list[Failed]:
         """Return the failed tasks as they failed, without those that failed for another one."""
@@ -383,8 +385,7 @@ class Graph:
     def _succeed(self, node: _Node, value: Outcome, reused: bool) -> None:
         with contextlib.suppress(InvalidStateError):  # cancelled
             node.future.set_result(value)
-            with self._changed:
-                self._reused += reused
+            self._tally.reused(reused)
             self._ended(node, "done")
 
     def _stop(self, node: _Node, dependency: AnyFuture[Any]) -> None:
@@ -438,22 +439,11 @@ class Graph:
             if before not in ("waiting", "submitted"):
                 return None
             node.state = to
-        self._count(to, 1, before)
+        self._tally.moved(to, before)
         return before
 
-    def _count(self, state: State, change: int, before: State | None = None) -> None:
-        with self._changed:
-            self._tally[state] += change
-            if before is not None:
-                self._tally[before] -= change
-            if self._is_idle():
-                self._changed.notify_all()
-
-    def _is_idle(self) -> bool:
-        return not self._tally["waiting"] + self._tally["submitted"]
-
     def _start(self) -> None:
-        with self._changed:
+        with self._start_lock:
             if self._starter is None:
                 self._starter = threading.Thread(
                     target=self._run_start, name="scalems-start", daemon=True
