@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def test_the_repository_has_a_valid_config() -> None:
     assert project.root == REPO
     config = project.resource("local.localhost")
     assert config.envs == ("pilot", "task")
-    assert project.labels() == ["local.localhost"]
+    assert project.labels() == ["lab.slurm", "local.localhost"]
     assert project.env_names() == ["pilot", "task"]
 
 
@@ -63,8 +64,28 @@ def test_several_mistakes_are_one_error(bare: Project) -> None:
         f"{path}:4: one.tasks[1]: 'pilot' is the pilot's environment already",
         f"{path}:6: one.definition.virtenv: set by scalems itself; leave it out",
         f"{path}:7: one.definition.rp_version: set by scalems itself; leave it out",
-        f"{path}:8: two: missing key 'extends'",
+        f"{path}:8: two: missing key 'extends', or a whole [two.definition] with "
+        "default_remote_workdir, default_schema, launch_methods, resource_manager, schemas",
     ]
+
+
+def test_a_definition_that_extends_no_other_must_be_whole(bare: Project) -> None:
+    text = (REPO / "resource-configs" / "lab.toml").read_text()
+    write(bare, text, "lab")
+    config = bare.resource("lab.slurm")
+    assert config.extends is None
+    assert config.definition["schemas"]["batch"]["job_manager_endpoint"] == "slurm://localhost/"
+    for line, wrong in (
+        ('default_schema = "batch"', "default_schema: 'ssh' is none of `schemas`"),
+        ('resource_manager = "SLURM"', "missing key 'extends', or a whole"),
+        ("filesystem_endpoint", "must have filesystem_endpoint, a URL"),
+    ):
+        assert line in text
+        write(bare, text.replace(line, 'default_schema = "ssh"' if "=" in line else "x"), "lab")
+        if line.startswith("resource"):
+            write(bare, text.replace(line, ""), "lab")
+        with pytest.raises(UsageError, match=re.escape(wrong)):
+            bare.resource("lab.slurm")
 
 
 @pytest.mark.parametrize(

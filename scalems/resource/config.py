@@ -21,6 +21,14 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
 """What either half of a label may be: they become parts of file names."""
 MANAGED = ("virtenv", "virtenv_mode", "rp_version")
 """Fields of a resource definition that scalems itself decides."""
+WHOLE = (
+    "default_remote_workdir",
+    "default_schema",
+    "launch_methods",
+    "resource_manager",
+    "schemas",
+)
+"""Fields that a definition which extends no other needs; RP has no use for it without."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +37,10 @@ class ResourceConfig:
 
     label: str
     path: Path
-    extends: str
+    extends: str | None = None
+    """Label of the definition to start from; ``None``: :attr:`definition` is all of it."""
     pilot: str
-    tasks: tuple[str, ...]
+    tasks: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     definition: Mapping[str, Any] = field(default_factory=dict)
 
@@ -104,7 +113,7 @@ class Project:
         return ResourceConfig(
             label=label,
             path=path,
-            extends=table["extends"],
+            extends=table.get("extends"),
             pilot=table["pilot"],
             tasks=tuple(table.get("tasks", ())),
             targets=tuple(table.get("targets", ())),
@@ -134,10 +143,30 @@ def _mistakes(data: Mapping[str, Any]) -> Iterator[tomlfile.Mistake]:
     for name, table in data.items():
         if not isinstance(table, dict):
             continue  # the schema reports it
-        tasks, fields = table.get("tasks"), table.get("definition")
+        tasks, fields = table.get("tasks"), table.get("definition", {})
         for index, env in enumerate(tasks if isinstance(tasks, list) else ()):
             if env == table.get("pilot"):
                 yield (name, "tasks", index), f"{env!r} is the pilot's environment already"
         for key in fields if isinstance(fields, dict) else ():
             if key in MANAGED:
                 yield (name, "definition", key), "set by scalems itself; leave it out"
+        if "extends" not in table and isinstance(fields, dict):
+            yield from _incomplete(name, fields)
+
+
+def _incomplete(name: str, fields: Mapping[str, Any]) -> Iterator[tomlfile.Mistake]:
+    """Yield what a definition lacks that extends no other."""
+    missing = [key for key in WHOLE if key not in fields]
+    if missing:
+        all_of_it = f"[{name}.definition] with {', '.join(missing)}"
+        yield (name,), f"missing key 'extends', or a whole {all_of_it}"
+        return
+    place = (name, "definition")
+    chosen, schemas = str(fields["default_schema"]), fields["schemas"]
+    schema = schemas.get(chosen) if isinstance(schemas, dict) else None
+    if not isinstance(schema, dict):
+        yield (*place, "default_schema"), f"{chosen!r} is none of `schemas`"
+        return
+    for key in ("job_manager_endpoint", "filesystem_endpoint"):
+        if not isinstance(schema.get(key), str):
+            yield (*place, "schemas", chosen), f"it must have {key}, a URL"

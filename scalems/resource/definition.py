@@ -2,7 +2,7 @@
 
 RP merges ``$HOME/.radical/pilot/configs/resource_DOMAIN.json`` over its own files, key by
 key (``radical.utils.Config``). For a resource that RP has itself only the fields that
-scalems decides are written; for a new one, all of the definition that it extends.
+scalems decides are written; for a new one, all of it.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def plan(config: ResourceConfig, *, virtenv: Path) -> Change:
     domain, _, name = config.label.partition(".")
     path = user_folder() / f"resource_{domain}.json"
     before, user = _read(path)
-    base = effective(config.extends)
+    base = effective(config.extends) if config.extends else {}
     ours = {
         **config.definition,
         "virtenv_mode": "use",

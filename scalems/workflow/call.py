@@ -301,8 +301,8 @@ def summary(error: BaseException) -> str:
 
 @lru_cache(maxsize=1)
 def hostname() -> str:
-    """Return the name of this host."""
-    return socket.gethostname()
+    """Return the name of this host; in a job of Slurm, the name that Slurm has for the node."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def _dumps(value: object) -> bytes:
