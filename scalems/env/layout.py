@@ -27,6 +27,11 @@ class Layout:
         """Folder of the wheels that scalems made of itself."""
         return self.root / "wheels"
 
+    @property
+    def wheelhouse(self) -> Path:
+        """Folder of the wheels that were collected for hosts and bundles, by content."""
+        return self.root / "wheelhouse"
+
     def build(self, name: str, input_digest: str) -> Path:
         """Folder of one build, named after what decided it."""
         return self.builds / f"{name}-{input_digest[:16]}"

@@ -175,6 +175,11 @@ def explain(error: CommandFailed, *, doing: str) -> tuple[str, str | None]:
     return f"failed while {doing}:\n{detail}", None
 
 
+def unreachable(error: CommandFailed) -> bool:
+    """Whether a tool failed because it could not reach a package index."""
+    return error.completed is not None and bool(_NO_NETWORK.search(error.completed.stderr))
+
+
 _TRACEBACK = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n)*.*", re.MULTILINE)
 
 

@@ -1,0 +1,243 @@
+"""Wheelhouses: a folder of wheels with an index of its own, for hosts that fetch nothing.
+
+A lock has the hashes of the files on a package index. A wheel that was built from a locked
+source distribution has another one, which nobody can know beforehand. So the index of a
+wheelhouse has the SHA-256 of each file in it, and of the source distribution where there is
+one; it is itself digested. What is installed from is a requirements file with exactly these
+hashes, made only of files that the lock itself vouches for: it has the hash of the wheel, or
+of the source that the wheel was built from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scalems.env.canonical import digest
+from scalems.errors import EnvironmentNotReady, ScalemsError
+from scalems.host.files import write_atomic
+
+if TYPE_CHECKING:
+    from scalems.env.lock import Pin
+
+FORMAT = 1
+INDEX = "index.json"
+
+
+class WheelhouseError(ScalemsError):
+    """A wheelhouse is damaged, or does not hold what a lock asks for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wheel:
+    """One wheel.
+
+    :param name: normalized name of its distribution.
+    :param sha256: of the file, as hex.
+    :param size: in bytes.
+    :param sdist: SHA-256 of the source distribution that it was built from; empty if it is
+        from an index.
+    """
+
+    name: str
+    version: str
+    filename: str
+    sha256: str
+    size: int
+    path: Path
+    sdist: str = ""
+
+    def serves(self, pin: Pin) -> bool:
+        """Whether a lock's pin vouches for it."""
+        return (self.name, self.version) == (pin.name, pin.version) and (
+            f"sha256:{self.sdist or self.sha256}" in pin.hashes
+        )
+
+    def entry(self) -> dict[str, str | int]:
+        """Return it as a line of an index."""
+        data: dict[str, str | int] = {
+            "name": self.name,
+            "version": self.version,
+            "filename": self.filename,
+            "sha256": self.sha256,
+            "size": self.size,
+        }
+        return {**data, "sdist": self.sdist} if self.sdist else data
+
+
+@dataclass(frozen=True)
+class Wheelhouse:
+    """Wheels for one or more environments and targets."""
+
+    wheels: tuple[Wheel, ...]
+
+    def requirements(self, pins: Iterable[Pin]) -> str:
+        """Return a requirements file of pins, with the hashes of the wheels that are here.
+
+        :raises WheelhouseError: some are not here; all of them are named.
+        """
+        lines, missing = [], []
+        for pin in pins:
+            hashes = sorted(wheel.sha256 for wheel in self.wheels if wheel.serves(pin))
+            if not hashes:
+                missing.append(f"{pin.name}=={pin.version}")
+            given = (f"--hash=sha256:{one}" for one in hashes)
+            lines.append(" \\\n    ".join([f"{pin.name}=={pin.version}", *given]) + "\n")
+        if missing:
+            raise WheelhouseError(
+                f"no wheel that the lock vouches for is there of {', '.join(missing)}",
+                remedy="make the bundle again from the locks as they are now",
+            )
+        return "".join(lines)
+
+
+def merge(many: Iterable[Sequence[Wheel]]) -> Wheelhouse:
+    """Return one wheelhouse of several collections of wheels; what is in two is there once."""
+    found = {wheel.sha256: wheel for wheels in many for wheel in wheels}
+    return Wheelhouse(tuple(sorted(found.values(), key=lambda wheel: wheel.filename)))
+
+
+def index(house: Wheelhouse) -> str:
+    """Return the text of a wheelhouse's index, with a digest over itself; no paths, no clock."""
+    files = sorted((wheel.entry() for wheel in house.wheels), key=lambda one: str(one["filename"]))
+    data = {"format": FORMAT, "files": files}
+    return json.dumps({**data, "digest": digest("wheelhouse", data)}, indent=1) + "\n"
+
+
+def write(folder: Path, house: Wheelhouse) -> None:
+    """Put wheels and their index into a folder; the index last.
+
+    :raises OSError: it cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for wheel in house.wheels:
+        place(wheel.path, folder / wheel.filename)
+    write_atomic(folder / INDEX, index(house))
+
+
+def read(folder: Path) -> Wheelhouse:
+    """Read a wheelhouse whose every byte is as its index says.
+
+    :raises WheelhouseError: the index or a file is missing or was changed; all are named.
+    """
+    try:
+        wheels = parse((folder / INDEX).read_text(encoding="utf-8"), folder=folder)
+    except OSError as error:
+        raise WheelhouseError(f"{folder} is not a wheelhouse: {error.strerror}") from error
+    damaged = [wheel.filename for wheel in wheels if not intact(wheel.path, wheel)]
+    if damaged:
+        raise WheelhouseError(
+            f"files of the wheelhouse {folder} are missing or were changed: {', '.join(damaged)}",
+            remedy="ship it again; nothing was installed from it",
+        )
+    return Wheelhouse(wheels)
+
+
+def parse(text: str, *, folder: Path) -> tuple[Wheel, ...]:
+    """Read the text of an index.
+
+    :param folder: where its files are.
+    :raises WheelhouseError: it is not one, was changed, or names a file that is elsewhere.
+    """
+    try:
+        data = json.loads(text)
+        claimed = data.pop("digest")
+        if data["format"] != FORMAT or claimed != digest("wheelhouse", data):
+            raise ValueError("its digest is wrong")
+        return tuple(_wheel(entry, folder) for entry in data["files"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise WheelhouseError(
+            f"the index of the wheelhouse {folder} is not one, or was changed: {error}",
+            remedy="ship it again; nothing was installed from it",
+        ) from None
+
+
+def _wheel(entry: dict[str, Any], folder: Path) -> Wheel:
+    filename = str(entry["filename"])
+    if not filename.endswith(".whl") or filename != os.path.basename(filename):  # noqa: PTH119
+        raise ValueError(f"{filename!r} is not the name of a wheel")
+    return Wheel(
+        name=str(entry["name"]),
+        version=str(entry["version"]),
+        filename=filename,
+        sha256=str(entry["sha256"]),
+        size=int(entry["size"]),
+        path=folder / filename,
+        sdist=str(entry.get("sdist", "")),
+    )
+
+
+def intact(path: Path, wheel: Wheel) -> bool:
+    """Whether a file is the wheel that it should be, by size and digest."""
+    try:
+        return path.stat().st_size == wheel.size and sha256(path) == wheel.sha256
+    except OSError:
+        return False
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as hex.
+
+    :raises OSError: it cannot be read.
+    """
+    hashed = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            hashed.update(block)
+    return hashed.hexdigest()
+
+
+def place(source: Path, target: Path) -> None:
+    """Put a file that never changes in another place, linked where the file system can.
+
+    :raises OSError: it cannot be written.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        shutil.copyfile(source, temporary)
+    temporary.replace(target)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Missing:
+    """A distribution that cannot be had for a target."""
+
+    name: str
+    version: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name}=={self.version}: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """What could be had of a lock for a target, and what could not."""
+
+    wheels: tuple[Wheel, ...]
+    missing: tuple[Missing, ...] = ()
+
+    def require(self, what: str) -> tuple[Wheel, ...]:
+        """Return the wheels if all are there.
+
+        :param what: such as ``task for cp312-manylinux_2_28_aarch64``.
+        :raises EnvironmentNotReady: naming each that is not, with the reason.
+        """
+        if self.missing:
+            raise EnvironmentNotReady(
+                f"these packages of {what} cannot be had:\n"
+                + "\n".join(f"  {one}" for one in self.missing),
+                remedy="see the reason of each; a package that must be compiled can be collected "
+                "on a machine like the target, with its Python",
+            )
+        return self.wheels
