@@ -45,9 +45,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         commands,
         "logs",
         "show where a warm pilot's logs are, and the end of its server's",
-        "  scalems pilot logs task",
+        "  scalems pilot logs task\n  scalems pilot logs task --bundle report.tar.gz",
     )
     logs.add_argument("name", nargs="?", metavar="NAME", help="name of the pilot")
+    logs.add_argument(
+        "--bundle",
+        metavar="FILE",
+        nargs="?",
+        const="",
+        help="pack the logs, versions, definitions and manifests for a report",
+    )
     logs.set_defaults(run=_logs)
 
 
@@ -164,6 +171,15 @@ def _logs(given: argparse.Namespace) -> int:
 
     pilot = _one(given.name)
     folder = Path(pilot.folder)
+    if given.bundle is not None:
+        from scalems.radical import bundle
+
+        packed = bundle.pack(folder, Path(given.bundle) if given.bundle else None)
+        if given.json:
+            render.print_json({"name": pilot.name, "folder": pilot.folder, "bundle": str(packed)})
+        else:
+            print(packed)
+        return ExitCode.DONE
     try:
         lines = (folder / "server.log").read_text(errors="replace").splitlines()[-20:]
     except OSError as error:

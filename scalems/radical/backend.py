@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalems.errors import BackendError, ScalemsError
 from scalems.radical import diagnosis
+from scalems.radical.surroundings import Place
 from scalems.workflow.call import CANCELLED, Failure, failed, failure_of
 
 if TYPE_CHECKING:
@@ -200,9 +201,8 @@ class RadicalBackend:
             self._ready.set()
 
     def _silent(self, what: str) -> BackendError:
-        lines = diagnosis.explain(None, self._server.folder)
-        text = "\n".join([f"The RADICAL-Pilot session {what}.", *(f"  {line}" for line in lines)])
-        return BackendError(text, remedy=f"the logs are in {self._server.folder}")
+        place = Place(label=self._server.resource, folder=self._server.folder)
+        return diagnosis.failure(f"The RADICAL-Pilot session {what}.", place)
 
     def _lose(self, error: ScalemsError) -> None:
         with self._lock:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import argparse
+from scalems.errors import ScalemsError
 
+if TYPE_CHECKING:
     from scalems.radical.backend import RadicalBackend
     from scalems.radical.settings import Settings
     from scalems.workflow.backend import Notify
@@ -41,7 +43,35 @@ def make_parser() -> argparse.ArgumentParser:
         "matching one (warm), or one of this run's own (new) (default: %(default)s); "
         "see `scalems pilot --help`",
     )
+    group.add_argument(
+        "--debug-bundle",
+        metavar="FILE",
+        nargs="?",
+        action=_Bundle,
+        help="pack the logs of the last run, versions, definitions and manifests for a report, "
+        "and exit; no script is run (default: a file of the run's name in this folder)",
+    )
     return new
+
+
+class _Bundle(argparse.Action):
+    """Packs the logs of the last run, and exits."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option: str | None = None,
+    ) -> None:
+        from scalems.radical import bundle
+
+        try:
+            packed = bundle.pack(bundle.newest(), Path(str(values)) if values else None)
+        except ScalemsError as error:
+            parser.exit(error.exit_code, f"error: {error}\n")
+        print(packed)
+        parser.exit()
 
 
 def make_backend(options: argparse.Namespace, notify: Notify) -> RadicalBackend:

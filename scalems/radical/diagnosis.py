@@ -1,4 +1,4 @@
-"""Reads RADICAL-Pilot's logs for the reason why a run failed.
+"""Reads RADICAL-Pilot's logs for the reason why a run failed, and names the cause.
 
 RP itself tells a client only that something has failed; the reason is in one of some
 thirty files.
@@ -11,11 +11,21 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scalems.errors import BackendError
+from scalems.radical import causes
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from scalems.radical.surroundings import Place
+
 _TAIL = 20_000  # bytes read of each file
-_LINES = 12  # lines shown in all
+_MOST = 12  # lines shown if the cause is not known
+_FEW = 3  # lines shown if it is
+_WIDTH = 400  # characters of a line
+BUNDLE = "`python -m scalems.radical --debug-bundle`"
+"""The command that packs the logs."""
+
 _SETTLED = 2.0  # seconds after which a traceback is taken to be whole
 
 _REASON = re.compile(
@@ -29,6 +39,24 @@ _NOISE = re.compile(
 )
 
 
+def failure(what: str, place: Place, *, task: str | None = None) -> BackendError:
+    """Return the error of a run that has failed: what happened, why, and what mends it.
+
+    :param what: a sentence that says what has happened.
+    :param task: RP's name of the task that failed, if it is one.
+    """
+    files = list(_files(place.sandbox, place.folder, task))
+    cause = causes.find(_lines(files), place)
+    lines = _reasons_of(files)
+    if cause is not None:
+        what = f"{what}\n{cause.text}"
+        lines = [cause.evidence[:_WIDTH]] if cause.evidence else lines[:_FEW]
+    remedy = f"the logs are in {place.folder}; {BUNDLE} packs them for a report"
+    if cause is not None:
+        remedy = f"{cause.remedy}; {remedy}"
+    return BackendError("\n".join([what, *(f"  {line}" for line in lines)]), remedy=remedy)
+
+
 def explain(sandbox: Path | None, folder: Path, *, task: str | None = None) -> list[str]:
     """Return the lines that most likely say why, each with the file it is from.
 
@@ -36,15 +64,28 @@ def explain(sandbox: Path | None, folder: Path, *, task: str | None = None) -> l
     :param folder: the run's folder.
     :param task: the task that failed, if it is one.
     """
+    return _reasons_of(_files(sandbox, folder, task))
+
+
+def _reasons_of(files: Iterable[Path]) -> list[str]:
     lines: list[str] = []
-    for path in _files(sandbox, folder, task):
+    for path in files:
         for line in _reasons(path):
             shown = f"{path.name}: {line}"
             if shown not in lines:
                 lines.append(shown)
-        if len(lines) >= _LINES:
+        if len(lines) >= _MOST:
             break
-    return lines[:_LINES]
+    return lines[:_MOST]
+
+
+def _lines(files: Iterable[Path]) -> Iterator[tuple[str, str]]:
+    """Yield what rules are held against: of logs only what is an error there."""
+    for path in files:
+        lines = _reasons(path) if path.suffix == ".log" else (line for line, _ in _plain(path))
+        for line in lines:
+            if not _NOISE.search(line):
+                yield path.name, _SCRIPT.sub("", line.strip())
 
 
 def crashed(sandbox: Path | None) -> bool:
@@ -81,6 +122,13 @@ def _existing(folder: Path, *patterns: str) -> Iterable[Path]:
 
 def _reasons(path: Path) -> Iterator[str]:
     """Yield the lines of a file that give a reason; of a traceback only the last line."""
+    for line, ends_traceback in _plain(path):
+        if (ends_traceback or _REASON.search(line)) and not _NOISE.search(line):
+            yield _SCRIPT.sub("", line.strip())[:_WIDTH]
+
+
+def _plain(path: Path) -> Iterator[tuple[str, bool]]:
+    """Yield the lines of a file without frames of tracebacks, and whether each ends one."""
     inside = False
     for line in _tail(path).splitlines():
         if "Traceback (most recent call last)" in line:
@@ -88,8 +136,7 @@ def _reasons(path: Path) -> Iterator[str]:
         elif inside and line.startswith((" ", "\t")):
             continue
         elif line.strip():
-            if (inside or _REASON.search(line)) and not _NOISE.search(line):
-                yield _SCRIPT.sub("", line.strip())[:400]
+            yield line, inside
             inside = False
 
 

@@ -37,6 +37,11 @@ class Server(Protocol):
         """Folder of its run, with the logs."""
         ...
 
+    @property
+    def resource(self) -> str:
+        """RP's label of the resource."""
+        ...
+
     def connect(self) -> Connection[Any, Any]:
         """Return a connection with it; a server of one's own is started.
 
@@ -79,6 +84,11 @@ class OwnServer:
     def folder(self) -> Path:
         """See :attr:`Server.folder`."""
         return self.settings.folder
+
+    @property
+    def resource(self) -> str:
+        """See :attr:`Server.resource`."""
+        return self.settings.label
 
     def connect(self) -> Connection[Any, Any]:
         """See :meth:`Server.connect`."""
@@ -151,6 +161,11 @@ class WarmServer:
     def folder(self) -> Path:
         """See :attr:`Server.folder`."""
         return Path(self._pilot.folder)
+
+    @property
+    def resource(self) -> str:
+        """See :attr:`Server.resource`."""
+        return self._pilot.label
 
     def connect(self) -> Connection[Any, Any]:
         """See :meth:`Server.connect`."""

@@ -24,10 +24,12 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
+from scalems.env.finding import About, Policy
 from scalems.errors import BackendError, ScalemsError
-from scalems.radical import admission, diagnosis, processes, warm
+from scalems.radical import admission, diagnosis, processes, surroundings, warm
 from scalems.radical.clients import ClientEvent, Clients
 from scalems.radical.dispatch import Dispatcher
+from scalems.radical.patience import Patience
 from scalems.radical.session import FINAL, PilotEvent, PilotSession, TaskEvent
 from scalems.radical.warm import WarmPilot
 from scalems.radical.wire import ALIVE, ALIVE_EVERY, CANCEL, pack, unpack
@@ -39,10 +41,12 @@ if TYPE_CHECKING:
     from scalems.radical.settings import Settings
 
 _STEP_LIMIT = 120.0  # seconds for RP to make its session, or a manager
+_STEP_SLOW = 20.0  # seconds after which it is said that it takes long
 _LOCAL_PILOT_LIMIT = 150.0  # seconds from submission to PMGR_ACTIVE on this machine
 _QUEUED_PILOT_LIMIT = 48 * 3600.0  # seconds; a batch system may let it wait
 _WORKER_LIMIT = 180.0  # seconds from PMGR_ACTIVE to the Worker's answer
 _SCHEDULING_LIMIT = 30.0  # seconds in the agent's scheduler, which takes milliseconds
+_SUSPICIOUS = 8.0  # seconds after which a wait may have a reason that can be seen
 _HEAR_OUT = 2.0  # seconds between the end of a Worker and that of its pilot
 _TICK = 1.0  # seconds
 
@@ -100,7 +104,9 @@ class _Server:
         self._state = "NEW"
         self._changed = self._alive_sent = time.monotonic()
         self._up = False
-        self._timer: threading.Timer | None = None
+        self._timers: tuple[threading.Timer, ...] = ()
+        self._patience = Patience(lambda line: self._clients.tell_all("note", line))
+        self._suspicious = True
         parent = os.getppid()
         self._owner = 0  # the first client; it speaks at once
         self._users = {self._owner}
@@ -215,16 +221,21 @@ class _Server:
         if self._closing.is_set():
             raise _Closed
         self._stop_timer()
-        self._timer = threading.Timer(_STEP_LIMIT, self._hang, [step])
-        self._timer.daemon = True
-        self._timer.start()
+        slow = f"{step}: RADICAL-Pilot takes its time, and gets {_STEP_LIMIT:.0f} s"
+        self._timers = (
+            threading.Timer(_STEP_LIMIT, self._hang, [step]),
+            threading.Timer(_STEP_SLOW, self._clients.tell_all, ["note", slow]),
+        )
+        for timer in self._timers:
+            timer.daemon = True
+            timer.start()
         self._clients.tell_all("note", step)
         self._clients.tell_all("status", {"pilot": step})
 
     def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in self._timers:
+            timer.cancel()
+        self._timers = ()
 
     def _hang(self, step: str) -> None:
         # The main thread is somewhere in RP, and does not come back.
@@ -361,15 +372,26 @@ class _Server:
         active = self._state == "PMGR_ACTIVE"
         if active:
             limit, what = _WORKER_LIMIT, "The Worker did not answer"
+            self._patience.waits("the first Worker to answer", waited, limit)
         else:
             limit = _LOCAL_PILOT_LIMIT if self._session.local else _QUEUED_PILOT_LIMIT
             what = f"The pilot stayed {self._state}"
+            self._patience.waits(_AWAITED.get(self._state, "the pilot"), waited, limit)
+        if waited > _SUSPICIOUS and self._suspicious:
+            self._suspicious = False
+            self._look_around(f"{what} for {waited:.0f} s.")
         if waited > limit:
             lost = self._lost(f"{what} for {limit:.0f} s.")
             # Another start costs nothing but time here; a batch job may have waited for hours.
             raise _Hung(lost) if self._session.local else lost
         if not active and diagnosis.crashed(self._session.sandbox()):
             raise self._lost("The pilot's agent failed while it started.")
+
+    def _look_around(self, what: str) -> None:
+        """End a start that cannot succeed: RP does not notice that its venv is another one."""
+        tolerated = self._settings.policies.get(About.PARITY, Policy.ERROR) is not Policy.ERROR
+        if not tolerated and surroundings.pilot_fault(self._session.place()):
+            raise self._lost(what)
 
     def _check_used(self, now: float) -> None:
         keep = self._settings.keep
@@ -380,12 +402,7 @@ class _Server:
             raise _Closed
 
     def _lost(self, what: str, *, uid: str | None = None) -> BackendError:
-        lines = diagnosis.explain(self._session.sandbox(), self._settings.folder, task=uid)
-        text = "\n".join([what, *(f"  {line}" for line in lines)])
-        remedy = f"the logs are in {self._settings.folder}"
-        if uid is not None and not self._up:
-            remedy = f"see `scalems env check --resource {self._settings.label}`; {remedy}"
-        return BackendError(text, remedy=remedy)
+        return diagnosis.failure(what, self._session.place(), task=uid)
 
 
 _WORDS = {
@@ -396,6 +413,12 @@ _WORDS = {
     "DONE": "ended",
     "FAILED": "failed",
     "CANCELED": "cancelled",
+}
+
+
+_AWAITED = {
+    "PMGR_ACTIVE_PENDING": "the pilot's agent (or, in a batch system, for its job to start)",
+    "PMGR_LAUNCHING": "the pilot to be launched",
 }
 
 

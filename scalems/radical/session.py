@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from scalems import probe
 from scalems.env import enter
 from scalems.errors import UsageError
+from scalems.radical.surroundings import Place
 from scalems.radical.wire import SLOTS
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ class PilotSession:
         self._pilot: Any = None
         self._tasks: Any = None
         self._raptor: Any = None
+        self._venv: Path | None = None
         self.slots = 0
         self.runtime = 0
         self.local = False
@@ -155,12 +157,24 @@ class PilotSession:
         self._tasks.publish("control_pubsub", message)
 
     def sandbox(self) -> Path | None:
-        """Return the pilot's folder, if it is one of this machine's."""
-        if self._pilot is None or not self.local:
+        """Return the pilot's folder, if this host sees it."""
+        if self._pilot is None:
             return None
         import radical.utils as ru
 
-        return Path(ru.Url(self._pilot.pilot_sandbox).path)
+        folder = Path(ru.Url(self._pilot.pilot_sandbox).path)
+        return folder if self.local or folder.is_dir() else None
+
+    def place(self) -> Place:
+        """Return where the run runs, for those who look for what is wrong there."""
+        settings, sandbox = self._settings, self.sandbox()
+        return Place(
+            label=settings.label,
+            folder=settings.folder,
+            venv=self._venv if self.local or sandbox is not None else None,
+            build=settings.build,
+            sandbox=sandbox,
+        )
 
     def close(self) -> None:
         """Give back the resource: cancel the pilot and close the session.
@@ -186,6 +200,9 @@ class PilotSession:
                 f"RADICAL-Pilot cannot use the resource {self._settings.label}: {error}"
             ) from error
         self.local = str(resource.job_manager_endpoint).startswith(_LOCAL)
+        venv = Path(str(resource.get("virtenv") or ""))
+        if resource.get("virtenv_mode") == "use" and venv.is_absolute():
+            self._venv = venv
         return resource
 
     def _describe(self, rp: Any, resource: Any) -> tuple[Any, Layout]:

@@ -1,0 +1,175 @@
+"""What can be seen of a run's surroundings when it fails: its venvs, its folder, its host."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scalems import probe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scalems.env import Build
+
+_FULL = 1_000_000  # bytes below which nothing can be written any more
+_SPEAKS = ("radical-pilot", "radical-utils")  # what the client and the agent must have alike
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a run runs.
+
+    :param label: RP's label of the resource.
+    :param folder: of the run, with its logs.
+    :param venv: the Pilot venv that the definition names; ``None`` if it names none.
+    :param build: the Task venv.
+    :param sandbox: the pilot's folder, where this host sees it.
+    """
+
+    label: str
+    folder: Path
+    venv: Path | None = None
+    build: Build | None = None
+    sandbox: Path | None = None
+
+    def words(self) -> dict[str, str]:
+        """Return it in words for messages."""
+        return {
+            "label": self.label,
+            "venv": str(self.venv or ""),
+            "task": str(self.build.venv if self.build else ""),
+            "sandbox": str(self.sandbox or self.folder),
+        }
+
+
+def faults(place: Place) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with what a run needs, each with its remedy.
+
+    Nothing is started and nothing imported.
+    """
+    sync = f"scalems env sync --resource {place.label}"
+    if problem := pilot_fault(place):
+        yield problem, sync
+    if place.build is not None and (problem := _build_problem(place.build)):
+        yield f"The Task venv {place.build.venv} {problem}.", sync
+    for folder in (place.sandbox, place.folder):
+        if folder is not None and folder.is_dir():
+            left = shutil.disk_usage(folder).free
+            if left < _FULL:
+                remedy = "free some space, or set another folder: --pilot-option sandbox=FOLDER"
+                yield f"There is no room left in {folder}.", remedy
+                return
+
+
+def pilot_fault(place: Place) -> str:
+    """Return what is wrong with the Pilot venv; empty if nothing is, or it cannot be seen."""
+    if place.venv is None or not (problem := _venv_problem(place.venv)):
+        return ""
+    return f"The Pilot venv {place.venv} {problem}."
+
+
+def missing_module(place: Place, module: str) -> tuple[str, str]:
+    """Return why a module is missing in the Task venv, and what to do."""
+    top = module.partition(".")[0]
+    build, sync = place.build, f"scalems env sync --resource {place.label}"
+    if build is None:
+        return f"A part of the run needs the module {module!r}, which is not there.", sync
+    name = f"The Task venv {build.name!r}"
+    if _was_built(build, module):
+        when = _changed(probe.site_packages(build.venv), module)
+        return f"{name} has lost the module {module!r}: it was removed by hand on {when}.", sync
+    return (
+        f"{name} has no module {module!r}.",
+        f"add {top} to the dependencies in envs/{build.name}.toml; {sync}",
+    )
+
+
+def _venv_problem(venv: Path) -> str:
+    if venv.is_symlink() and not venv.exists():
+        return f"is a link to {venv.readlink()}, which is not there"
+    if not venv.exists():
+        return "is not there"
+    if problem := _python_problem(venv):
+        return problem
+    found = probe.versions([probe.site_packages(venv)])
+    for name in _SPEAKS:
+        there, here = found.get(name, ""), _version(name)
+        if not there:
+            return f"has no {name}"
+        if here and there != here:
+            return f"has {name} {there}, and the client has {here}: they do not understand another"
+    return ""
+
+
+def _build_problem(build: Build) -> str:
+    if not build.venv.exists():
+        return "is not there any more"
+    if problem := _python_problem(build.venv):
+        return problem
+    folder = probe.site_packages(build.venv)
+    found = probe.versions([folder])
+    lost = [name for name in build.versions if name not in found]
+    if lost:
+        names = ", ".join(f"{name} {build.versions[name]}" for name in lost[:5])
+        return f"has lost {names}, which it was built with: removed by hand on {_time(folder)}"
+    changed = [name for name, one in build.versions.items() if found[name] != one]
+    if changed:
+        name = changed[0]
+        return (
+            f"has {name} {found[name]}, and was built with {build.versions[name]}: changed by hand "
+            f"on {_time(folder)}"
+        )
+    return ""
+
+
+def _python_problem(venv: Path) -> str:
+    python = venv / "bin" / "python"
+    if not (venv / "bin" / "activate").is_file():
+        return "is not a venv: it has no bin/activate"
+    if not python.exists():
+        if python.is_symlink():
+            return f"has no Python any more: {python} leads to {python.resolve()}, which is gone"
+        return f"has no Python any more: {python} is gone"
+    try:
+        probe.site_packages(venv)
+    except FileNotFoundError:
+        return "is not a venv: it has no site-packages"
+    return ""
+
+
+def _was_built(build: Build, module: str) -> bool:
+    """Whether the files of a build, when it was made, had a module; its metadata tells else."""
+    inner = module.replace(".", "/")
+    try:
+        table = json.loads((build.folder / "files.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return probe.normalize(module.partition(".")[0]) in build.versions
+    ends = (f"/site-packages/{inner}.py", f"/site-packages/{inner}/__init__.py")
+    return any(path.endswith(ends) or f"/site-packages/{inner}/" in path for path in table)
+
+
+def _changed(site: Path, module: str) -> str:
+    """Return when the folder was changed that a module was in."""
+    place = site
+    for part in module.split(".")[:-1]:
+        if not (place / part).is_dir():
+            break
+        place = place / part
+    return _time(place)
+
+
+def _time(path: Path) -> str:
+    return time.strftime("%A, %d %B %H:%M", time.localtime(path.stat().st_mtime))
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
