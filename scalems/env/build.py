@@ -23,6 +23,7 @@ from scalems.env.locking import Notify
 from scalems.env.manifest import Manifest
 from scalems.env.role import Role
 from scalems.env.site import Site
+from scalems.env.wheelhouse import Wheelhouse
 from scalems.host import filelock
 from scalems.host.local import CommandFailed, run
 
@@ -66,6 +67,7 @@ def ensure(
     offline: bool,
     good: Callable[[Path], bool],
     notify: Notify,
+    house: Wheelhouse | None = None,
 ) -> tuple[Manifest, bool]:
     """Return the manifest of a build, which is made unless it is there and good.
 
@@ -74,6 +76,7 @@ def ensure(
 
     :param wheel: scalems itself.
     :param good: whether a build that has a manifest is still as the manifest says.
+    :param house: where to take all wheels from, rather than from an index.
     :return: the manifest, and whether the build was made now.
     :raises InstallError: it cannot be made; no trace of it is left.
     """
@@ -108,6 +111,7 @@ def ensure(
                 offline=offline,
                 holding=descriptor,
                 notify=notify,
+                house=house,
             )
         except BaseException:
             discard(folder)
@@ -124,11 +128,16 @@ def _make(
     offline: bool,
     holding: int,
     notify: Notify,
+    house: Wheelhouse | None,
 ) -> Manifest:
     started = time.monotonic()
     venv = folder / "venv"
     requirements = folder / "requirements.txt"
-    requirements.write_text("".join(pin.requirement() + "\n" for pin in plan.pins))
+    if house:
+        text = house.requirements(plan.pins)
+    else:
+        text = "".join(pin.requirement() + "\n" for pin in plan.pins)
+    requirements.write_text(text)
     notify(f"{plan.name}: making the venv with {engine.version()}")
     engine.create(venv, interpreter=plan.interpreter, holding=holding)
     notify(f"{plan.name}: installing {len(plan.pins)} distributions and scalems")
@@ -139,6 +148,7 @@ def _make(
         wheels=[wheel],
         offline=offline,
         holding=holding,
+        wheelhouse=house.folder if house else None,
         on_line=lambda line: notify(f"{plan.name}: {line.strip()}", detail=True),
     )
     install()

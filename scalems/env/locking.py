@@ -15,6 +15,7 @@ from scalems.env.parity import Side
 from scalems.env.spec import EnvSpec
 from scalems.env.tag import Tag
 from scalems.env.target import Interpreter
+from scalems.env.wheelhouse import Wheelhouse
 from scalems.errors import EnvironmentNotReady, UsageError
 from scalems.host.files import write_atomic
 from scalems.probe import normalize
@@ -38,6 +39,7 @@ class Options:
     :param offline: use what is cached, and no network.
     :param dry_run: show what would be done, change nothing.
     :param deep: read every byte of the builds that are there, to find what to build anew.
+    :param house: where to take all wheels from, rather than from an index.
     """
 
     engine: str = "auto"
@@ -46,6 +48,7 @@ class Options:
     offline: bool = False
     dry_run: bool = False
     deep: bool = False
+    house: Wheelhouse | None = None
 
     @property
     def depth(self) -> Depth:

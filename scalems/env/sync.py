@@ -22,6 +22,7 @@ from scalems.env import (
     site,
     spec,
     state,
+    tag,
     target,
     wheel,
 )
@@ -132,6 +133,9 @@ def sync(project: Project, label: str, options: Options, *, notify: Notify) -> S
             build.sweep(place)
         locks, results = locking.ensure(specs, client, engine, options, notify=notify)
         plans = _plans(specs, locks, client)
+        if options.house:
+            for plan in plans:
+                options.house.requirements(plan.pins, tag.of(plan.facts))
         venv = plans[0].folder(place) / "venv"
         change = definition.plan(config, virtenv=venv)
         if options.dry_run:
@@ -238,6 +242,7 @@ def _build(
         offline=options.offline,
         good=functools.partial(check.is_good, depth=options.depth),
         notify=notify,
+        house=options.house,
     )
     return EnvResult(
         name=plan.name,

@@ -24,7 +24,10 @@ from scalems.errors import EnvironmentNotReady, ScalemsError
 from scalems.host.files import write_atomic
 
 if TYPE_CHECKING:
+    from packaging.tags import Tag as WheelTag
+
     from scalems.env.lock import Pin
+    from scalems.env.tag import Tag
 
 FORMAT = 1
 INDEX = "index.json"
@@ -59,6 +62,12 @@ class Wheel:
             f"sha256:{self.sdist or self.sha256}" in pin.hashes
         )
 
+    def tags(self) -> frozenset[WheelTag]:
+        """Return the Pythons and platforms that it is for (PEP 425)."""
+        from packaging.utils import parse_wheel_filename
+
+        return parse_wheel_filename(self.filename)[3]
+
     def entry(self) -> dict[str, str | int]:
         """Return it as a line of an index."""
         data: dict[str, str | int] = {
@@ -73,26 +82,38 @@ class Wheel:
 
 @dataclass(frozen=True)
 class Wheelhouse:
-    """Wheels for one or more environments and targets."""
+    """Wheels for one or more environments and targets.
+
+    :param folder: where all of them are, if it is one.
+    """
 
     wheels: tuple[Wheel, ...]
+    folder: Path | None = None
 
-    def requirements(self, pins: Iterable[Pin]) -> str:
+    def requirements(self, pins: Iterable[Pin], tag: Tag | None = None) -> str:
         """Return a requirements file of pins, with the hashes of the wheels that are here.
 
+        :param tag: the target that each must have a wheel for.
         :raises WheelhouseError: some are not here; all of them are named.
         """
         lines, missing = [], []
+        usable = set(tag.wheels()) if tag else set()
         for pin in pins:
-            hashes = sorted(wheel.sha256 for wheel in self.wheels if wheel.serves(pin))
+            hashes = sorted(
+                wheel.sha256
+                for wheel in self.wheels
+                if wheel.serves(pin) and (tag is None or usable & wheel.tags())
+            )
             if not hashes:
                 missing.append(f"{pin.name}=={pin.version}")
             given = (f"--hash=sha256:{one}" for one in hashes)
             lines.append(" \\\n    ".join([f"{pin.name}=={pin.version}", *given]) + "\n")
         if missing:
             raise WheelhouseError(
-                f"no wheel that the lock vouches for is there of {', '.join(missing)}",
-                remedy="make the bundle again from the locks as they are now",
+                f"no wheel that the lock vouches for{f' and that runs on {tag}' if tag else ''} "
+                f"is there of {', '.join(missing)}",
+                remedy="make the bundle again from the locks as they are now"
+                + (f", with --target {tag}" if tag else ""),
             )
         return "".join(lines)
 
@@ -136,7 +157,7 @@ def read(folder: Path) -> Wheelhouse:
             f"files of the wheelhouse {folder} are missing or were changed: {', '.join(damaged)}",
             remedy="ship it again; nothing was installed from it",
         )
-    return Wheelhouse(wheels)
+    return Wheelhouse(wheels, folder)
 
 
 def parse(text: str, *, folder: Path) -> tuple[Wheel, ...]:
@@ -162,7 +183,7 @@ def _wheel(entry: dict[str, Any], folder: Path) -> Wheel:
     filename = str(entry["filename"])
     if not filename.endswith(".whl") or filename != os.path.basename(filename):  # noqa: PTH119
         raise ValueError(f"{filename!r} is not the name of a wheel")
-    return Wheel(
+    wheel = Wheel(
         name=str(entry["name"]),
         version=str(entry["version"]),
         filename=filename,
@@ -171,6 +192,8 @@ def _wheel(entry: dict[str, Any], folder: Path) -> Wheel:
         path=folder / filename,
         sdist=str(entry.get("sdist", "")),
     )
+    wheel.tags()
+    return wheel
 
 
 def intact(path: Path, wheel: Wheel) -> bool:

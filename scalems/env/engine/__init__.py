@@ -94,10 +94,13 @@ class Engine(Protocol):
         holding: int,
         on_line: Callable[[str], None] | None,
         afresh: Sequence[str] = (),
+        wheelhouse: Path | None = None,
     ) -> None:
         """Install a requirements file with hashes enforced, then wheels as they are.
 
         :param afresh: distributions to install again, not from the cache.
+        :param wheelhouse: a folder of wheels to take all from: no index, cache or setting of the
+            user's is asked.
         :raises InstallError: it cannot be done; the venv is then in no defined state.
         """
 

@@ -104,12 +104,16 @@ class PipEngine:
         holding: int,
         on_line: Callable[[str], None] | None,
         afresh: Sequence[str] = (),
+        wheelhouse: Path | None = None,
     ) -> None:
         """See :meth:`scalems.env.engine.Engine.install`; pip unpacks each archive anew."""
         python = venv / "bin" / "python"
         env = _first_on_path(venv)
         if offline:
             env["PIP_NO_INDEX"] = "1"
+        if wheelhouse:
+            env |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheelhouse)}
+            env |= {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1"}
         pip_args = "--require-hashes --no-deps --no-compile"
         try:
             self._module(

@@ -109,13 +109,16 @@ class UvEngine:
         holding: int,
         on_line: Callable[[str], None] | None,
         afresh: Sequence[str] = (),
+        wheelhouse: Path | None = None,
     ) -> None:
         """See :meth:`scalems.env.engine.Engine.install`."""
         # Never hard links: an edit in place in any other venv would be one in this. Where the
         # file system can share blocks, a copy costs nothing either.
         target = ["--python", str(venv / "bin" / "python"), "--link-mode", "copy"]
-        target += ["--offline"] if offline else []
-        target += ["--no-cache"] if afresh else []
+        target += ["--offline"] if offline or wheelhouse else []
+        target += ["--no-cache"] if afresh or wheelhouse else []
+        if wheelhouse:
+            target += ["--no-config", "--no-index", "--find-links", str(wheelhouse)]
         target += [word for name in afresh for word in ("--reinstall-package", name)]
         try:
             self._run(
