@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import queue
 import subprocess
 from pathlib import Path
 
 import pytest
 from homes import REPO
 
+from scalems.radical.batch import Job, Queue, Watch
+
 pytestmark = pytest.mark.slurm
 
+LIMIT = 120  # seconds: for things that must happen
 SCRIPT = REPO / "scripts" / "slurm"
 
 
@@ -60,3 +64,31 @@ def test_the_cluster_has_two_nodes_and_leaves_nothing(cluster):
     assert processes_of(cluster) == []
     slurm("stop", cluster)
     slurm("status", cluster, code=1)
+
+
+def test_the_queue_tells_of_a_job_until_its_end(cluster, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_CONF", str(cluster / "slurm.conf"))
+    told: queue.Queue[Job] = queue.Queue()
+    sandbox = tmp_path / "sand|box"
+    sandbox.mkdir()
+    where = Queue("slurm://localhost/")
+    assert where.find(sandbox) is None
+    watch = Watch(where, sandbox, told.put)
+    watch.start()
+    wrap = ("-o/dev/null", "--wrap", "sleep 600")
+    on(cluster, "sbatch", "-N2", "--exclusive", *wrap)
+    on(cluster, "sbatch", "-N1", f"--chdir={sandbox}", *wrap)
+    waiting = told.get(timeout=LIMIT)
+    assert waiting.state == "PENDING"
+    first = str(int(waiting.ident) - 1)
+    assert where.cancel(Job(ident=first, state="RUNNING"))
+    while (job := told.get(timeout=LIMIT)).state == "PENDING":
+        watch.look()
+    assert (job.ident, job.state, job.nodes) == (waiting.ident, "RUNNING", "node1")
+    on(cluster, "scancel", job.ident)
+    watch.look()
+    while not (job := told.get(timeout=LIMIT)).ended:
+        pass
+    assert job.state == "CANCELLED"
+    watch.join(LIMIT)
+    assert not watch.is_alive()

@@ -30,7 +30,7 @@ from scalems.radical import admission, diagnosis, processes, surroundings, warm
 from scalems.radical.clients import ClientEvent, Clients
 from scalems.radical.dispatch import Dispatcher
 from scalems.radical.patience import Patience
-from scalems.radical.session import FINAL, PilotEvent, PilotSession, TaskEvent
+from scalems.radical.session import FINAL, JobEvent, PilotEvent, PilotSession, TaskEvent
 from scalems.radical.warm import WarmPilot
 from scalems.radical.wire import ALIVE, ALIVE_EVERY, CANCEL, pack, unpack
 from scalems.workflow.call import CANCELLED, Failure, Outcome, failed, failure_of, hostname
@@ -38,12 +38,14 @@ from scalems.workflow.call import CANCELLED, Failure, Outcome, failed, failure_o
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from scalems.radical.batch import Job
     from scalems.radical.settings import Settings
 
 _STEP_LIMIT = 120.0  # seconds for RP to make its session, or a manager
 _STEP_SLOW = 20.0  # seconds after which it is said that it takes long
 _LOCAL_PILOT_LIMIT = 150.0  # seconds from submission to PMGR_ACTIVE on this machine
 _QUEUED_PILOT_LIMIT = 48 * 3600.0  # seconds; a batch system may let it wait
+_RUNNING_JOB_LIMIT = 300.0  # seconds from the start of its job to PMGR_ACTIVE
 _WORKER_LIMIT = 180.0  # seconds from PMGR_ACTIVE to the Worker's answer
 _SCHEDULING_LIMIT = 30.0  # seconds in the agent's scheduler, which takes milliseconds
 _SUSPICIOUS = 8.0  # seconds after which a wait may have a reason that can be seen
@@ -102,6 +104,7 @@ class _Server:
         self._dispatcher: Dispatcher | None = None
         self._batches = 0
         self._state = "NEW"
+        self._runs_since: float | None = None  # the pilot's job
         self._changed = self._alive_sent = time.monotonic()
         self._up = False
         self._timers: tuple[threading.Timer, ...] = ()
@@ -258,6 +261,8 @@ class _Server:
             self._on_pilot(event)
         elif isinstance(event, TaskEvent):
             self._on_task(event)
+        elif isinstance(event, JobEvent):
+            self._on_job(event.job)
         elif isinstance(event, ClientEvent):
             self._on_message(*event)
         if self._closing.is_set():
@@ -284,6 +289,16 @@ class _Server:
         if event.state in FINAL:
             raise self._lost(_pilot_end(event.state, self._session.runtime))
 
+    def _on_job(self, job: Job) -> None:
+        """Hear of the pilot's job before RP does, and why it ended."""
+        if job.ended:
+            raise self._lost(f"{job.text()}.")
+        if job.state == "RUNNING":
+            self._runs_since = time.monotonic()
+        if self._state != "PMGR_ACTIVE":
+            self._clients.tell_all("note", job.text())
+            self._clients.tell_all("status", {**self._status(), "pilot": job.text()})
+
     def _on_task(self, event: TaskEvent) -> None:
         if event.uid in self._session.staff:
             self._hear_out()
@@ -299,12 +314,15 @@ class _Server:
 
     def _hear_out(self) -> None:
         """Take what else comes in the next moments: results, or that the pilot has ended."""
+        self._session.look()
         limit = time.monotonic() + _HEAR_OUT
         while (left := limit - time.monotonic()) > 0:
             with contextlib.suppress(queue.Empty):
                 event = self._events.get(timeout=left)
                 if isinstance(event, PilotEvent):
                     self._on_pilot(event)
+                elif isinstance(event, JobEvent):
+                    self._on_job(event.job)
                 elif isinstance(event, TaskEvent) and event.uid not in self._session.staff:
                     self._on_task(event)
 
@@ -373,6 +391,9 @@ class _Server:
         if active:
             limit, what = _WORKER_LIMIT, "The Worker did not answer"
             self._patience.waits("the first Worker to answer", waited, limit)
+        elif self._runs_since is not None:
+            waited = now - self._runs_since
+            limit, what = _RUNNING_JOB_LIMIT, "Its job runs, but the pilot's agent did not answer"
         else:
             limit = _LOCAL_PILOT_LIMIT if self._session.local else _QUEUED_PILOT_LIMIT
             what = f"The pilot stayed {self._state}"

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from scalems import probe
 from scalems.env import enter
 from scalems.errors import UsageError
+from scalems.radical import batch
 from scalems.radical.surroundings import Place
 from scalems.radical.wire import SLOTS
 
@@ -56,6 +57,13 @@ class TaskEvent:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JobEvent:
+    """Something has changed about the pilot's job in the batch system."""
+
+    job: batch.Job
+
+
+@dataclass(frozen=True, kw_only=True)
 class Layout:
     """How many cores each Worker gets, and runs calls on."""
 
@@ -84,7 +92,9 @@ class PilotSession:
     :param emit: told events, from RP's threads.
     """
 
-    def __init__(self, settings: Settings, emit: Callable[[PilotEvent | TaskEvent], None]) -> None:
+    def __init__(
+        self, settings: Settings, emit: Callable[[PilotEvent | TaskEvent | JobEvent], None]
+    ) -> None:
         self._settings = settings
         self._emit = emit
         self._session: Any = None
@@ -96,6 +106,8 @@ class PilotSession:
         self.slots = 0
         self.runtime = 0
         self.local = False
+        self._queue = batch.Queue("")
+        self._watch: batch.Watch | None = None
         self.staff: dict[str, str] = {}
         """The tasks that must live as long as the run does: uid to what it is."""
         self._scheduling: dict[str, float] = {}
@@ -122,6 +134,7 @@ class PilotSession:
             raise UsageError(
                 f"RADICAL-Pilot does not accept the pilot description: {error!r}"
             ) from error
+        self._watch_job()
         proceed("starting the task manager")
         self._tasks = rp.TaskManager(session=self._session)
         self._tasks.register_callback(self._on_task)
@@ -158,12 +171,15 @@ class PilotSession:
 
     def sandbox(self) -> Path | None:
         """Return the pilot's folder, if this host sees it."""
+        folder = self._folder()
+        return folder if folder is not None and (self.local or folder.is_dir()) else None
+
+    def _folder(self) -> Path | None:
         if self._pilot is None:
             return None
         import radical.utils as ru
 
-        folder = Path(ru.Url(self._pilot.pilot_sandbox).path)
-        return folder if self.local or folder.is_dir() else None
+        return Path(ru.Url(self._pilot.pilot_sandbox).path)
 
     def place(self) -> Place:
         """Return where the run runs, for those who look for what is wrong there."""
@@ -182,7 +198,7 @@ class PilotSession:
         Nothing is done if all of it is on this machine. RP needs 10 s and more for
         that, and the server ends all processes of the run anyway.
         """
-        if self._pilot is None or self.local:
+        if self._pilot is None or self.local or self._end_job():
             return
         # Closing at once takes RP 16 s when it has not heard that the pilot has ended.
         with _logged("cancel the pilot"):
@@ -190,6 +206,32 @@ class PilotSession:
             self._pilots.wait_pilots(self._pilot.uid, timeout=_CANCEL_LIMIT)
         with _logged("close the session"):
             self._session.close(download=False)
+        self._end_job()
+
+    def look(self) -> None:
+        """Ask the batch system about the pilot's job at once."""
+        if self._watch is not None:
+            self._watch.look()
+
+    def _watch_job(self) -> None:
+        folder = self._folder()
+        if self._queue.known and folder is not None:
+            self._watch = batch.Watch(
+                self._queue, folder, lambda job: self._emit(JobEvent(job=job))
+            )
+            self._watch.start()
+
+    def _end_job(self) -> bool:
+        """End the pilot's job by the batch system; return whether it is certain to end.
+
+        RP takes some 20 s to do the same.
+        """
+        folder = self._folder()
+        job = None if folder is None else self._queue.find(folder)
+        if job is None:
+            return False
+        log.info("cancel %s", job.text())
+        return job.ended or self._queue.cancel(job)
 
     def _resource(self) -> Any:
         try:
@@ -199,7 +241,9 @@ class PilotSession:
             raise UsageError(
                 f"RADICAL-Pilot cannot use the resource {self._settings.label}: {error}"
             ) from error
-        self.local = str(resource.job_manager_endpoint).startswith(_LOCAL)
+        endpoint = str(resource.job_manager_endpoint)
+        self.local = endpoint.startswith(_LOCAL)
+        self._queue = batch.Queue(endpoint)
         venv = Path(str(resource.get("virtenv") or ""))
         if resource.get("virtenv_mode") == "use" and venv.is_absolute():
             self._venv = venv
