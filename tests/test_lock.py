@@ -8,10 +8,11 @@ from homes import REPO
 from hypothesis import example, given
 from hypothesis import strategies as st
 from packaging.markers import default_environment
+from packaging.specifiers import SpecifierSet
 
 from scalems import probe
 from scalems.env import lock, spec
-from scalems.env.lock import Pin
+from scalems.env.lock import Lock, Pin
 from scalems.env.role import Role
 from scalems.env.spec import EnvSpec
 from scalems.errors import UsageError
@@ -194,14 +195,15 @@ def test_every_environment_has_what_the_far_side_needs():
 
 @given(st.dictionaries(names, versions), st.dictionaries(names, versions))
 def test_changes_tell_how_to_get_from_one_lock_to_the_other(old, new):
-    def pins(versions_):
-        return [
+    def locked(versions_):
+        pins = [
             Pin(name=name, version=version, marker=None, hashes=(HASH,))
             for name, version in versions_.items()
         ]
+        return Lock(inputs="0f", python=SpecifierSet(), pins=tuple(pins))
 
     state = dict(old)
-    for line in lock.changes(pins(old), pins(new)):
+    for line in lock.changes(locked(old), locked(new)):
         sign, name, *words = line.split(" ")
         if sign == "+":
             assert name not in state

@@ -21,6 +21,7 @@ from scalems.env.layout import Layout
 from scalems.env.lock import Pin
 from scalems.env.locking import Notify
 from scalems.env.manifest import Manifest
+from scalems.env.package import Prepared
 from scalems.env.role import Role
 from scalems.env.site import Site
 from scalems.env.wheelhouse import Wheelhouse
@@ -40,6 +41,7 @@ class BuildPlan:
     :param pins: the lock as it applies to it.
     :param site: what it takes from its site.
     :param software: versions of the programs of the site.
+    :param packages: local packages.
     """
 
     name: str
@@ -52,6 +54,7 @@ class BuildPlan:
     input_digest: str
     site: Site = field(default_factory=Site)
     software: Mapping[str, str] = field(default_factory=dict)
+    packages: tuple[Prepared, ...] = ()
 
     def folder(self, layout: Layout) -> Path:
         """Return the build's folder."""
@@ -145,7 +148,10 @@ def _make(
         engine.install,
         venv,
         requirements,
-        wheels=[wheel],
+        wheels=[wheel, *(one.wheel for one in plan.packages if not one.package.editable)],
+        editables=[
+            one.package.path for one in plan.packages if one.package.path and one.package.editable
+        ],
         offline=offline,
         holding=holding,
         wheelhouse=house.folder if house else None,
@@ -190,6 +196,7 @@ def _record(
         interpreter=plan.facts,
         site=plan.site.to_dict(),
         software=dict(plan.software),
+        packages={one.name: one.to_dict() for one in plan.packages},
         python=str(python),
         python_stat=(status.st_size, status.st_mtime_ns),
         versions=probe.versions([probe.site_packages(venv)]),
@@ -222,6 +229,7 @@ def _verify(plan: BuildPlan, venv: Path, *, scalems_version: str) -> None:
                 "`scalems env sync` again",
             ) from error
     expected = {pin.name: pin.version for pin in plan.pins} | {"scalems": scalems_version}
+    expected |= {one.name: one.version for one in plan.packages}
     if found["versions"] != expected:
         differing = sorted(set(found["versions"].items()) ^ set(expected.items()))
         raise InstallError(

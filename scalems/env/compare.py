@@ -15,6 +15,8 @@ from scalems.env.selection import select
 from scalems.errors import UsageError
 from scalems.resource.config import find_project
 
+_LOCAL = "(local)"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
@@ -112,10 +114,13 @@ def _lock(text: str, folder: Path | None) -> Contents:
     if not one.lock_path.is_file():
         raise UsageError(f"{name!r} has no lock yet", remedy=f"scalems env lock {name}")
     markers = target.find_interpreter(one).markers
-    pins = lock.load(one.lock_path).select(markers)
+    found = lock.load(one.lock_path)
+    pins = found.select(markers)
     # scalems is never in a lock: it is installed as the client's own code.
     versions = {pin.name: pin.version for pin in pins}
     versions["scalems"] = target.client().versions.get("scalems", "")
+    # Nor has it the versions of local packages, which are what their files say.
+    versions |= dict.fromkeys(found.packages, _LOCAL)
     return Contents(name=text, python="", versions=versions)
 
 
@@ -176,4 +181,5 @@ def _differing(one: Mapping[str, str], other: Mapping[str, str]) -> dict[str, tu
         key: (one.get(key, ""), other.get(key, ""))
         for key in sorted(one.keys() | other.keys())
         if one.get(key, "") != other.get(key, "")
+        and not (key in one and key in other and _LOCAL in (one[key], other[key]))
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from scalems.env import check, layout, manifest, parity, state, target
 from scalems.env.canonical import digest
 from scalems.env.check import Depth
+from scalems.env.finding import Finding
 from scalems.env.parity import Side
 from scalems.env.state import Synced, SyncedEnv
 from scalems.resource import definition
@@ -53,6 +54,7 @@ def _still_good(known: Synced, depth: Depth) -> bool:
         and state.linked(layout.default(), known)
         and all(check.is_good(env.folder, depth=depth) for env in known.envs)
         and all(_same_software(env) for env in known.envs)
+        and not any(_sources(env) for env in known.envs)
     )
 
 
@@ -64,3 +66,11 @@ def _same_software(env: SyncedEnv) -> bool:
 
     taken = site.Site.from_dict(built.site)
     return not list(site.check(env.name, taken, built.software, remedy=""))
+
+
+def _sources(env: SyncedEnv) -> list[Finding]:
+    if not env.sources:
+        return []
+    from scalems.env import source_check  # only now: most environments have none
+
+    return list(source_check.check(env, remedy=""))

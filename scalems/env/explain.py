@@ -82,6 +82,11 @@ def _reason(
     one: EnvSpec, name: str, parents: Mapping[str, list[str]], pins: Mapping[str, str]
 ) -> Reason:
     asked = [f"{one.path.name}: {t}" for t in one.dependencies if _named(t) == name]
+    asked += [
+        f"{one.path.name}: [packages.{own.name}] {own.requested}"
+        for own in one.packages
+        if own.name == name
+    ]
     if name in map(normalize, ALWAYS):
         asked.append("scalems: every environment has it")
     limits = [f"{one.path.name}: {t}" for t in one.constraints if _named(t) == name]
@@ -89,7 +94,10 @@ def _reason(
         limits.append(f"parity with the client: =={pins[name]}")
     locked = ""
     if one.lock_path.is_file():
-        found = [pin.version for pin in lock.load(one.lock_path).pins if pin.name == name]
+        current = lock.load(one.lock_path)
+        found = [pin.version for pin in current.pins if pin.name == name]
+        if name in current.packages:
+            found.append(current.packages[name].commit or current.packages[name].reference)
         locked = " or ".join(found)
     return Reason(
         env=one.name,

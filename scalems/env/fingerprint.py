@@ -18,6 +18,7 @@ from scalems.env.canonical import digest
 
 if TYPE_CHECKING:
     from scalems.env.lock import Pin
+    from scalems.env.package import Prepared
 
 BOOKKEEPING = (
     *("RECORD", "INSTALLER", "REQUESTED", "WHEEL", "direct_url.json"),
@@ -44,19 +45,26 @@ def input_digest(
     interpreter: Mapping[str, str],
     scalems_digest: str,
     site: Mapping[str, Any] | None = None,
+    packages: Iterable[Prepared] = (),
 ) -> str:
     """Return the digest of everything that decides a build; no paths, no clock, no order.
 
     :param pins: the lock as it applies to the target's markers.
     :param interpreter: see :func:`scalems.probe.interpreter`.
     :param site: what it takes from its site, with the versions that were found there.
+    :param packages: local packages. One that is editable brings its path: a build with a link
+        to a folder is of no use elsewhere.
     """
-    inputs = {
+    inputs: dict[str, Any] = {
         "interpreter": dict(interpreter),
         "pins": sorted([pin.name, pin.version, *pin.hashes] for pin in pins),
         "scalems": scalems_digest,
     }
-    return digest("build inputs 1", {**inputs, "site": dict(site)} if site else inputs)
+    if site:
+        inputs["site"] = dict(site)
+    if local := sorted(one.inputs for one in packages):
+        inputs["packages"] = local
+    return digest("build inputs 1", inputs)
 
 
 def walk(venv: Path) -> Iterator[tuple[str, os.stat_result]]:

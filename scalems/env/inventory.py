@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ class Collection:
 
     :param builds: those that nothing refers to.
     :param forgotten: generations that cannot be returned to afterwards.
-    :param wheels: all wheels of scalems but the newest.
+    :param wheels: those of scalems but the newest, and those of local packages that no build has.
     :param bytes: size of all of it.
     """
 
@@ -126,6 +127,7 @@ def collect(place: Layout, *, keep: int, dry_run: bool, notify: Notify) -> Colle
         )
         # They are packed again when needed.
         wheels = sorted(place.wheels.rglob("*.whl"), key=lambda path: path.stat().st_mtime)[:-1]
+        wheels += _unused_packages(place, {one.folder for one in unused})
         result = Collection(
             builds=unused,
             forgotten=tuple(forgotten),
@@ -135,6 +137,13 @@ def collect(place: Layout, *, keep: int, dry_run: bool, notify: Notify) -> Colle
         if not dry_run:
             _remove(place, result, notify)
         return result
+
+
+def _unused_packages(place: Layout, unused: set[Path]) -> list[Path]:
+    """Return the wheels of local packages that were in no build but those that nobody needs."""
+    kept = [known for one in builds(place) if one.folder not in unused and (known := one.manifest)]
+    needed = {package["wheel"] for known in kept for package in known.packages.values()}
+    return [one for one in sorted(place.packages.glob("*/*.whl")) if one.parent.name not in needed]
 
 
 def _remove(place: Layout, what: Collection, notify: Notify) -> None:
@@ -147,6 +156,8 @@ def _remove(place: Layout, what: Collection, notify: Notify) -> None:
                 build.discard(kept.folder)
     for path in what.wheels:
         path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()  # it had nothing else
     build.sweep(place)
 
 

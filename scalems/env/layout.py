@@ -32,6 +32,11 @@ class Layout:
         """Folder of the wheels that were collected for hosts and bundles, by content."""
         return self.root / "wheelhouse"
 
+    @property
+    def packages(self) -> Path:
+        """Folder of the wheels of local packages, each in a folder named after its files."""
+        return self.root / "packages"
+
     def build(self, name: str, input_digest: str) -> Path:
         """Folder of one build, named after what decided it."""
         return self.builds / f"{name}-{input_digest[:16]}"

@@ -13,8 +13,8 @@ packaging 26, and radical.pilot brings psij-python, which needs packaging 25 or 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from packaging.markers import Marker, UndefinedComparison, UndefinedEnvironmentName
@@ -23,6 +23,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion
 
 from scalems.env.canonical import digest
+from scalems.env.package import Prepared
 from scalems.env.spec import EnvSpec
 from scalems.errors import UsageError
 from scalems.probe import normalize
@@ -31,6 +32,9 @@ ALWAYS = ("cloudpickle", "radical.pilot")
 """What the far side of scalems needs in every environment."""
 
 _HEADER = re.compile(r"# (?P<key>python|inputs): (?P<value>.+)")
+_PACKAGE = re.compile(r"# package: (?P<name>\S+) @ (?P<reference>.+?)(?: from (?P<rev>\S+))?")
+_COMMIT = re.compile(r"@(?P<commit>[0-9a-f]{40})(?:#.*)?$")
+_DIRECT = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)(?:\[[^\]]*\])? @ ")
 _PINNED = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)==")
 _VIA = re.compile(r"\s+#\s+(?:via\s*)?(?P<name>\S*)")
 _HASH = re.compile(r"\s--hash=(?P<hash>[a-z0-9]+:[0-9a-f]+)")
@@ -62,17 +66,37 @@ class Pin:
         )
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where a local package is from.
+
+    :param reference: see :meth:`scalems.env.package.Package.reference`.
+    :param rev: the branch or tag that its commit was; empty for a path.
+    """
+
+    reference: str
+    rev: str = ""
+
+    @property
+    def commit(self) -> str:
+        """The commit of a git source; empty if it has none."""
+        match = _COMMIT.search(self.reference)
+        return match["commit"] if match else ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Lock:
     """A lock that has been read.
 
     :param inputs: digest of what it was made from, see :func:`inputs_digest`.
     :param python: range of Python versions that it was resolved for.
+    :param packages: where the local packages are from, by name.
     """
 
     inputs: str
     python: SpecifierSet
     pins: tuple[Pin, ...]
+    packages: Mapping[str, Source] = field(default_factory=dict)
 
     def select(self, markers: Mapping[str, str]) -> list[Pin]:
         """Return the pins that apply to an interpreter, sorted by name.
@@ -102,26 +126,67 @@ def constraints(spec: EnvSpec, pins: Mapping[str, str]) -> list[str]:
     return sorted(limits)
 
 
-def inputs_digest(spec: EnvSpec, pins: Mapping[str, str]) -> str:
-    """Return the digest of everything that decides a lock; an equal one means nothing to do."""
-    return digest(
-        "lock inputs 1",
-        {
-            "python": str(SpecifierSet(spec.python)),
-            "requirements": requirements(spec),
-            "constraints": constraints(spec, pins),
-        },
+def needs(packages: Sequence[Prepared]) -> dict[str, Sequence[str]]:
+    """Return what each of some local packages requires."""
+    return {one.name: one.needs for one in packages}
+
+
+def inputs_digest(
+    spec: EnvSpec, pins: Mapping[str, str], needs: Mapping[str, Sequence[str]] = {}
+) -> str:
+    """Return the digest of everything that decides a lock; an equal one means nothing to do.
+
+    :param needs: what each local package requires.
+    """
+    inputs: dict[str, object] = {
+        "python": str(SpecifierSet(spec.python)),
+        "requirements": requirements(spec),
+        "constraints": constraints(spec, pins),
+    }
+    if spec.packages:
+        # A git source is decided by its rev, whose commit is in the lock.
+        inputs["packages"] = [
+            [
+                *(one.name, one.git, one.rev, one.subdirectory, list(one.extras)),
+                [] if one.git else list(needs.get(one.name, ())),
+            ]
+            for one in spec.packages
+        ]
+    return digest("lock inputs 1", inputs)
+
+
+def render(
+    spec: EnvSpec, *, inputs: str, python: str, body: str, packages: Sequence[Prepared] = ()
+) -> str:
+    """Return the text of a lock from what an engine resolved.
+
+    :param packages: local packages, which a lock names but does not pin by hash: what they
+        were built from is part of a build's fingerprint.
+    """
+    own = {normalize("scalems"), *(one.name for one in packages)} if packages else set()
+    body = _without(body, own)
+    sources = "".join(
+        f"# package: {one.name} @ {one.reference}"
+        + (f" from {one.package.rev}\n" if one.package.git else "\n")
+        for one in packages
     )
-
-
-def render(spec: EnvSpec, *, inputs: str, python: str, body: str) -> str:
-    """Return the text of a lock from what an engine resolved."""
     return (
         f"# Lock of the environment {spec.name!r}, made by `scalems env lock` from "
         f"{spec.path.name}. Do not edit.\n"
         f"# python: {python}\n"
-        f"# inputs: {inputs}\n\n" + body.strip() + "\n"
+        f"# inputs: {inputs}\n{sources}\n" + body.strip() + "\n"
     )
+
+
+def _without(body: str, names: set[str]) -> str:
+    """Leave out some distributions of what an engine resolved, with the comments on them."""
+    kept, leaving = [], False
+    for line in body.splitlines(keepends=True):
+        if match := _DIRECT.match(line) or _PINNED.match(line):
+            leaving = normalize(match["name"]) in names
+        if not leaving:
+            kept.append(line)
+    return "".join(kept)
 
 
 def load(path: Path) -> Lock:
@@ -137,24 +202,28 @@ def parse(text: str, *, source: str) -> Lock:
     """Read the text of a lock; see :func:`load`."""
     head: dict[str, str] = {}
     pins: list[Pin] = []
+    packages: dict[str, Source] = {}
     for number, line in _logical_lines(text):
         if line.startswith("#"):
             if match := _HEADER.fullmatch(line.strip()):
                 head.setdefault(match["key"], match["value"].strip())
+            elif match := _PACKAGE.fullmatch(line.strip()):
+                packages[normalize(match["name"])] = Source(match["reference"], match["rev"] or "")
             continue
         try:
             pins.append(_pin(line))
         except ValueError as error:
             raise _broken(f"{source}:{number}: {error}") from None
     try:
-        return Lock(inputs=head["inputs"], python=SpecifierSet(head["python"]), pins=tuple(pins))
+        python = SpecifierSet(head["python"])
+        return Lock(inputs=head["inputs"], python=python, pins=tuple(pins), packages=packages)
     except (KeyError, InvalidSpecifier):
         raise _broken(f"{source}: not a lock of scalems: its header is missing") from None
 
 
-def changes(old: Iterable[Pin], new: Iterable[Pin]) -> list[str]:
+def changes(old: Lock | None, new: Lock) -> list[str]:
     """Return what differs between two locks, one line for each distribution."""
-    before, after = _versions(old), _versions(new)
+    before, after = _versions(old) if old else {}, _versions(new)
     lines = []
     for name in sorted(before.keys() | after.keys()):
         was, now = before.get(name), after.get(name)
@@ -175,17 +244,21 @@ def parents(text: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     current: list[str] = []
     for line in text.splitlines():
-        if match := _PINNED.match(line):
+        if match := _PACKAGE.fullmatch(line):
+            found.setdefault(normalize(match["name"]), []).append("requirements.in")
+        elif match := _PINNED.match(line):
             current = found.setdefault(normalize(match["name"]), [])
         elif (match := _VIA.match(line)) and match["name"]:
             current.append(match["name"])
     return found
 
 
-def _versions(pins: Iterable[Pin]) -> dict[str, str]:
+def _versions(lock: Lock) -> dict[str, str]:
     found: dict[str, set[str]] = {}
-    for pin in pins:
+    for pin in lock.pins:
         found.setdefault(pin.name, set()).add(pin.version)
+    for name, source in lock.packages.items():
+        found.setdefault(name, set()).add(source.commit or source.reference)
     return {name: ", ".join(sorted(versions)) for name, versions in found.items()}
 
 

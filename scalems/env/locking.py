@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from scalems.env import conflict, lock, parity, spec, tag, target
+from scalems.env import conflict, layout, lock, parity, spec, tag, target, wheel
 from scalems.env.check import Depth
 from scalems.env.engine import Engine, ResolveError, choose
 from scalems.env.lock import Lock
+from scalems.env.package import Prepared
 from scalems.env.parity import Side
+from scalems.env.prepare import workshop
 from scalems.env.spec import EnvSpec
 from scalems.env.tag import Tag
 from scalems.env.target import Interpreter
@@ -96,7 +98,9 @@ def make_locks(
     engine = choose(options.engine)
     if not isinstance(options.upgrade, bool):
         _known(options.upgrade, specs)
-    results = ensure(specs, target.client(), engine, options, notify=notify)[1]
+    with workshop(layout.default(), engine, options, notify=notify) as shop:
+        packages = {one.name: shop.prepare(one, target.find_interpreter(one)) for one in specs}
+        results = ensure(specs, packages, target.client(), engine, options, notify=notify)[1]
     for one in specs:
         if one.lock_path.is_file():  # a dry run may not have written it
             _serve(one, [*_targets(project, one.name), *asked], engine, options, notify=notify)
@@ -144,6 +148,7 @@ def _known(names: Sequence[str], specs: Sequence[EnvSpec]) -> None:
         if one.lock_path.is_file()
         for pin in lock.load(one.lock_path).pins
     }
+    locked |= {own.name for one in specs for own in one.packages}
     for name in names:
         if locked and normalize(name) not in locked:
             raise UsageError(
@@ -154,6 +159,7 @@ def _known(names: Sequence[str], specs: Sequence[EnvSpec]) -> None:
 
 def ensure(
     specs: Sequence[EnvSpec],
+    packages: Mapping[str, Sequence[Prepared]],
     client: Side,
     engine: Engine,
     options: Options,
@@ -162,6 +168,7 @@ def ensure(
 ) -> tuple[dict[str, Lock], list[LockResult]]:
     """Return the lock of each spec, by name, resolved anew where it was not current.
 
+    :param packages: the local packages of each spec, by its name.
     :raises EnvironmentNotReady: one is not current and ``frozen`` is set.
     :raises ResolveError: no set of versions satisfies a spec, or there is no network.
     """
@@ -169,7 +176,8 @@ def ensure(
     results: list[LockResult] = []
     for one in specs:
         interpreter = target.find_interpreter(one)
-        former, reason = _current_lock(one, client, interpreter)
+        own = packages[one.name]
+        former, reason = _current_lock(one, own, client, interpreter)
         if options.upgrade:
             named = ""
             if not isinstance(options.upgrade, bool):
@@ -186,7 +194,7 @@ def ensure(
             )
         notify(f"{one.name}: resolving ({reason})")
         try:
-            text = _resolve(one, client, interpreter, engine, options)
+            text = _resolve(one, own, client, interpreter, engine, options)
         except ResolveError as error:
             limits = conflict.askers(one, parity.pins(client.versions), error.cause)
             asked = ["  asked for:", *(f"    {line}" for line in limits)] if limits else []
@@ -195,7 +203,7 @@ def ensure(
                 remedy=error.remedy or f"change the dependencies or constraints in {one.path}",
             ) from error
         locks[one.name] = lock.parse(text, source=str(one.lock_path))
-        changes = lock.changes(former.pins if former else (), locks[one.name].pins)
+        changes = lock.changes(former, locks[one.name])
         if not options.dry_run:
             try:
                 write_atomic(one.lock_path, text)
@@ -210,7 +218,9 @@ def ensure(
     return locks, results
 
 
-def _current_lock(one: EnvSpec, client: Side, interpreter: Interpreter) -> tuple[Lock | None, str]:
+def _current_lock(
+    one: EnvSpec, packages: Sequence[Prepared], client: Side, interpreter: Interpreter
+) -> tuple[Lock | None, str]:
     """Return the lock of a spec, and why it is not current (empty if it is)."""
     try:
         former = lock.load(one.lock_path)
@@ -225,8 +235,9 @@ def _current_lock(one: EnvSpec, client: Side, interpreter: Interpreter) -> tuple
     ]
     if moved:
         return former, "the client's versions changed: " + ", ".join(moved)
-    if former.inputs != lock.inputs_digest(one, pins):
-        return former, f"{one.path.name} changed"
+    if former.inputs != lock.inputs_digest(one, pins, lock.needs(packages)):
+        also = ", or what its local packages need" if packages else ""
+        return former, f"{one.path.name} changed{also}"
     if not former.python.contains(interpreter.facts["version"], prereleases=True):
         return former, (
             f"it was resolved for Python {former.python}, not {interpreter.facts['version']}"
@@ -235,14 +246,22 @@ def _current_lock(one: EnvSpec, client: Side, interpreter: Interpreter) -> tuple
 
 
 def _resolve(
-    one: EnvSpec, client: Side, interpreter: Interpreter, engine: Engine, options: Options
+    one: EnvSpec,
+    packages: Sequence[Prepared],
+    client: Side,
+    interpreter: Interpreter,
+    engine: Engine,
+    options: Options,
 ) -> str:
     pins = parity.pins(client.versions)
     former = ""
     if one.lock_path.is_file():
         former = one.lock_path.read_text(encoding="utf-8")
+    wanted = [*lock.requirements(one), *(own.requirement for own in packages)]
+    if packages:  # they may ask for scalems, which they get as the client's code
+        wanted.append(f"scalems @ {wheel.pack(layout.default().wheels).as_uri()}")
     resolution = engine.resolve(
-        lock.requirements(one),
+        wanted,
         lock.constraints(one, pins),
         python=one.python,
         interpreter=interpreter.path,
@@ -252,7 +271,8 @@ def _resolve(
     )
     return lock.render(
         one,
-        inputs=lock.inputs_digest(one, pins),
+        inputs=lock.inputs_digest(one, pins, lock.needs(packages)),
         python=resolution.python,
         body=resolution.body,
+        packages=packages,
     )

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class Manifest:
     :param top_level: entries of site-packages.
     :param records: size and modification time of each distribution's RECORD.
     :param files_sha256: digest of the file table beside the manifest.
+    :param packages: local packages, see :meth:`scalems.env.package.Prepared.to_dict`.
     :param created: UTC time, ISO 8601.
     """
 
@@ -56,6 +57,7 @@ class Manifest:
     files: int
     bytes: int
     files_sha256: str
+    packages: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def write(folder: Path, manifest: Manifest) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,8 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from scalems import tomlfile
-from scalems.env import site
+from scalems.env import package, site
+from scalems.env.package import Package
 from scalems.env.role import Role
 from scalems.env.site import Site, Software
 from scalems.errors import UsageError
@@ -35,6 +37,7 @@ class EnvSpec:
     dependencies: tuple[str, ...]
     constraints: tuple[str, ...]
     site: Site = field(default_factory=Site)
+    packages: tuple[Package, ...] = ()
 
     @property
     def lock_path(self) -> Path:
@@ -52,7 +55,7 @@ def load(path: Path) -> EnvSpec:
             f"{path}: {path.stem!r} cannot name an environment",
             remedy="use up to 40 lower-case letters, digits, '-' and '_', a letter first",
         )
-    data = tomlfile.read(path, SCHEMA, rules=_mistakes)
+    data = tomlfile.read(path, SCHEMA, rules=functools.partial(_mistakes, beside=path.parent))
     return EnvSpec(
         name=path.stem,
         path=path,
@@ -74,16 +77,18 @@ def load(path: Path) -> EnvSpec:
                 for name, table in sorted(data.get("software", {}).items())
             ),
         ),
+        packages=package.load(data.get("packages", {}), beside=path.parent),
     )
 
 
-def _mistakes(data: Mapping[str, Any]) -> Iterator[tomlfile.Mistake]:
+def _mistakes(data: Mapping[str, Any], *, beside: Path) -> Iterator[tomlfile.Mistake]:
     """Yield what a schema cannot see: bad requirements, and keys that contradict each other."""
     try:
         SpecifierSet(str(data.get("python", "")))
     except InvalidSpecifier:
         yield ("python",), f"{data['python']!r} is not a version range like '>=3.10'"
     yield from site.mistakes(data)
+    yield from package.mistakes(data, beside=beside)
     seen: dict[str, Requirement] = {}
     for key in ("dependencies", "constraints"):
         listed = data.get(key)
@@ -107,7 +112,7 @@ def _contradictions(key: str, new: Requirement, seen: dict[str, Requirement]) ->
     if normalize(new.name) == "scalems":
         found.append("scalems is always installed as the code that the client runs; leave it out")
     if new.url:
-        found.append(f"{new.name} comes from a URL; only packages of an index can be locked")
+        found.append(f"{new.name} comes from a URL; write it as [packages.{normalize(new.name)}]")
     old = seen.get(normalize(new.name))
     if old is None or old.marker != new.marker:
         return found  # with different markers they need not meet

@@ -10,16 +10,29 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from scalems.env.fingerprint import Entry
 from scalems.env.layout import Layout
 from scalems.env.role import Role
 from scalems.host.files import write_atomic
 
 FORMAT = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The files of a local package when it was synced.
+
+    :param editable: whether the build links to them.
+    """
+
+    folder: Path
+    table: Mapping[str, Entry]
+    editable: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +42,7 @@ class SyncedEnv:
     :param folder: the build in use.
     :param spec: the env spec that it was made from.
     :param spec_digest: its :func:`file_digest` then.
+    :param sources: folders of its local packages, by name, with their files then.
     """
 
     name: str
@@ -36,6 +50,7 @@ class SyncedEnv:
     folder: Path
     spec: Path
     spec_digest: str
+    sources: Mapping[str, Source] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +152,14 @@ def _read(path: Path, label: str) -> Synced | None:
                 folder=Path(env["folder"]),
                 spec=Path(env["spec"]),
                 spec_digest=env["spec_digest"],
+                sources={
+                    name: Source(
+                        folder=Path(one["folder"]),
+                        table={path: Entry(*entry) for path, entry in one["files"].items()},
+                        editable=one["editable"],
+                    )
+                    for name, one in env.get("sources", {}).items()
+                },
             )
             for env in data["envs"]
         )
@@ -173,6 +196,17 @@ def _write(path: Path, synced: Synced) -> None:
                 "folder": str(env.folder),
                 "spec": str(env.spec),
                 "spec_digest": env.spec_digest,
+                "sources": {
+                    name: {
+                        "folder": str(one.folder),
+                        "editable": one.editable,
+                        "files": {
+                            path: [entry.size, entry.mtime_ns, entry.sha256]
+                            for path, entry in one.table.items()
+                        },
+                    }
+                    for name, one in env.sources.items()
+                },
             }
             for env in synced.envs
         ],

@@ -31,7 +31,9 @@ from scalems.env.engine import Engine, choose
 from scalems.env.layout import Layout
 from scalems.env.lock import Lock
 from scalems.env.locking import LockResult, Notify, Options
+from scalems.env.package import Prepared
 from scalems.env.parity import Side
+from scalems.env.prepare import workshop
 from scalems.env.role import Role
 from scalems.env.spec import EnvSpec
 from scalems.env.state import Synced, SyncedEnv
@@ -131,8 +133,10 @@ def sync(project: Project, label: str, options: Options, *, notify: Notify) -> S
             waiting = f"another sync of {label} is running; waiting for it"
             stack.enter_context(filelock.hold(guard, on_wait=lambda: notify(waiting)))
             build.sweep(place)
-        locks, results = locking.ensure(specs, client, engine, options, notify=notify)
-        plans = _plans(specs, locks, client)
+        shop = stack.enter_context(workshop(place, engine, options, notify=notify))
+        packages = {one.name: shop.prepare(one, target.find_interpreter(one)) for one in specs}
+        locks, results = locking.ensure(specs, packages, client, engine, options, notify=notify)
+        plans = _plans(specs, locks, packages, client)
         if options.house:
             for plan in plans:
                 options.house.requirements(plan.pins, tag.of(plan.facts))
@@ -186,7 +190,12 @@ def _load_specs(project: Project, config: ResourceConfig) -> list[EnvSpec]:
     return specs
 
 
-def _plans(specs: Sequence[EnvSpec], locks: Mapping[str, Lock], client: Side) -> list[BuildPlan]:
+def _plans(
+    specs: Sequence[EnvSpec],
+    locks: Mapping[str, Lock],
+    packages: Mapping[str, tuple[Prepared, ...]],
+    client: Side,
+) -> list[BuildPlan]:
     plans = []
     for one in specs:
         interpreter = target.find_interpreter(one)
@@ -207,8 +216,10 @@ def _plans(specs: Sequence[EnvSpec], locks: Mapping[str, Lock], client: Side) ->
                     interpreter=interpreter.facts,
                     scalems_digest=client.scalems_digest,
                     site=taken,
+                    packages=packages[one.name],
                 ),
                 site=one.site,
+                packages=packages[one.name],
                 software=software,
             )
         )
@@ -300,6 +311,13 @@ def _synced(
                 folder=plan.folder(place),
                 spec=one.path,
                 spec_digest=state.file_digest(one.path),
+                sources={
+                    own.name: state.Source(
+                        folder=own.package.path, table=own.table, editable=own.package.editable
+                    )
+                    for own in plan.packages
+                    if own.package.path is not None
+                },
             )
             for one, plan in zip(specs, plans, strict=True)
         ),

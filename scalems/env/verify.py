@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scalems.env import check, layout, lease, manifest, parity, site, state, target
 from scalems.env.check import Depth
@@ -19,6 +19,9 @@ from scalems.errors import EnvironmentNotReady, UsageError
 from scalems.resource import definition
 from scalems.resource.config import find_project
 from scalems.tomlfile import near
+
+if TYPE_CHECKING:
+    from scalems.env.package import Package
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +184,7 @@ def examine(
         if known := manifest.read(env.folder):
             manifests[env.name] = known
             findings += _inputs(env, known, client, mend)
+            findings += _sources(env, mend)
             findings += site.check(
                 env.name, Site.from_dict(known.site), known.software, remedy=mend
             )
@@ -278,8 +282,10 @@ def _inputs(env: SyncedEnv, known: Manifest, client: Side, mend: str) -> list[Fi
     from scalems.env import lock, spec  # only now: most launches need no parser
 
     asked = spec.load(env.spec)
-    wanted = lock.inputs_digest(asked, parity.pins(client.versions))
+    needs = {name: one["needs"] for name, one in known.packages.items()}
+    wanted = lock.inputs_digest(asked, parity.pins(client.versions), needs)
     same_site = asked.site == Site.from_dict(known.site)
+    same_site &= _same_packages(asked.packages, known)
     if (same_site and wanted == known.lock_inputs) or any(
         known.versions.get(name) != version
         for name, version in parity.pins(client.versions).items()
@@ -290,6 +296,20 @@ def _inputs(env: SyncedEnv, known: Manifest, client: Side, mend: str) -> list[Fi
             env=env.name, kind="spec changed since the sync", subject=str(env.spec), remedy=mend
         )
     ]
+
+
+def _sources(env: SyncedEnv, mend: str) -> list[Finding]:
+    """Whether the local packages are what was built."""
+    if not env.sources:
+        return []
+    from scalems.env import source_check  # only now: most environments have none
+
+    return list(source_check.check(env, remedy=mend))
+
+
+def _same_packages(asked: Sequence[Package], known: Manifest) -> bool:
+    built = {name: bool(one["editable"]) for name, one in known.packages.items()}
+    return {one.name: one.editable for one in asked} == built
 
 
 def _software(manifests: Mapping[str, Manifest], findings: Sequence[Finding]) -> list[Row]:

@@ -90,6 +90,7 @@ class Engine(Protocol):
         requirements: Path,
         *,
         wheels: Sequence[Path],
+        editables: Sequence[Path],
         offline: bool,
         holding: int,
         on_line: Callable[[str], None] | None,
@@ -98,10 +99,27 @@ class Engine(Protocol):
     ) -> None:
         """Install a requirements file with hashes enforced, then wheels as they are.
 
+        :param editables: folders of packages to link to.
         :param afresh: distributions to install again, not from the cache.
         :param wheelhouse: a folder of wheels to take all from: no index, cache or setting of the
             user's is asked.
         :raises InstallError: it cannot be done; the venv is then in no defined state.
+        """
+
+    def wheel(
+        self,
+        source: Path,
+        into: Path,
+        *,
+        interpreter: Path,
+        offline: bool,
+        holding: int,
+        on_line: Callable[[str], None] | None,
+    ) -> None:
+        """Build a wheel from a source tree, in an environment of its own.
+
+        :param into: folder that the wheel is written to.
+        :raises InstallError: it cannot be built.
         """
 
 

@@ -100,6 +100,7 @@ class PipEngine:
         requirements: Path,
         *,
         wheels: Sequence[Path],
+        editables: Sequence[Path],
         offline: bool,
         holding: int,
         on_line: Callable[[str], None] | None,
@@ -131,6 +132,13 @@ class PipEngine:
                 env=env,
                 holding=holding,
             )
+            if editables:
+                links = [word for path in editables for word in ("--editable", str(path))]
+                run(
+                    [*pip, "install", "--no-deps", "--no-compile", *links],
+                    env=env,
+                    holding=holding,
+                )
             # What remains is the lock and scalems, whichever engine installed it.
             run(
                 [*pip, "uninstall", "--yes", "--quiet", "pip", "setuptools", "wheel"],
@@ -139,6 +147,25 @@ class PipEngine:
             )
         except CommandFailed as error:
             cause, remedy = explain(error, doing=f"installing into {venv}")
+            raise InstallError(cause, remedy=remedy) from error
+
+    def wheel(
+        self,
+        source: Path,
+        into: Path,
+        *,
+        interpreter: Path,
+        offline: bool,
+        holding: int,
+        on_line: Callable[[str], None] | None,
+    ) -> None:
+        """See :meth:`scalems.env.engine.Engine.wheel`."""
+        argv = ["pip", "--python", str(interpreter), "wheel", "--no-deps", "--wheel-dir", str(into)]
+        env = {"PIP_NO_INDEX": "1"} if offline else {}
+        try:
+            self._module([*argv, str(source)], env=env, holding=holding, on_line=on_line)
+        except CommandFailed as error:
+            cause, remedy = explain(error, doing=f"building {source.name}")
             raise InstallError(cause, remedy=remedy) from error
 
     def _virtualenv(self, venv: Path, interpreter: Path, *, holding: int | None = None) -> None:

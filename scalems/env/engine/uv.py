@@ -105,6 +105,7 @@ class UvEngine:
         requirements: Path,
         *,
         wheels: Sequence[Path],
+        editables: Sequence[Path],
         offline: bool,
         holding: int,
         on_line: Callable[[str], None] | None,
@@ -126,9 +127,32 @@ class UvEngine:
                 holding=holding,
                 on_line=on_line,
             )
-            self._run(["pip", "install", "--no-deps", *target, *map(str, wheels)], holding=holding)
+            links = [word for path in editables for word in ("--editable", str(path))]
+            self._run(
+                ["pip", "install", "--no-deps", *target, *map(str, wheels), *links],
+                holding=holding,
+            )
         except CommandFailed as error:
             cause, remedy = explain(error, doing=f"installing into {venv}")
+            raise InstallError(cause, remedy=remedy) from error
+
+    def wheel(
+        self,
+        source: Path,
+        into: Path,
+        *,
+        interpreter: Path,
+        offline: bool,
+        holding: int,
+        on_line: Callable[[str], None] | None,
+    ) -> None:
+        """See :meth:`scalems.env.engine.Engine.wheel`."""
+        argv = ["build", "--wheel", "--out-dir", str(into), "--python", str(interpreter)]
+        argv += ["--offline"] if offline else []
+        try:
+            self._run([*argv, str(source)], holding=holding, on_line=on_line)
+        except CommandFailed as error:
+            cause, remedy = explain(error, doing=f"building {source.name}")
             raise InstallError(cause, remedy=remedy) from error
 
     def _run(
