@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+import re
 
 
 def add_pilot(group: argparse._ActionsContainer) -> None:
@@ -21,17 +23,32 @@ def add_pilot(group: argparse._ActionsContainer) -> None:
         help="cores to run calls on (default: --max-workers, or all of this machine's or a node's)",
     )
     group.add_argument(
-        "--runtime",
-        metavar="MIN",
+        "--nodes",
+        metavar="N",
         type=_positive,
-        help="minutes after which the pilot ends (default: 60; a week on this machine)",
+        help="nodes to use, evenly (default: as few as the cores need)",
     )
+    group.add_argument(
+        "--runtime",
+        "--walltime",
+        metavar="TIME",
+        type=minutes,
+        help="after which the pilot ends: minutes, or such as 90m, 2h, 1d12h, 01:30:00 "
+        "(default: 60; a week on this machine)",
+    )
+    group.add_argument("--queue", metavar="NAME", help="queue or partition of the batch system")
+    group.add_argument("--project", metavar="NAME", help="project that the time is booked on")
     group.add_argument(
         "--pilot-option",
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="a field of RADICAL-Pilot's PilotDescription, such as queue=short; repeatable",
+        help="another field of RADICAL-Pilot's PilotDescription, such as gpus=4; repeatable",
+    )
+    group.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check everything, show what a pilot would ask for, and start none",
     )
 
 
@@ -47,6 +64,33 @@ def add_policies(group: argparse._ActionsContainer) -> None:
             default="error",
             help=f"if {what} where it matters: refuse, tell, or say nothing (default: %(default)s)",
         )
+
+
+_SPAN = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?", re.ASCII)
+_CLOCK = re.compile(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", re.ASCII)  # of Slurm, with seconds always
+
+
+def minutes(text: str) -> int:
+    """Return a span of time in minutes, rounded up: ``90``, ``1h30m``, ``1d``, ``1-12:00:00``.
+
+    ``1:30`` is none: Slurm reads it as minutes and seconds, others as hours and minutes.
+
+    :raises argparse.ArgumentTypeError: it is none, or not above 0.
+    """
+    found = 0
+    if text.isascii() and text.isdecimal():
+        found = int(text)
+    elif clock := _CLOCK.fullmatch(text):
+        days, hours, mins, seconds = (int(part or 0) for part in clock.groups())
+        found = (days * 24 + hours) * 60 + mins + math.ceil(seconds / 60)
+    elif text and (span := _SPAN.fullmatch(text)):
+        days, hours, mins = (int(part or 0) for part in span.groups())
+        found = (days * 24 + hours) * 60 + mins
+    if not 0 < found < 10**7:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no span of time: write minutes, or such as 90m, 2h, 1d12h, 01:30:00"
+        )
+    return found
 
 
 def _positive(text: str) -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import os
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -17,9 +20,10 @@ from scalems import probe
 from scalems.env.spec import Role
 from scalems.env.verify import Build
 from scalems.errors import EnvironmentNotReady, UsageError
+from scalems.options import minutes
 from scalems.radical import admission, diagnosis, options, processes, runs
 from scalems.radical.dispatch import Dispatcher
-from scalems.radical.session import Layout
+from scalems.radical.request import Layout, Request
 from scalems.radical.wire import FILE_LIMIT, pack, unpack
 from scalems.workflow.call import Call, Failure, failed
 
@@ -117,22 +121,82 @@ def test_every_call_comes_back_once(steps):
 
 
 @pytest.mark.parametrize(
-    ("slots", "per_node", "fake", "cores", "pilot"),
+    ("slots", "per_node", "fake", "nodes", "cores", "pilot"),
     [
-        (2, 8, True, (2,), 3),
-        (8, 8, True, (8,), 9),
-        (20, 8, True, (8, 8, 4), 21),
-        (64, 64, False, (63,), 64),  # no second node for the master alone
-        (128, 64, False, (64, 63), 128),
-        (100, 64, False, (64, 36), 101),
-        (1, 1, False, (1,), 2),
+        (2, 8, True, 0, (2,), 3),
+        (8, 8, True, 0, (8,), 9),
+        (20, 8, True, 0, (8, 8, 4), 21),
+        (64, 64, False, 0, (63,), 64),  # no second node for the master alone
+        (128, 64, False, 0, (64, 63), 128),
+        (100, 64, False, 0, (64, 36), 101),
+        (1, 1, False, 0, (1,), 2),
+        (8, 4, False, 2, (4, 3), 8),
+        (4, 4, False, 2, (2, 2), 5),
+        (5, 4, False, 2, (3, 2), 6),
+        (1, 4, False, 2, (1,), 2),
+        (4, 4, False, 1, (3,), 4),
     ],
 )
-def test_slots_are_spread_over_nodes(slots, per_node, fake, cores, pilot):
-    layout = Layout.of(slots, per_node=per_node, fake=fake)
+def test_slots_are_spread_over_nodes(slots, per_node, fake, nodes, cores, pilot):
+    layout = Layout.of(slots, per_node=per_node, fake=fake, nodes=nodes)
     assert layout.cores == cores
     assert layout.pilot == pilot
     assert sum(layout.slots) == slots
+
+
+DEFINITION = {
+    "job_manager_endpoint": "slurm://localhost/",
+    "default_queue": "main",
+    "cores_per_node": 4,
+    "system_architecture": {"smt": 2, "blocked_cores": [0]},
+}
+
+
+def settings_of(**given):
+    fields = {"label": "lab.slurm", "slots": None, "runtime": None, "options": {}, **given}
+    return SimpleNamespace(**fields)
+
+
+def test_what_a_pilot_asks_for():
+    request = Request.of(settings_of(options={"nodes": 2, "project": "abc"}), DEFINITION)
+    assert request.layout.slots == (7, 7)
+    found = request.to_dict()
+    assert found["pilot description"] == {
+        "resource": "lab.slurm", "runtime": 60, "exit_on_error": False, "nodes": 2,
+        "project": "abc",
+    }  # fmt: skip
+    assert (found["queue"], found["slots"], found["cores"]) == ("main", 14, 14)
+    assert "2 nodes, 14 cores, for 60 minutes, queue 'main' project 'abc'" in request.text()
+    request = Request.of(settings_of(slots=8, runtime=5), DEFINITION)
+    assert (request.nodes, request.fields["cores"], request.layout.slots) == (2, 9, (7, 1))
+    local = {**DEFINITION, "job_manager_endpoint": "fork://localhost/"}
+    assert Request.of(settings_of(slots=3), local).nodes == 0
+    for wrong, definition in (
+        ({"slots": 20, "options": {"nodes": 2}}, DEFINITION),
+        ({}, {**DEFINITION, "cores_per_node": 0}),
+    ):
+        with pytest.raises(UsageError):
+            Request.of(settings_of(**wrong), definition)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("90", 90), ("90m", 90), ("2h", 120), ("1d12h", 2160), ("1h30m", 90),
+        ("01:30:00", 90), ("0:00:01", 1), ("1-00:00:30", 1441),
+    ],
+)  # fmt: skip
+def test_spans_of_time_are_minutes(text, found):
+    assert minutes(text) == found
+
+
+@given(
+    st.text() | st.sampled_from(["", "0", "1:30", "-1", "h", "1.5h", "0:00:00", "\u00b2", "1e3"])
+)
+def test_what_is_no_span_of_time_is_told(text):
+    with contextlib.suppress(argparse.ArgumentTypeError):
+        assert minutes(text) > 0
+        assert text.isascii()
 
 
 # --- pilot options --------------------------------------------------------------------------
@@ -142,6 +206,10 @@ def test_pilot_options_get_the_types_of_rp():
     found = options.parse(["queue=short", "gpus = 4", "cleanup=yes", "input_staging=a, b"])
     assert found == {"queue": "short", "gpus": 4, "cleanup": True, "input_staging": ["a", "b"]}
     assert options.parse([]) == {}
+    plain = {"queue": "short", "nodes": 2, "project": None}
+    assert options.parse([], plain) == {"queue": "short", "nodes": 2}
+    with pytest.raises(UsageError, match="given twice: --queue says 'short'"):
+        options.parse(["queue=long"], plain)
 
 
 def test_all_wrong_pilot_options_are_named_at_once():

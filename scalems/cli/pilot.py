@@ -64,7 +64,7 @@ def _add_start(commands: Commands) -> None:
         "start",
         "start a pilot that stays until it is stopped, or nobody has used it for a while",
         "  scalems pilot start --resource local.localhost --venv task\n"
-        "  scalems pilot start --resource lab.slurm --venv task --cores 128 --runtime 240\n"
+        "  scalems pilot start --resource lab.slurm --venv task --nodes 4 --runtime 4h\n"
         "  scalems pilot start --resource local.localhost --venv task --idle 120 --name mine",
     )
     options.add_pilot(start)
@@ -92,6 +92,9 @@ def _start(given: argparse.Namespace) -> int:
     name = given.name or given.venv
     warm.check_free(name)
     settings = radical.make_settings(given)
+    if given.dry_run:
+        radical.show_request(given, settings)
+        return ExitCode.DONE
     keep = Keep(name=name, idle=given.idle * 60, address=warm.new_address(), key=warm.new_key())
     with render.progress(quiet=given.quiet or given.json) as notify:
         backend = RadicalBackend(OwnServer(replace(settings, keep=keep)), notify=notify, label=name)

@@ -8,8 +8,8 @@ The script itself runs in this process, on this machine.
 .. code-block:: shell
 
     python -m scalems.radical --resource local.localhost --venv task script.py -n 10
-    python -m scalems.radical --resource lab.slurm --venv task --cores 128 --runtime 30 \\
-        --pilot-option queue=short --pilot-option project=abc script.py
+    python -m scalems.radical --resource lab.slurm --venv task --nodes 2 --runtime 30 \\
+        --queue short --project abc script.py
 
 The environments are built by ``scalems env sync --resource LABEL``. The venv of this
 command need not be activated. RADICAL-Pilot prints nothing to the terminal; its logs are
@@ -29,12 +29,26 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import argparse
 
-    from scalems.radical.command import main, make_backend, make_parser, make_settings
+    from scalems.radical.command import (
+        main,
+        make_backend,
+        make_parser,
+        make_settings,
+        show_request,
+    )
     from scalems.radical.executor import Executor
 
     parser: argparse.ArgumentParser
 
-__all__ = ["Executor", "main", "make_backend", "make_parser", "make_settings", "parser"]
+__all__ = [
+    "Executor",
+    "main",
+    "make_backend",
+    "make_parser",
+    "make_settings",
+    "parser",
+    "show_request",
+]
 
 
 def __getattr__(name: str) -> object:

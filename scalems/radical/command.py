@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,9 +28,9 @@ def make_parser() -> argparse.ArgumentParser:
                 "run script.py with its own option -n 10",
             ),
             (
-                "python -m scalems.radical --resource lab.slurm --venv task --cores 128"
-                " --pilot-option queue=short script.py",
-                "128 calls at a time, in a job of the queue 'short'",
+                "python -m scalems.radical --resource lab.slurm --venv task --nodes 2"
+                " --queue short --runtime 2h script.py",
+                "on two nodes, in a job of the queue 'short'",
             ),
         ],
     )
@@ -85,6 +86,10 @@ def make_backend(options: argparse.Namespace, notify: Notify) -> RadicalBackend:
     from scalems.radical.launch import OwnServer, Server, WarmServer
 
     settings = make_settings(options)
+    if options.dry_run:
+        show_request(options, settings)
+        options.json = False  # it has been printed
+        raise SystemExit(0)
     label = f"radical {options.resource}/{options.venv}"
     pilot = choice.choose(options, settings, notify)
     if pilot is None:
@@ -101,7 +106,8 @@ def make_settings(options: argparse.Namespace) -> Settings:
     from scalems.radical import runs
     from scalems.radical.settings import Settings
 
-    fields = pilot_options.parse(options.pilot_option)
+    plain = {key: getattr(options, key) for key in ("nodes", "queue", "project")}
+    fields = pilot_options.parse(options.pilot_option, plain)
     resource = invocation.verify(options.resource, options.venv, options)
     name, folder = runs.new()
     return Settings(
@@ -115,6 +121,17 @@ def make_settings(options: argparse.Namespace) -> Settings:
         policies=invocation.policies(options),
         environment=invocation.environment(resource, options.venv),
     )
+
+
+def show_request(options: argparse.Namespace, settings: Settings) -> None:
+    """Print what the pilot of a run would ask for.
+
+    :raises UsageError: the resource cannot give it.
+    """
+    from scalems.radical import request
+
+    found = request.preview(settings)
+    print(json.dumps(found.to_dict(), indent=2) if options.json else found.text())
 
 
 def main() -> int:

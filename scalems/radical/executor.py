@@ -15,7 +15,10 @@ class Executor(executor.Executor):
     :param resource: where to run, such as ``local.localhost``.
     :param venv: name of the Task venv that calls run in.
     :param cores: cores to run calls on.
+    :param nodes: nodes to use, evenly; as few as the cores need by default.
     :param runtime: minutes after which the pilot ends.
+    :param queue: queue or partition of the batch system.
+    :param project: project that the time is booked on.
     :param pilot: ``auto``, ``new``, ``warm`` or the name of a warm pilot.
     :param pilot_option: fields of RP's PilotDescription.
     :param store: folder where results are kept; without it they are not.
@@ -29,13 +32,17 @@ class Executor(executor.Executor):
         venv: str,
         *,
         cores: int | None = None,
+        nodes: int | None = None,
         runtime: int | None = None,
+        queue: str | None = None,
+        project: str | None = None,
         pilot: str | None = None,
         pilot_option: Mapping[str, object] | None = None,
         store: str | os.PathLike[str] | None = None,
     ) -> None:
         options = {
-            **{"resource": resource, "venv": venv, "cores": cores, "runtime": runtime},
+            **{"resource": resource, "venv": venv, "cores": cores, "nodes": nodes},
+            **{"runtime": runtime, "queue": queue, "project": project},
             **{"pilot": pilot, "pilot_option": dict(pilot_option or {})},
         }
         super().__init__(make_parser(), make_backend, options, store)

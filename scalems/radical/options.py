@@ -11,7 +11,7 @@ from scalems.errors import BackendError, UsageError
 from scalems.tomlfile import near
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 _OURS = {
     "resource": "use --resource",
@@ -33,14 +33,16 @@ _ASK_LIMIT = 60.0  # seconds
 _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
-def parse(options: Sequence[str]) -> dict[str, Any]:
+def parse(options: Sequence[str], plain: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Read pilot options, by the types that the installed RP gives them.
 
+    :param plain: fields that have options of their own; those that are ``None`` are not set.
     :raises UsageError: naming every option that is unknown, not for the user to set, or
         not of its type.
     """
+    given = {key: value for key, value in (plain or {}).items() if value is not None}
     if not options:
-        return {}  # RP need not be loaded
+        return given  # RP need not be loaded
     schema = _schema()
     faults: list[str] = []
     found: dict[str, Any] = {}
@@ -51,6 +53,8 @@ def parse(options: Sequence[str]) -> dict[str, Any]:
             faults.append(f"{option!r} is not KEY=VALUE")
         elif key in _OURS:
             faults.append(f"{key} cannot be set: {_OURS[key]}")
+        elif key in given:
+            faults.append(f"{key} is given twice: --{key} says {given[key]!r}")
         elif key not in schema:
             faults.append(f"RADICAL-Pilot has no pilot option {key!r}{near(key, schema)}")
         else:
@@ -64,7 +68,7 @@ def parse(options: Sequence[str]) -> dict[str, Any]:
             "wrong --pilot-option:\n" + "\n".join(f"  {fault}" for fault in faults),
             remedy=f"the options are {', '.join(allowed)}",
         )
-    return found
+    return {**given, **found}
 
 
 def _schema() -> dict[str, str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import re
 import time
 from dataclasses import dataclass
@@ -19,17 +18,17 @@ from scalems import probe
 from scalems.env import enter
 from scalems.errors import UsageError
 from scalems.radical import batch
+from scalems.radical.request import Request
 from scalems.radical.surroundings import Place
 from scalems.radical.wire import SLOTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from scalems.radical.request import Layout
     from scalems.radical.settings import Settings
 
 _LOCAL = ("fork://", "local://")
-_LOCAL_RUNTIME = 7 * 24 * 60  # minutes: the server ends a local pilot, not the clock
-_BATCH_RUNTIME = 60  # minutes
 _SAFE = re.compile(r"[\w./+@:,=~-]+")
 _CANCEL_LIMIT = 15.0  # seconds
 
@@ -61,29 +60,6 @@ class JobEvent:
     """Something has changed about the pilot's job in the batch system."""
 
     job: batch.Job
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """How many cores each Worker gets, and runs calls on."""
-
-    cores: tuple[int, ...]
-    slots: tuple[int, ...]
-    pilot: int
-
-    @classmethod
-    def of(cls, slots: int, *, per_node: int, fake: bool) -> Layout:
-        """Spread slots over nodes.
-
-        The master needs a core. On real nodes the last Worker lends it one of its own,
-        rather than have a whole node be allocated for it.
-        """
-        nodes = math.ceil(slots / per_node)
-        shares = [per_node] * (nodes - 1) + [slots - per_node * (nodes - 1)]
-        cores = list(shares)
-        if not fake and cores[-1] == per_node > 1:
-            cores[-1] -= 1
-        return cls(cores=tuple(cores), slots=tuple(shares), pilot=sum(cores) + 1)
 
 
 class PilotSession:
@@ -250,35 +226,10 @@ class PilotSession:
         return resource
 
     def _describe(self, rp: Any, resource: Any) -> tuple[Any, Layout]:
-        settings, options = self._settings, dict(self._settings.options)
-        smt = int((resource.get("system_architecture") or {}).get("smt") or 1)
-        per_node = int(resource.get("cores_per_node") or 0) * smt
-        nodes = int(options.get("nodes") or 0)
-        self.slots = settings.slots or nodes * per_node or (_cores() if self.local else per_node)
-        if not self.slots:
-            raise UsageError(
-                f"the definition of {settings.label} does not say how many cores a node has",
-                remedy="say how many to use with --cores",
-            )
-        layout = Layout.of(
-            self.slots,
-            per_node=per_node or self.slots,
-            fake=(self.local or not per_node) and not nodes,
-        )
-        if nodes and layout.pilot > nodes * per_node:
-            raise UsageError(
-                f"{self.slots} cores for calls and one for RADICAL-Pilot's master do not fit on "
-                f"{nodes} nodes of {per_node} cores",
-                remedy="ask for fewer --cores, or for more nodes",
-            )
-        self.runtime = (
-            settings.runtime
-            or int(options.pop("runtime", 0))
-            or (_LOCAL_RUNTIME if self.local else _BATCH_RUNTIME)
-        )
-        fields = {"resource": settings.label, "runtime": self.runtime, "exit_on_error": False}
-        if not nodes:
-            fields["cores"] = layout.pilot
+        settings = self._settings
+        request = Request.of(settings, resource)
+        self.slots, self.runtime = request.slots, request.runtime
+        fields = dict(request.fields)
         if self.local:
             if not _SAFE.fullmatch(str(settings.folder)):
                 raise UsageError(
@@ -286,8 +237,8 @@ class PilotSession:
                     "the name",
                     remedy="set XDG_STATE_HOME to a folder with a plain name",
                 )
-            fields["sandbox"] = str(settings.folder)
-        return rp.PilotDescription({**fields, **options}), layout
+            fields.setdefault("sandbox", str(settings.folder))
+        return rp.PilotDescription(fields), request.layout
 
     def _employ(self, rp: Any, layout: Layout) -> None:
         raptor = rp.TaskDescription({"mode": rp.RAPTOR_MASTER, "uid": "scalems.master"})
@@ -324,12 +275,6 @@ class PilotSession:
         if state in FINAL:
             error = "\n".join(filter(None, (task.exception, task.stderr)))
             self._emit(TaskEvent(uid=task.uid, state=state, value=task.return_value, error=error))
-
-
-def _cores() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0))
 
 
 @contextlib.contextmanager
