@@ -44,6 +44,7 @@ ENGINES = {"scalems.env.engine", "scalems.env.engine.pip", "scalems.env.engine.u
 FAR_SIDE = {
     "scalems.probe": set(),
     "scalems.workflow.child": {"cloudpickle", "numpy"},
+    "scalems.workflow.inspection": {"cloudpickle", "numpy"},
     "scalems.workflow.program": {"cloudpickle", "numpy"},
     "scalems.radical.worker": {"cloudpickle", "numpy", "radical"},
 }

@@ -32,6 +32,7 @@ class Build:
     :param python: the venv's interpreter.
     :param versions: distributions by normalized name.
     :param site: what it takes from its site.
+    :param top_level: entries of its site-packages.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Build:
     scalems_digest: str
     versions: Mapping[str, str]
     site: Site = field(default_factory=Site)
+    top_level: tuple[str, ...] = ()
 
     @property
     def venv(self) -> Path:
@@ -262,6 +264,7 @@ def _build(env: SyncedEnv, known: Manifest) -> Build:
         scalems_digest=known.scalems_digest,
         versions=known.versions,
         site=Site.from_dict(known.site),
+        top_level=known.top_level,
     )
 
 

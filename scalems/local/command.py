@@ -53,7 +53,9 @@ def make_backend(options: argparse.Namespace, notify: Notify) -> LocalBackend | 
     from scalems.errors import UsageError
     from scalems.local.backend import LocalBackend, cores
     from scalems.local.inline import InlineBackend
+    from scalems.workflow import shipping
 
+    shipping.far_side_has(None)
     if options.inline:
         if options.venv is not None:
             raise UsageError(
@@ -68,6 +70,7 @@ def make_backend(options: argparse.Namespace, notify: Notify) -> LocalBackend | 
 
     resource = invocation.verify(options.resource, options.venv, options)
     build = resource.tasks[options.venv]
+    shipping.far_side_has(build.top_level)
     return LocalBackend(
         workers=workers,
         build=build,

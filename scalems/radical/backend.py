@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from scalems.radical.launch import Server
+    from scalems.radical.preflight import Preflight
     from scalems.workflow.backend import Done, Notify
     from scalems.workflow.call import Call
 
@@ -31,12 +32,19 @@ class RadicalBackend:
     :param server: what holds the session of RADICAL-Pilot.
     :param environment: content fingerprint of the Task venv.
     :param notify: told what happens, in lines for people.
+    :param preflight: what looks at calls while the server starts.
     """
 
     name = "radical"
 
     def __init__(
-        self, server: Server, *, notify: Notify, label: str, environment: str = ""
+        self,
+        server: Server,
+        *,
+        notify: Notify,
+        label: str,
+        environment: str = "",
+        preflight: Preflight | None = None,
     ) -> None:
         self.label = label
         self.environment = environment
@@ -53,6 +61,9 @@ class RadicalBackend:
         self._hung: ScalemsError | None = None
         self._closing = False
         self._closed = threading.Lock()
+        self._preflight = preflight
+        if preflight is not None:
+            preflight.refuse = self._lose
 
     def start(self) -> None:
         """Start the session, pilot and Workers, and wait until a Worker has proved what it is.
@@ -108,6 +119,8 @@ class RadicalBackend:
             refused = error is not None or self._closing
             if not refused:
                 self._pending[call.id] = (call, done)
+        if not refused and self._preflight is not None:
+            self._preflight.offer(call)
         if refused:
             self._refuse(call, done, error)
         elif link is not None:
@@ -136,6 +149,8 @@ class RadicalBackend:
         """
         with self._lock:
             self._closing = True
+        if self._preflight is not None:
+            self._preflight.end()
         limit = _ABORT_LIMIT if abort else _CLOSE_LIMIT
         with self._closed:
             link = self._link
@@ -198,6 +213,8 @@ class RadicalBackend:
         elif kind == "hung":
             self._hung = value
         elif kind == "ready":
+            if self._preflight is not None:
+                self._preflight.end()
             self._ready.set()
 
     def _silent(self, what: str) -> BackendError:

@@ -146,7 +146,8 @@ RULES: tuple[Rule, ...] = (
         remedy="ask for fewer --cores or less --runtime, or end other jobs of yours",
     ),
     Rule(
-        pattern=r"[Uu]nable to contact slurm controller|slurm_persist_conn_open|munge.*(failed|err)"
+        pattern=r"[Uu]nable to contact slurm controller|resolve_ctls_from_dns_srv"
+        r"|slurm_persist_conn_open|munge.*(failed|err)"
         r"|Connection refused.*(6817|6818|pbs)",
         text="The batch system does not answer.",
         remedy="see whether `sinfo` (Slurm) or `qstat` (PBS) answers on this host",

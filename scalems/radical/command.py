@@ -45,6 +45,13 @@ def make_parser() -> argparse.ArgumentParser:
         "see `scalems pilot --help`",
     )
     group.add_argument(
+        "--preflight",
+        choices=("error", "warn", "off"),
+        default="error",
+        help="if a call needs what the Task venv does not have, which is looked at while the pilot "
+        "starts: refuse, tell, or do not look (default: %(default)s)",
+    )
+    group.add_argument(
         "--debug-bundle",
         metavar="FILE",
         nargs="?",
@@ -81,9 +88,12 @@ def make_backend(options: argparse.Namespace, notify: Notify) -> RadicalBackend:
     :raises UsageError: if there is no such resource, Task venv, pilot option or warm pilot.
     :raises EnvironmentNotReady: if the environments are not what was built.
     """
+    from scalems.env.finding import Policy
     from scalems.radical import choice
     from scalems.radical.backend import RadicalBackend
     from scalems.radical.launch import OwnServer, Server, WarmServer
+    from scalems.radical.preflight import Preflight
+    from scalems.workflow import shipping
 
     settings = make_settings(options)
     if options.dry_run:
@@ -92,11 +102,21 @@ def make_backend(options: argparse.Namespace, notify: Notify) -> RadicalBackend:
         raise SystemExit(0)
     label = f"radical {options.resource}/{options.venv}"
     pilot = choice.choose(options, settings, notify)
+    shipping.far_side_has(settings.build.top_level)
+    preflight = None
     if pilot is None:
         server: Server = OwnServer(settings)
+        policy = Policy(options.preflight)
+        preflight = Preflight(settings.build, settings.label, policy, notify=notify)
     else:
         server, label = WarmServer(pilot), f"{label} ({pilot.name})"
-    return RadicalBackend(server, notify=notify, label=label, environment=settings.environment)
+    return RadicalBackend(
+        server,
+        notify=notify,
+        label=label,
+        environment=settings.environment,
+        preflight=preflight,
+    )
 
 
 def make_settings(options: argparse.Namespace) -> Settings:

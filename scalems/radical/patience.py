@@ -37,6 +37,6 @@ class Patience:
 
 def span(seconds: float) -> str:
     """Return a duration in words of the right size: ``40 s``, ``5 min``, ``48 h``."""
-    if seconds < 120:
+    if seconds < 600:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"

@@ -11,21 +11,18 @@ import inspect
 import os
 import pickle
 import socket
-import sys
-import sysconfig
 import time
 import traceback
 import types
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
 from scalems.errors import SerializationError, TaskError, TaskLost, TaskTimeout
-from scalems.workflow import code, file
+from scalems.workflow import code, file, shipping
 from scalems.workflow.needs import NONE, Needs
 
 if TYPE_CHECKING:
@@ -118,12 +115,12 @@ def encode(
 ) -> bytes:
     """Pickle a call.
 
-    What is defined in the script, or in modules beside it, travels by value: the far
-    side does not have those files.
+    What is defined in the script travels by value, and so does what is in modules that the far
+    side does not have, see :mod:`scalems.workflow.shipping`.
 
     :raises SerializationError: naming the argument or the variable that cannot travel.
     """
-    _send_siblings_by_value(_script_folder(), len(sys.modules))
+    shipping.choose()
     try:
         pickled = _pickled(function)
         if pickled is not None and _LEAVES.issuperset(map(type, (*args, *kwargs.values()))):
@@ -420,35 +417,3 @@ def _innermost(label: str, value: object, depth: int = 5) -> tuple[str, object]:
             if not _travels(item):
                 return _innermost(place, item, depth - 1)
     return label, value
-
-
-# --- modules beside the script ------------------------------------------------------------
-
-
-def _script_folder() -> Path | None:
-    script = getattr(sys.modules.get("__main__"), "__file__", None)
-    return _folder(script) if script else None
-
-
-@lru_cache(maxsize=1)
-def _folder(script: str) -> Path:
-    return Path(script).resolve().parent
-
-
-@lru_cache(maxsize=1)
-def _send_siblings_by_value(folder: Path | None, count: int) -> None:
-    # `count`, the number of loaded modules, makes the cache forget when one was loaded.
-    if folder is None:
-        return
-    installed = {Path(sysconfig.get_path(key)).resolve() for key in ("stdlib", "purelib")}
-    for name, module in list(sys.modules.items()):
-        source = getattr(module, "__file__", None)
-        if name == "__main__" or name.partition(".")[0] == "scalems":
-            continue
-        if not isinstance(source, str) or not source.endswith(".py"):
-            continue
-        path = Path(source)
-        if folder not in path.parents or installed.intersection(path.parents):
-            continue
-        if not {"site-packages", "dist-packages"}.intersection(path.parts):
-            cloudpickle.register_pickle_by_value(module)
