@@ -21,11 +21,22 @@ from scalems.env.spec import Role
 from scalems.env.verify import Build
 from scalems.errors import EnvironmentNotReady, UsageError
 from scalems.options import minutes
-from scalems.radical import admission, diagnosis, options, processes, runs
-from scalems.radical.dispatch import Dispatcher
+from scalems.radical import admission, diagnosis, options, outbox, processes, runs
+from scalems.radical.channel import dump, load
+from scalems.radical.dispatch import MOST_BYTES, Dispatcher, Place
+from scalems.radical.outbox import Outbox
 from scalems.radical.request import Layout, Request
-from scalems.radical.wire import FILE_LIMIT, pack, unpack
+from scalems.radical.wire import (
+    FILE_LIMIT,
+    call_of,
+    call_row,
+    outcome_of,
+    outcome_row,
+    pack,
+    unpack,
+)
 from scalems.workflow.call import Call, Failure, failed
+from scalems.workflow.needs import NONE, Needs
 
 # --- wire -----------------------------------------------------------------------------------
 
@@ -49,72 +60,166 @@ def test_large_values_travel_as_files_and_leave_none(tmp_path):
 # --- dispatch -------------------------------------------------------------------------------
 
 
-def call_of(ident):
-    return Call(id=ident, name="f", payload=b"")
+def row_of(ident, payload=b"", **needs):
+    return call_row(Call(id=ident, name="f", payload=payload, needs=Needs(**needs)))
 
 
-def outcome_of(call, duration=0.001):
-    outcome = failed(call, Failure(type="E", message=""))
-    return replace(outcome, started=0.0, ended=duration)
+def outcome_of_row(row, duration=0.001):
+    outcome = failed(call_of(row), Failure(type="E", message=""))
+    return outcome_row(replace(outcome, started=0.0, ended=duration))
+
+
+def dispatcher_of(*slots, calls=0):
+    made = Dispatcher()
+    for number, count in enumerate(slots):
+        made.open(Place(f"w{number}", count))
+    for ident in range(calls):
+        made.queue.add(row_of(ident))
+    return made
+
+
+def test_rows_are_the_calls_and_outcomes_that_they_are_of():
+    call = Call(id=3, name="f", payload=b"x", timeout=2.0, area="/a", needs=Needs(priority=4))
+    for one in (call, replace(call, needs=NONE)):
+        assert call_of(load(dump(call_row(one)))) == one
+    assert call_of(call_row(replace(call, needs=Needs()))).needs is NONE
+    outcome = failed(call, Failure(type="E", message="m"))
+    assert outcome_of(load(dump(outcome_row(outcome)))) == outcome
 
 
 def run_through(dispatcher, duration):
-    """Play RP: return each batch with outcomes that took some seconds; give the sizes."""
-    sizes, away = [], []
+    """Play Workers: give back all that each has, with outcomes that took some seconds."""
+    sizes = []
     while len(dispatcher):
-        while calls := dispatcher.batch():
-            name = str(len(sizes))
-            dispatcher.sent(name, calls)
-            away.append((name, calls))
-            sizes.append(len(calls))
-        name, calls = away.pop(0)
-        assert dispatcher.returned(name, [outcome_of(call, duration) for call in calls]) == []
+        for place, rows in dispatcher.batches():
+            sizes.append(len(rows))
+            assert place.load <= place.window
+        for place in dispatcher.places.values():
+            rows = list(place.away.values())
+            known = dispatcher.ended(place.name, [outcome_of_row(row, duration) for row in rows])
+            assert [row[0] for row in known] == [row[0] for row in rows]
     return sizes
 
 
-@pytest.mark.parametrize(("duration", "largest"), [(0.0001, 1000), (0.01, 50), (10.0, 1)])
-def test_many_short_calls_travel_together_and_long_ones_alone(duration, largest):
-    dispatcher = Dispatcher(2)
-    for ident in range(20_000 if duration < 1 else 100):
-        dispatcher.add(call_of(ident))
-    sizes = run_through(dispatcher, duration)
-    assert max(sizes) <= largest
-    assert sizes[:8] == [1] * 8  # nothing is known of the first ones
-    if duration < 1:
-        assert max(sizes) > largest // 2
+@pytest.mark.parametrize(("duration", "largest"), [(1e-5, 2002), (0.01, 42), (0.1, 6), (10.0, 2)])
+def test_many_short_calls_travel_together_and_long_ones_not_before_they_can_begin(
+    duration, largest
+):
+    sizes = run_through(dispatcher_of(2, calls=10_000 if duration < 1 else 50), duration)
+    assert sizes[0] == 2  # nothing is known of the first ones
+    assert max(sizes) == largest
 
 
-def test_few_calls_travel_alone_however_short():
-    dispatcher = Dispatcher(4)
-    for ident in range(16):
-        dispatcher.add(call_of(ident))
-    assert run_through(dispatcher, 0.00001) == [1] * 16
+def test_few_calls_are_shared_however_short():
+    dispatcher = dispatcher_of(2, 2, calls=4)
+    run_through(dispatcher, 1e-5)
+    for ident in range(8):
+        dispatcher.queue.add(row_of(ident))
+    assert [len(rows) for _, rows in dispatcher.batches()] == [2, 2]
 
 
-@given(st.lists(st.sampled_from(["add", "send", "return", "withdraw"]), max_size=200))
-def test_every_call_comes_back_once(steps):
-    dispatcher = Dispatcher(1)
-    added, back, away = 0, [], []
-    for step in steps:
-        if step == "add":
-            dispatcher.add(call_of(added))
-            added += 1
-        elif step == "send" and (calls := dispatcher.batch()):
-            away.append(str(added))
-            away[-1] += f".{len(back)}.{len(away)}"
-            dispatcher.sent(away[-1], calls)
-        elif step == "return" and away:
-            back += dispatcher.returned(away.pop(0))  # without outcomes
-        elif step == "withdraw" and (call := dispatcher.withdraw(added - 1)):
-            back.append(call)
-    assert len(dispatcher) == added - len(back)
+def test_urgent_calls_go_first_and_large_ones_do_not_pile_up():
+    dispatcher = dispatcher_of(1)
+    for ident, priority in enumerate([0, 5, -1, 5]):
+        dispatcher.queue.add(row_of(ident, priority=priority))
+    order = []
     while len(dispatcher):
-        if calls := dispatcher.batch():
-            away.append(f"last.{len(back)}.{len(away)}")
-            dispatcher.sent(away[-1], calls)
-        else:
-            back += dispatcher.returned(away.pop(0))
-    assert sorted(call.id for call in back) == list(range(added))
+        for place, rows in dispatcher.batches():
+            order += [row[0] for row in rows]
+            dispatcher.ended(place.name, [outcome_of_row(row, 5.0) for row in rows])
+    assert order == [1, 3, 0, 2]
+    dispatcher = dispatcher_of(1, calls=1)
+    run_through(dispatcher, 1e-6)
+    for ident in range(9):
+        dispatcher.queue.add(row_of(ident, payload=bytes(MOST_BYTES // 2)))
+    sent = [rows for _ in range(9) for _, rows in dispatcher.batches()]
+    assert sum(map(len, sent)) == 3
+
+
+def test_a_call_goes_where_its_cores_are_and_one_too_large_is_refused_there():
+    dispatcher = dispatcher_of(2, 8)
+    dispatcher.queue.add(row_of(1, cores_per_rank=4))
+    dispatcher.queue.add(row_of(2, cores_per_rank=99))
+    dispatcher.queue.add(row_of(3))
+    sent = {
+        row[0]: place.name for _ in range(2) for place, rows in dispatcher.batches() for row in rows
+    }
+    assert sent[1] == "w1"
+    assert set(sent) == {1, 2, 3}
+
+
+def test_calls_behind_a_long_one_are_taken_back_for_an_idle_place():
+    dispatcher = dispatcher_of(1, 1, calls=2)
+    run_through(dispatcher, 0.01)
+    for ident in range(8):
+        dispatcher.queue.add(row_of(ident))
+    while list(dispatcher.batches()):
+        pass
+    one, other = dispatcher.places.values()
+    dispatcher.ended(other.name, [outcome_of_row(row) for row in other.away.values()])
+    assert dispatcher.overloaded() == [one]
+    assert dispatcher.overloaded() == []  # it was asked already
+    dispatcher.returned(one.name, list(one.away)[1:])
+    assert one.load == 1
+    order = []
+    for _ in range(8):
+        for place, rows in dispatcher.batches():
+            assert place is other
+            order += [row[0] for row in rows]
+    assert order == sorted(order)
+    assert len(order) == len(other.away)
+
+
+@given(st.lists(st.sampled_from("asrwgpcp"), max_size=200))
+def test_every_call_ends_once(steps):
+    dispatcher = dispatcher_of(1, 2)
+    added, ended = 0, []
+    for step in steps:
+        place = dispatcher.places.get(f"w{added % 2}")
+        ids = list(place.away) if place else []
+        if step == "a":
+            dispatcher.queue.add(row_of(added, priority=added % 2))
+            added += 1
+        elif step == "s":
+            list(dispatcher.batches())
+        elif step == "r" and ids:
+            row = place.away[ids[0]]
+            for _ in range(2):  # the second time it is not known any more
+                found = dispatcher.ended(place.name, [outcome_of_row(row)])
+                ended += [row[0] for row in found]
+        elif step == "w" and added:
+            unsent, _ = dispatcher.withdraw([added // 2])
+            ended += [row[0] for row in unsent]
+        elif step == "g" and ids:
+            dispatcher.returned(place.name, ids[1:])
+        elif step == "p" and place:
+            place.paused = not place.paused
+        elif step == "c" and len(dispatcher.places) == 2 and added > 20:
+            ended += [row[0] for row in dispatcher.close("w0")]
+    assert sorted([*ended, *dispatcher]) == list(range(added))
+    for place in dispatcher.places.values():
+        place.paused = False
+        assert place.load == len(place.away)
+    run_through(dispatcher, 0.001)
+
+
+def test_a_client_sends_no_more_than_the_server_has_a_use_for(monkeypatch):
+    monkeypatch.setattr(outbox, "MOST", 3)
+    box = Outbox()
+    calls = [Call(id=n, name="f", payload=b"x", needs=Needs(priority=n // 5)) for n in range(6)]
+    for call in calls:
+        box.add(call)
+    assert [row[0] for row in box.take()] == [5, 0, 1, 2]  # the urgent one has its own window
+    assert box.take() == []
+    assert box.remove(4)
+    assert not box.remove(0)
+    box.answered(calls[:2])
+    assert box.wait()
+    assert [row[0] for row in box.take()] == [3]
+    box.restart(calls[:1])
+    assert [row[0] for row in box.take()] == [0]
+    box.close()
+    assert not box.wait()
 
 
 # --- layout ---------------------------------------------------------------------------------

@@ -132,11 +132,12 @@ def _list(given: argparse.Namespace) -> int:
 def _row(pilot: WarmPilot, report: dict[str, Any] | None) -> dict[str, str]:
     from scalems.radical import warm
 
-    left, idle, calls = pilot.until - warm.now(), "", ""
+    left, idle, calls, way = pilot.until - warm.now(), "", "", ""
     if report is None:
         state = f"no answer (on {pilot.host})" if pilot.alive else "gone"
     else:
         state, calls = "in use" if report["clients"] else "ready", str(report["calls"])
+        way = report["route"]
         if not report["clients"]:
             idle, left = warm.age(report["idle"]), min(left, pilot.idle - report["idle"])
     return {
@@ -146,6 +147,7 @@ def _row(pilot: WarmPilot, report: dict[str, Any] | None) -> dict[str, str]:
         "state": state,
         "calls": calls,
         "at a time": str(pilot.slots),
+        "calls go by": way,
         "idle for": idle,
         "ends in": warm.age(left),
     }

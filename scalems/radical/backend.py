@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import pickle
+import logging
 import threading
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from scalems.errors import BackendError, ScalemsError
-from scalems.radical import diagnosis
+from scalems.radical import diagnosis, wire
+from scalems.radical.outbox import Outbox
 from scalems.radical.surroundings import Place
 from scalems.workflow.call import CANCELLED, Failure, failed, failure_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from scalems.radical.launch import Server
     from scalems.radical.preflight import Preflight
+    from scalems.radical.wire import Row
     from scalems.workflow.backend import Done, Notify
     from scalems.workflow.call import Call
+
+log = logging.getLogger(__name__)
 
 _CHECK = 1.0  # seconds between two looks at the server
 _CLOSE_LIMIT = 60.0  # seconds for RP to give everything back
@@ -52,9 +56,11 @@ class RadicalBackend:
         self._notify = notify
         self._lock = threading.Lock()
         self._pending: dict[int, tuple[Call, Done]] = {}
+        self._outbox = Outbox()
         self._link: Connection[Any, Any] | None = None
         self._send_lock = threading.Lock()
         self._reader: threading.Thread | None = None
+        self._writer: threading.Thread | None = None
         self._status: dict[str, str] = {}
         self._ready = threading.Event()
         self._error: ScalemsError | None = None
@@ -95,9 +101,12 @@ class RadicalBackend:
             except BackendError as error:
                 self._error = error
                 raise
-            for call, _ in self._pending.values():
-                self._send_to(link, "call", call)
+            self._outbox.restart(call for call, _ in self._pending.values())
             self._link = link
+        self._writer = threading.Thread(
+            target=self._write, args=(link,), name="scalems-write", daemon=True
+        )
+        self._writer.start()
         self._reader = threading.Thread(target=self._read, name="scalems-radical", daemon=True)
         self._reader.start()
         self._ready.wait()  # the server has limits for all that it waits for
@@ -105,7 +114,10 @@ class RadicalBackend:
     def _end_hung(self) -> None:
         """End a session server that hangs. It has run no call, so another may have them all."""
         assert self._reader is not None
+        assert self._writer is not None
         self._reader.join()
+        self._outbox.close()
+        self._writer.join()
         with self._lock:
             link, self._link = self._link, None
         if link is not None:
@@ -115,16 +127,15 @@ class RadicalBackend:
     def submit(self, call: Call, done: Done) -> None:
         """Take a call, also before there is a pilot."""
         with self._lock:
-            error, link = self._error, self._link
+            error = self._error
             refused = error is not None or self._closing
             if not refused:
                 self._pending[call.id] = (call, done)
+                self._outbox.add(call)
         if not refused and self._preflight is not None:
             self._preflight.offer(call)
         if refused:
             self._refuse(call, done, error)
-        elif link is not None:
-            self._send_to(link, "call", call)
 
     def cancel(self, call_id: int) -> bool:
         """Withdraw a call; if it runs, its processes are ended."""
@@ -132,12 +143,12 @@ class RadicalBackend:
             if call_id not in self._pending:
                 return False
             link = self._link
-            entry = self._pending.pop(call_id) if link is None else None
+            entry = self._pending.pop(call_id) if self._outbox.remove(call_id) else None
         if entry is not None:
             call, done = entry
             done(failed(call, Failure(type=CANCELLED, message="cancelled before it ran")))
         elif link is not None:
-            self._send_to(link, "cancel", call_id)
+            self._send_to(link, "cancel", [call_id])
         return True
 
     def close(self, *, abort: bool = False) -> None:
@@ -149,6 +160,7 @@ class RadicalBackend:
         """
         with self._lock:
             self._closing = True
+        self._outbox.close()
         if self._preflight is not None:
             self._preflight.end()
         limit = _ABORT_LIMIT if abort else _CLOSE_LIMIT
@@ -172,9 +184,16 @@ class RadicalBackend:
     # --- the server -----------------------------------------------------------------------
 
     def _send_to(self, link: Connection[Any, Any], *message: object) -> None:
-        data = pickle.dumps(message, protocol=5)
         with self._send_lock, contextlib.suppress(OSError):  # if it is gone: the reader tells
-            link.send_bytes(data)
+            wire.send(link, *message)
+
+    def _write(self, link: Connection[Any, Any]) -> None:
+        """Send calls to a server, as many at a time as there are."""
+        while self._outbox.wait():
+            # Taken under the lock: a call that is cancelled was either not taken, or is there.
+            with self._send_lock, contextlib.suppress(OSError):
+                if rows := self._outbox.take():
+                    wire.send(link, "calls", wire.light(rows))
 
     def _read(self) -> None:
         link = self._link
@@ -182,7 +201,7 @@ class RadicalBackend:
         try:
             while True:
                 self._wait_for(link)
-                kind, *values = pickle.loads(link.recv_bytes())
+                kind, *values = wire.receive(link)
                 if kind == "closed":
                     break
                 self._on_message(kind, *values)
@@ -199,15 +218,13 @@ class RadicalBackend:
 
     def _on_message(self, kind: str, value: Any = None) -> None:
         if kind == "outcomes":
-            for outcome in value:
-                with self._lock:
-                    _, done = self._pending.pop(outcome.id, (None, None))
-                if done is not None:
-                    done(outcome)
+            self._on_outcomes(value)
         elif kind == "status":
             self._status.update(value)
         elif kind == "note":
             self._notify(value)
+        elif kind == "way":
+            log.info("%s", value)
         elif kind == "failed":
             self._lose(value)
         elif kind == "hung":
@@ -216,6 +233,14 @@ class RadicalBackend:
             if self._preflight is not None:
                 self._preflight.end()
             self._ready.set()
+
+    def _on_outcomes(self, rows: Sequence[Row]) -> None:
+        with self._lock:
+            entries = [self._pending.pop(row[0], None) for row in rows]
+        self._outbox.answered(entry[0] for entry in entries if entry is not None)
+        for row, entry in zip(rows, entries, strict=True):
+            if entry is not None:
+                entry[1](wire.outcome_of(row))
 
     def _silent(self, what: str) -> BackendError:
         place = Place(label=self._server.resource, folder=self._server.folder)
@@ -230,6 +255,7 @@ class RadicalBackend:
 
     def _finish(self, error: ScalemsError | None) -> None:
         """Give every call that has no outcome yet one."""
+        self._outbox.close()
         with self._lock:
             pending, self._pending = self._pending, {}
         for call, done in pending.values():

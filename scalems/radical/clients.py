@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import pickle
 import socket
 import struct
 import threading
@@ -18,6 +17,7 @@ from multiprocessing.connection import Connection, Listener
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scalems.host.process import lives
+from scalems.radical import wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +77,7 @@ class Clients:
         link = self._links.get(client)
         if link is not None:
             with contextlib.suppress(OSError, ValueError):
-                link.send_bytes(pickle.dumps(message, protocol=5))
+                wire.send(link, *message)
 
     def tell_all(self, *message: object) -> None:
         """Send a message to all clients."""
@@ -104,7 +104,7 @@ class Clients:
         with contextlib.suppress(OSError, EOFError):
             while link.poll(_LOOK) or alive():
                 if link.poll(0):
-                    self._emit(ClientEvent(number, pickle.loads(link.recv_bytes())))
+                    self._emit(ClientEvent(number, wire.receive(link)))
         self._emit(ClientEvent(number, None))
 
 

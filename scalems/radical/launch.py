@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import shutil
 import socket
 import subprocess
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from scalems.env import lease
 from scalems.errors import BackendError
-from scalems.radical import processes, runs, warm
+from scalems.radical import processes, runs, warm, wire
 
 if TYPE_CHECKING:
     from scalems.radical.settings import Settings
@@ -119,7 +118,7 @@ class OwnServer:
             )
         link: Connection[Any, Any] = Connection(ours.detach())
         with contextlib.suppress(OSError):  # if it died at once: the reader will tell
-            link.send_bytes(pickle.dumps(settings, protocol=5))
+            wire.send(link, settings)
         return link
 
     def ended(self) -> bool:
@@ -171,7 +170,7 @@ class WarmServer:
         """See :meth:`Server.connect`."""
         try:
             link = warm.connect(self._pilot)
-            link.send_bytes(pickle.dumps(("use",), protocol=5))
+            wire.send(link, "use")
         except OSError as error:
             raise BackendError(
                 f"The warm pilot {self._pilot.name!r} does not answer: {error}",

@@ -14,30 +14,27 @@ import contextlib
 import faulthandler
 import logging
 import os
-import pickle
 import queue
 import shutil
 import signal
 import threading
 import time
-from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from scalems.env.finding import About, Policy
 from scalems.errors import BackendError, ScalemsError
-from scalems.radical import admission, diagnosis, processes, surroundings, warm
+from scalems.radical import admission, diagnosis, processes, surroundings, warm, wire
 from scalems.radical.clients import ClientEvent, Clients
-from scalems.radical.dispatch import Dispatcher
+from scalems.radical.hub import WorkerEvent
 from scalems.radical.patience import Patience
+from scalems.radical.plane import Plane
 from scalems.radical.session import FINAL, JobEvent, PilotEvent, PilotSession, TaskEvent
 from scalems.radical.warm import WarmPilot
-from scalems.radical.wire import ALIVE, ALIVE_EVERY, CANCEL, pack, unpack
-from scalems.workflow.call import CANCELLED, Failure, Outcome, failed, failure_of, hostname
+from scalems.radical.wire import ALIVE, ALIVE_EVERY, pack, unpack
+from scalems.workflow.call import hostname
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from scalems.radical.batch import Job
     from scalems.radical.settings import Settings
 
@@ -51,6 +48,7 @@ _SCHEDULING_LIMIT = 30.0  # seconds in the agent's scheduler, which takes millis
 _SUSPICIOUS = 8.0  # seconds after which a wait may have a reason that can be seen
 _HEAR_OUT = 2.0  # seconds between the end of a Worker and that of its pilot
 _TICK = 1.0  # seconds
+_HELLO = "scalems.hello."  # names of the tasks that open the work of Workers
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +75,7 @@ def main(descriptor: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.register(signal.SIGUSR1)  # shows where it is, in its log
     os.environ.pop("PYTHONPATH", None)  # the agent would inherit it, and its tasks
-    settings: Settings = pickle.loads(link.recv_bytes())
+    settings: Settings = wire.receive(link)[0]
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     try:
         _Server(settings, link).serve()
@@ -96,13 +94,10 @@ class _Server:
         self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._clients = Clients(self._on_client)
-        self._callers: dict[int, tuple[int, int]] = {}  # whose call it is, and its id there
-        self._calls = 0
         self._idle_since = time.monotonic()
         self._record: WarmPilot | None = None
         self._session = PilotSession(settings, self._events.put)
-        self._dispatcher: Dispatcher | None = None
-        self._batches = 0
+        self._plane = Plane(self._session, self._clients, self._events.put, folder=settings.data)
         self._state = "NEW"
         self._runs_since: float | None = None  # the pilot's job
         self._changed = self._alive_sent = time.monotonic()
@@ -121,8 +116,9 @@ class _Server:
         try:
             self._session.open(self._proceed)
             self._stop_timer()
-            self._dispatcher = Dispatcher(self._session.slots)
-            self._session.submit("scalems.hello", "describe")
+            invitation = pack(self._plane.invitation())
+            for number in range(self._session.workers):
+                self._session.submit(f"{_HELLO}{number}", "hello", invitation)
             while True:
                 self._step()
         except _Closed:
@@ -139,6 +135,7 @@ class _Server:
         if self._record is not None:
             warm.remove(self._record)
         self._clients.tell_all("note", "ending the pilot")
+        self._plane.close()
         self._session.close()
         self._clients.tell_all("closed")
 
@@ -165,44 +162,19 @@ class _Server:
             if client in self._users:
                 self._users.remove(client)
                 self._idle_since = time.monotonic()
-            self._withdraw([gid for gid, (whose, _) in self._callers.items() if whose == client])
+            self._plane.drop(client)
             return
         kind, *values = message
-        assert self._dispatcher is not None
         if kind == "use":
             self._users.add(client)
             self._clients.tell(client, "status", self._status())
             self._clients.tell(client, "ready")
-        elif kind == "call":
-            self._calls += 1
-            self._callers[self._calls] = (client, values[0].id)
-            self._dispatcher.add(replace(values[0], id=self._calls))
+        elif kind == "calls":
+            self._plane.add(client, *values)
         elif kind == "cancel":
-            self._withdraw([gid for gid, who in self._callers.items() if who == (client, *values)])
+            self._plane.cancel(client, *values)
         elif kind == "report":
             self._clients.tell(client, "report", self._report())
-
-    def _withdraw(self, calls: Sequence[int]) -> None:
-        assert self._dispatcher is not None
-        sent = []
-        for ident in calls:
-            call = self._dispatcher.withdraw(ident)
-            if call is None:
-                sent.append(ident)
-            else:
-                failure = Failure(type=CANCELLED, message=f"{call.name} was cancelled")
-                self._deliver([failed(call, failure)])
-        if sent:
-            self._session.broadcast(CANCEL, calls=sent)
-
-    def _deliver(self, outcomes: Sequence[Outcome]) -> None:
-        """Give outcomes to those whose calls they are of."""
-        shares: dict[int, list[Outcome]] = {}
-        for outcome in outcomes:
-            client, ident = self._callers.pop(outcome.id, (-1, 0))
-            shares.setdefault(client, []).append(replace(outcome, id=ident))
-        for client, share in shares.items():
-            self._clients.tell(client, "outcomes", share)
 
     def _status(self) -> dict[str, str]:
         count = sum(what.startswith("Worker") for what in self._session.staff.values())
@@ -213,7 +185,8 @@ class _Server:
         idle = 0.0 if self._users else time.monotonic() - self._idle_since
         return {
             "clients": len(self._users),
-            "calls": len(self._callers),
+            "calls": len(self._plane),
+            "route": self._plane.route(),
             "idle": idle,
             **self._status(),
         }
@@ -263,22 +236,15 @@ class _Server:
             self._on_task(event)
         elif isinstance(event, JobEvent):
             self._on_job(event.job)
+        elif isinstance(event, WorkerEvent):
+            self._plane.on_worker(event)
         elif isinstance(event, ClientEvent):
             self._on_message(*event)
         if self._closing.is_set():
             raise _Closed
         self._check()
         if self._up:
-            self._send()
-
-    def _send(self) -> None:
-        assert self._dispatcher is not None
-        while calls := self._dispatcher.batch():
-            self._batches += 1
-            name = f"scalems.batch.{self._batches}"
-            self._dispatcher.sent(name, calls)
-            folder = self._settings.data if self._session.local else None
-            self._session.submit(name, "run_calls", pack(calls, folder=folder), str(folder or ""))
+            self._plane.send()
 
     def _on_pilot(self, event: PilotEvent) -> None:
         if event.state == self._state:
@@ -304,13 +270,16 @@ class _Server:
             self._hear_out()
             what = self._session.staff[event.uid]
             raise self._lost(f"The {what} has ended ({event.state}).", uid=event.uid)
-        if event.state != "DONE" or event.value is None:
-            self._on_broken(event)
-        elif event.uid == "scalems.hello":
-            self._admit(unpack(event.value))
+        done = event.state == "DONE" and event.value is not None
+        if event.uid.startswith(_HELLO):
+            if not done:
+                raise self._lost(f"The Worker did not answer ({event.state}): {event.error}")
+            self._admit(unpack(str(event.value)))
         else:
-            outcomes: list[Outcome] = unpack(event.value)
-            self._returned(event.uid, outcomes, "has no outcome")
+            why = "has no outcome"
+            if not done:
+                why = f"came back {event.state} from RADICAL-Pilot: {event.error}"
+            self._plane.on_batch(event.uid, event.value if done else None, why)
 
     def _hear_out(self) -> None:
         """Take what else comes in the next moments: results, or that the pilot has ended."""
@@ -329,10 +298,13 @@ class _Server:
     def _admit(self, description: dict[str, Any]) -> None:
         settings = self._settings
         admission.check(settings.label, settings.build, description, policies=settings.policies)
-        self._up = True
-        self._keep()
+        way = self._plane.admit(description["worker"], description)
+        self._clients.tell_all("way", f"calls get to {description['worker']} by {way}")
+        if not self._up:
+            self._up = True
+            self._keep()
+            self._clients.tell_all("ready")
         self._clients.tell_all("status", self._status())
-        self._clients.tell_all("ready")
 
     def _keep(self) -> None:
         """Let others use the pilot too, if it is a warm one."""
@@ -360,19 +332,6 @@ class _Server:
         )
         warm.write(self._record)
 
-    def _on_broken(self, event: TaskEvent) -> None:
-        if event.uid == "scalems.hello":
-            raise self._lost(f"The Worker did not answer ({event.state}): {event.error}")
-        self._returned(event.uid, [], f"came back {event.state} from RADICAL-Pilot: {event.error}")
-
-    def _returned(self, name: str, outcomes: Sequence[Outcome], why: str) -> None:
-        assert self._dispatcher is not None
-        missing = [
-            failed(call, failure_of(BackendError(f"The call {call.name} {why}")))
-            for call in self._dispatcher.returned(name, outcomes)
-        ]
-        self._deliver([*outcomes, *missing])
-
     # --- limits ---------------------------------------------------------------------------
 
     def _check(self) -> None:
@@ -381,6 +340,7 @@ class _Server:
             self._alive_sent = now
             self._session.broadcast(ALIVE)
         if self._up:
+            self._plane.balance()
             self._check_used(now)
             return
         if self._session.stuck() > _SCHEDULING_LIMIT:

@@ -132,6 +132,29 @@ class PilotSession:
             )
         )
 
+    @property
+    def workers(self) -> int:
+        """How many Workers there are."""
+        return sum(what.startswith("Worker") for what in self.staff.values())
+
+    def hosts(self) -> list[str]:
+        """Return the addresses of this machine that Workers may reach it by, the best first.
+
+        The first is the one that RP's agent connects to: that of the interface that RP is told
+        to use (``RADICAL_DEFAULT_IFACE``), or that it likes best.
+        """
+        if self.local:
+            return ["127.0.0.1"]
+        import netifaces
+        import radical.utils as ru
+
+        found = [str(ru.get_hostip())]
+        for interface in netifaces.interfaces():
+            for entry in netifaces.ifaddresses(interface).get(netifaces.AF_INET, ()):
+                if not entry["addr"].startswith("127."):
+                    found.append(entry["addr"])
+        return list(dict.fromkeys(found))
+
     def stuck(self) -> float:
         """Return for how many seconds the agent's scheduler has had the master or a Worker.
 

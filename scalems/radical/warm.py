@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pickle
 import secrets
 import shutil
 import tempfile
@@ -25,7 +24,7 @@ import platformdirs
 from scalems.errors import BackendError, UsageError
 from scalems.host.files import write_atomic
 from scalems.host.process import lives
-from scalems.radical import processes
+from scalems.radical import processes, wire
 from scalems.tomlfile import near
 from scalems.workflow.call import hostname
 
@@ -178,9 +177,9 @@ def ask(pilot: WarmPilot) -> dict[str, Any] | None:
     if not pilot.alive:
         return None
     with contextlib.suppress(OSError, EOFError), connect(pilot) as link:
-        link.send_bytes(pickle.dumps(("report",), protocol=5))
+        wire.send(link, "report")
         while link.poll(_ANSWER_LIMIT):
-            kind, value = pickle.loads(link.recv_bytes())
+            kind, value = wire.receive(link)
             if kind == "report":
                 return dict(value)
     return None
@@ -197,7 +196,7 @@ def stop(pilot: WarmPilot) -> None:
             remedy=f"run `scalems pilot stop {pilot.name}` there",
         )
     with contextlib.suppress(OSError), connect(pilot) as link:
-        link.send_bytes(pickle.dumps(("close",), protocol=5))
+        wire.send(link, "close")
         limit = time.monotonic() + _STOP_LIMIT
         while pilot.alive and time.monotonic() < limit:
             time.sleep(0.05)

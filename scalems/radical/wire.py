@@ -1,7 +1,9 @@
-"""How calls and outcomes travel through RADICAL-Pilot: as plain ASCII text.
+"""How calls and outcomes travel: as rows of plain values, many at a time.
 
-RP changes or loses most other values. What is large goes through a file in a folder
-that both sides see, where there is one: RP needs seconds for a megabyte.
+Over the data channel and to the client they go as pickles with what is large beside them; see
+:mod:`scalems.radical.channel`. Through RADICAL-Pilot, where there is no channel, they go as
+ASCII text, since RP changes or loses most other values; what is large then goes through a file
+in a folder that both sides see, where there is one: RP needs seconds for a megabyte.
 """
 
 from __future__ import annotations
@@ -10,8 +12,23 @@ import base64
 import os
 import pickle
 import tempfile
+from dataclasses import fields
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from scalems.radical.channel import OUT_OF_BAND, apart, dump, load
+from scalems.workflow.call import Call, Outcome
+from scalems.workflow.needs import NONE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from multiprocessing.connection import Connection
+
+    from scalems.workflow.needs import Needs
+
+    Row = tuple[Any, ...]
+    """A :class:`Call` or an :class:`Outcome`: the values of its fields. The first is the id."""
 
 FILE_LIMIT = 100_000
 """Bytes above which a value goes through a file, if the two sides share a folder."""
@@ -29,6 +46,99 @@ ALIVE_EVERY = 10.0  # seconds
 ALIVE_LIMIT = 120.0  # seconds
 
 _FILE = "file:"
+
+_CALL = [field.name for field in fields(Call)]
+_OUTCOME = [field.name for field in fields(Outcome)]
+_call_values = attrgetter(*_CALL)
+_outcome_values = attrgetter(*_OUTCOME)
+_NEEDS = _CALL.index("needs")
+_PAYLOAD = _CALL.index("payload")
+assert _OUTCOME.index("payload") == _PAYLOAD  # of a row of either kind
+_STARTED, _ENDED = _OUTCOME.index("started"), _OUTCOME.index("ended")
+
+
+def call_row(call: Call) -> Row:
+    """Return a call as it travels."""
+    row: Row = _call_values(call)
+    if call.needs is NONE or call.needs == NONE:
+        return (*row[:_NEEDS], None, *row[_NEEDS + 1 :])
+    return row
+
+
+def call_of(row: Row) -> Call:
+    """Return the call that a row is of."""
+    call = object.__new__(Call)
+    # Frozen dataclasses set their fields one by one, which takes most of the time here.
+    call.__dict__.update(zip(_CALL, row, strict=True))
+    if row[_NEEDS] is None:
+        call.__dict__["needs"] = NONE
+    return call
+
+
+def outcome_row(outcome: Outcome) -> Row:
+    """Return an outcome as it travels."""
+    row: Row = _outcome_values(outcome)
+    return row
+
+
+def outcome_of(row: Row) -> Outcome:
+    """Return the outcome that a row is of."""
+    outcome = object.__new__(Outcome)
+    outcome.__dict__.update(zip(_OUTCOME, row, strict=True))
+    return outcome
+
+
+def needs_of(row: Row) -> Needs:
+    """Return what the call of a row needs."""
+    return row[_NEEDS] or NONE
+
+
+def duration_of(row: Row) -> float:
+    """Return how long the call took whose outcome this is, in seconds."""
+    return float(row[_ENDED] - row[_STARTED])
+
+
+def size_of(row: Row) -> int:
+    """Return the bytes of a call's or an outcome's payload."""
+    return len(row[_PAYLOAD])
+
+
+def numbered(row: Row, ident: int) -> Row:
+    """Return a row with another id."""
+    return (ident, *row[1:])
+
+
+def light(rows: Sequence[Row]) -> list[Row]:
+    """Return rows whose large payloads are not copied when they are sent."""
+    return [
+        row
+        if len(row[_PAYLOAD]) <= OUT_OF_BAND
+        else (*row[:_PAYLOAD], apart(row[_PAYLOAD]), *row[_PAYLOAD + 1 :])
+        for row in rows
+    ]
+
+
+def send(link: Connection[Any, Any], *message: object) -> None:
+    """Send a message of plain values and rows to a local process.
+
+    :raises OSError: it is gone.
+    """
+    head, *rest = dump(message)
+    link.send_bytes(len(rest).to_bytes(2, "big") + head)
+    for frame in rest:
+        link.send_bytes(frame)
+
+
+def receive(link: Connection[Any, Any]) -> tuple[Any, ...]:
+    """Return the next message of a local process.
+
+    :raises OSError: it is gone.
+    :raises EOFError: it has closed the connection.
+    """
+    head = link.recv_bytes()
+    rest = [link.recv_bytes() for _ in range(int.from_bytes(head[:2], "big"))]
+    message: tuple[Any, ...] = load([memoryview(head)[2:], *rest])
+    return message
 
 
 def pack(value: object, *, folder: Path | None = None) -> str:

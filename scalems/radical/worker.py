@@ -1,8 +1,9 @@
 """The raptor Worker: runs calls in a pool of processes, in the Task venv.
 
 RP loads this file by its path, not as a module of its package, so nothing here may be
-pickled and no dataclass be made. A call is a raptor call-mode task: the name of a
-method, and text.
+pickled and no dataclass be made. A raptor call-mode task opens its work: it brings the address
+of the data channel, which calls come by from then on. Where the server cannot be reached they
+come as call-mode tasks too: the name of a method, and text.
 """
 
 from __future__ import annotations
@@ -19,18 +20,32 @@ import radical.pilot as rp
 import radical.utils as ru
 
 from scalems import probe
-from scalems.radical.wire import ALIVE, ALIVE_EVERY, ALIVE_LIMIT, CANCEL, SLOTS, pack, unpack
+from scalems.radical.uplink import NoRoute, Uplink
+from scalems.radical.wire import (
+    ALIVE,
+    ALIVE_EVERY,
+    ALIVE_LIMIT,
+    CANCEL,
+    SLOTS,
+    call_of,
+    light,
+    outcome_row,
+    pack,
+    unpack,
+)
 from scalems.workflow.call import CANCELLED, ENV_VARIABLE, Failure, failed
 from scalems.workflow.pool import CallPool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from scalems.workflow.call import Call, Outcome
+    from scalems.radical.wire import Row
+    from scalems.workflow.call import Outcome
 
     Report = Callable[..., None]
 
-_CALLABLE = frozenset({"describe", "run_calls"})
+_CALLABLE = frozenset({"hello", "run_calls"})
+_GATHER = 0.001  # seconds that outcomes are gathered, while there is more to do
 
 
 class RaptorWorker(rp.raptor.Worker):  # type: ignore[misc]  # RP has no types
@@ -42,7 +57,9 @@ class RaptorWorker(rp.raptor.Worker):  # type: ignore[misc]  # RP has no types
         self._lock = threading.Condition()
         self._unfinished = 0
         self._cancelled: set[int] = set()
+        self._outcomes: list[Row] = []
         self._heard = time.monotonic()
+        self._link = Uplink(self._on_message, on_sign=self._hear, on_refused=self.stop)
         # A foreign interpreter even though it is this one: nothing of RP's settings gets in.
         self._pool = CallPool(
             self._slots,
@@ -71,18 +88,16 @@ class RaptorWorker(rp.raptor.Worker):  # type: ignore[misc]  # RP has no types
         while not self._ended.wait(3600):
             pass
         self._pool.close(kill=True)
+        self._link.close()
         return 0
 
     def _control_cb(self, topic: str, message: dict[str, Any]) -> Any:
         command = message.get("cmd")
         if command == ALIVE:
-            self._heard = time.monotonic()
+            self._hear()
             return None
         if command == CANCEL:
-            with self._lock:
-                for ident in message["arg"]["calls"]:
-                    if not self._pool.cancel(ident):
-                        self._cancelled.add(ident)  # it may be on its way
+            self._cancel(message["arg"]["calls"])
             return None
         return super()._control_cb(topic, message)
 
@@ -115,28 +130,74 @@ class RaptorWorker(rp.raptor.Worker):  # type: ignore[misc]  # RP has no types
 
     # --- the functions of the call mode ---------------------------------------------------
 
-    def describe(self, report: Report) -> None:
-        """Report what this Worker runs in, see :func:`scalems.probe.describe`."""
-        report(pack(probe.describe()))
+    def hello(self, report: Report, text: str) -> None:
+        """Connect with the session server; report what this Worker is and how it is reached.
+
+        See :func:`scalems.probe.describe`. With a channel it takes no more tasks of RP.
+        """
+        invitation = unpack(text)
+        address = reason = ""
+        try:
+            address = self._link.connect(invitation["addresses"], invitation["key"])
+        except NoRoute as error:
+            reason = str(error)
+        channel = {"channel": self._link.key, "address": address, "reason": reason}
+        report(pack({**probe.describe(), **channel, "worker": self._uid, "slots": self._slots}))
+        if address:
+            with self._lock:
+                self._lock.wait_for(self._ended.is_set)
 
     def run_calls(self, report: Report, text: str, folder: str) -> None:
         """Run a batch of calls, and report their outcomes together."""
-        calls: list[Call] = unpack(text)
+        rows: list[Row] = unpack(text)
         place = Path(folder) if folder else None
-        outcomes: list[Outcome] = []
+        outcomes: list[Row] = []
 
         def done(outcome: Outcome) -> None:
             with self._lock:
                 self._unfinished -= 1
-                outcomes.append(outcome)
-                last = len(outcomes) == len(calls)
+                outcomes.append(outcome_row(outcome))
+                last = len(outcomes) == len(rows)
                 self._lock.notify_all()
             if last:
                 report(pack(outcomes, folder=place))
 
+        self._run(rows, done)
+
+    # --- the data channel -----------------------------------------------------------------
+
+    def _on_message(self, kind: str, value: Any) -> None:
+        if kind == "calls":
+            self._run(value, self._done)
+        elif kind == "cancel":
+            self._cancel(value)
+        elif kind == "give back":
+            self._link.send("returned", self._reclaim(value))
+
+    def _done(self, outcome: Outcome) -> None:
+        row = outcome_row(outcome)
         with self._lock:
-            self._unfinished += len(calls)
-        for call in calls:
+            self._unfinished -= 1
+            self._outcomes.append(row)
+            first = len(self._outcomes) == 1
+        if first:
+            self._link.send_made(self._gathered)
+
+    def _gathered(self) -> tuple[str, object]:
+        """Return the outcomes that there are, in the thread that sends them."""
+        if self._unfinished > self._slots:
+            time.sleep(_GATHER)
+        with self._lock:
+            rows, self._outcomes = self._outcomes, []
+        return "outcomes", light(rows)
+
+    # --- calls ----------------------------------------------------------------------------
+
+    def _run(self, rows: Sequence[Row], done: Callable[[Outcome], None]) -> None:
+        with self._lock:
+            self._unfinished += len(rows)
+        for row in rows:
+            call = call_of(row)
             with self._lock:  # a call is either cancelled before it is submitted, or after
                 cancelled = call.id in self._cancelled
                 if not cancelled:
@@ -144,6 +205,22 @@ class RaptorWorker(rp.raptor.Worker):  # type: ignore[misc]  # RP has no types
             if cancelled:
                 failure = Failure(type=CANCELLED, message=f"{call.name} was cancelled")
                 done(failed(call, failure))
+
+    def _cancel(self, idents: Sequence[int]) -> None:
+        with self._lock:
+            for ident in idents:
+                if not self._pool.cancel(ident):
+                    self._cancelled.add(ident)  # it may be on its way
+
+    def _reclaim(self, count: int) -> list[int]:
+        """Take back calls that have not begun, and will not."""
+        taken = self._pool.reclaim(count)
+        with self._lock:
+            self._unfinished -= len(taken)
+        return taken
+
+    def _hear(self) -> None:
+        self._heard = time.monotonic()
 
     # --- the client's death ---------------------------------------------------------------
 

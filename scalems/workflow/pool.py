@@ -121,6 +121,17 @@ class CallPool:
                 slot.cancel(call_id)
             return True
 
+    def reclaim(self, count: int) -> list[int]:
+        """Take out calls that have not begun, the last ones first; return their ids.
+
+        They have no outcome, and will not run here.
+        """
+        with self._lock:
+            if len(self._queued) < count:
+                for slot in self._slots:
+                    self._take_back(slot)
+            return [self._queued.take_last()[0].id for _ in range(min(count, len(self._queued)))]
+
     def close(self, *, kill: bool = False) -> None:
         """End the pool, and every process of it; calls that were accepted are finished first.
 

@@ -52,6 +52,13 @@ class Waiting(Generic[T]):
         self._forget(ident, priority)
         return entry
 
+    def take_last(self) -> tuple[Call, T]:
+        """Take out the one whose turn would come last."""
+        priority = min(self._lanes)
+        ident, entry = self._lanes[priority].popitem()
+        self._forget(ident, priority)
+        return entry
+
     def remove(self, call_id: int) -> tuple[Call, T] | None:
         """Take a call out, if it is there."""
         priority = self._lane_of.get(call_id, 0)
