@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from scalems.env.initialize import Initialized
     from scalems.env.inventory import Collection, Kept
     from scalems.env.locking import LockResult, Notify
+    from scalems.env.outcome import SyncResult
     from scalems.env.parity import Parity
     from scalems.env.redefine import DefinitionReport
     from scalems.env.rollback import RollbackResult
-    from scalems.env.sync import SyncResult
     from scalems.env.verify import Report
     from scalems.env.watch import Watched
     from scalems.resource.definition import Change

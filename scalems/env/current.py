@@ -49,9 +49,15 @@ def key(project: Project, label: str, client: Side) -> str:
 
 def _still_good(known: Synced, depth: Depth) -> bool:
     fields = definition.fields_of(known.label)
+    if any(fields.get(name) != value for name, value in known.fields.items()):
+        return False
+    if known.host:
+        from scalems.env.remote import far  # most resources are of this machine
+
+        there = far.look(known, known.envs, depth=depth)
+        return not any(seen.findings for seen in there) and not any(map(_sources, known.envs))
     return (
-        all(fields.get(name) == value for name, value in known.fields.items())
-        and state.linked(layout.default(), known)
+        state.linked(layout.default(), known)
         and all(check.is_good(env.folder, depth=depth) for env in known.envs)
         and all(_same_software(env) for env in known.envs)
         and not any(_sources(env) for env in known.envs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from enum import Enum
 
@@ -64,6 +64,18 @@ class Finding:
     def to_dict(self) -> dict[str, str]:
         """Return it in values that JSON can hold."""
         return {**asdict(self), "severity": self.severity.value, "about": self.about.value}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, str]) -> Finding:
+        """Read it back.
+
+        :raises ValueError: it is not what :meth:`to_dict` has returned.
+        """
+        severity, about = Severity(data["severity"]), About(data["about"])
+        try:
+            return cls(**{**data, "severity": severity, "about": about})  # type: ignore[arg-type]
+        except TypeError as error:
+            raise ValueError(str(error)) from error
 
 
 def errors(findings: Iterable[Finding]) -> list[Finding]:

@@ -165,17 +165,20 @@ def ensure(
     options: Options,
     *,
     notify: Notify,
+    interpreters: Mapping[str, Interpreter] = {},
 ) -> tuple[dict[str, Lock], list[LockResult]]:
     """Return the lock of each spec, by name, resolved anew where it was not current.
 
     :param packages: the local packages of each spec, by its name.
+    :param interpreters: what specs are built with, by name, where it is not of this machine;
+        each with the path of one that is here, which can look at source distributions.
     :raises EnvironmentNotReady: one is not current and ``frozen`` is set.
     :raises ResolveError: no set of versions satisfies a spec, or there is no network.
     """
     locks: dict[str, Lock] = {}
     results: list[LockResult] = []
     for one in specs:
-        interpreter = target.find_interpreter(one)
+        interpreter = interpreters.get(one.name) or target.find_interpreter(one)
         own = packages[one.name]
         former, reason = _current_lock(one, own, client, interpreter)
         if options.upgrade:

@@ -60,28 +60,43 @@ class Manifest:
     packages: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
+def to_dict(manifest: Manifest) -> dict[str, Any]:
+    """Return a manifest in values that JSON can hold, with a digest over itself."""
+    data = {"format": FORMAT, **dataclasses.asdict(manifest), "role": manifest.role.value}
+    return {**data, "digest": digest("manifest", data)}
+
+
+def from_dict(data: Mapping[str, Any]) -> Manifest:
+    """Read a manifest back.
+
+    :raises ValueError: it is none, or was changed.
+    """
+    try:
+        values = dict(data)
+        if values.pop("digest") != digest("manifest", values) or values.pop("format") != FORMAT:
+            raise ValueError("the manifest was changed")
+        values["role"] = Role(values["role"])
+        values["python_stat"] = tuple(values["python_stat"])
+        values["top_level"] = tuple(values["top_level"])
+        values["records"] = {name: tuple(value) for name, value in values["records"].items()}
+        return Manifest(**values)
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"no manifest: {error}") from error
+
+
 def write(folder: Path, manifest: Manifest) -> None:
     """Write a manifest, with a digest over itself; from here on the build counts."""
-    data = {"format": FORMAT, **dataclasses.asdict(manifest), "role": manifest.role.value}
-    data["digest"] = digest("manifest", data)
-    write_atomic(folder / MANIFEST, json.dumps(data, indent=1, sort_keys=True) + "\n")
+    text = json.dumps(to_dict(manifest), indent=1, sort_keys=True) + "\n"
+    write_atomic(folder / MANIFEST, text)
 
 
 def read(folder: Path) -> Manifest | None:
     """Read a build's manifest; ``None`` if there is none, or it was changed, or is another's."""
     try:
-        data = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if data.pop("digest") != digest("manifest", data) or data.pop("format") != FORMAT:
-            return None
-        if not folder.name.endswith(data["input_digest"][:16]):
-            return None
-        data["role"] = Role(data["role"])
-        data["python_stat"] = tuple(data["python_stat"])
-        data["top_level"] = tuple(data["top_level"])
-        data["records"] = {name: tuple(value) for name, value in data["records"].items()}
-        return Manifest(**data)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        known = from_dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError):
         return None
+    return known if folder.name.endswith(known.input_digest[:16]) else None
 
 
 def write_files(folder: Path, entries: Mapping[str, Entry]) -> str:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from scalems.env.fingerprint import Entry
 from scalems.env.layout import Layout
 from scalems.env.role import Role
+from scalems.host.address import Host
 from scalems.host.files import write_atomic
 
 FORMAT = 2
@@ -61,6 +62,7 @@ class Synced:
     :param fields: what the user's RP resource file must say for this resource.
     :param generation: number of this set of builds, from 1; 0 before it is recorded.
     :param created: when it was first synced; UTC, ISO 8601.
+    :param host: where the builds are; ``None`` is this machine.
     """
 
     label: str
@@ -71,10 +73,11 @@ class Synced:
     fields: Mapping[str, Any]
     generation: int = 0
     created: str = ""
+    host: Host | None = None
 
     def same_builds(self, other: Synced) -> bool:
         """Whether another has the same builds and the same definition."""
-        return self.fields == other.fields and [
+        return (self.fields, self.host) == (other.fields, other.host) and [
             (env.name, env.role, env.folder) for env in self.envs
         ] == [(env.name, env.role, env.folder) for env in other.envs]
 
@@ -129,7 +132,7 @@ def write(layout: Layout, synced: Synced) -> Synced:
         synced = replace(synced, generation=number, created=now)
     # The generation first: whatever the current file names can be returned to.
     _write(layout.generations(synced.label) / f"{synced.generation}.json", synced)
-    for env in synced.envs:
+    for env in synced.envs if synced.host is None else ():
         _switch(layout.current(synced.label, env.name), env.folder)
     _write(layout.resource(synced.label), synced)
     return synced
@@ -143,6 +146,14 @@ def forget(layout: Layout, synced: Synced) -> None:
 def _read(path: Path, label: str) -> Synced | None:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
+        return from_dict(data, label)
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def from_dict(data: dict[str, Any], label: str) -> Synced | None:
+    """Read back what :func:`to_dict` has returned; ``None`` if it is nothing to trust."""
+    try:
         if data["format"] != FORMAT or data["label"] != label:
             return None
         envs = tuple(
@@ -174,13 +185,19 @@ def _read(path: Path, label: str) -> Synced | None:
             fields=data["fields"],
             generation=int(data["generation"]),
             created=str(data["created"]),
+            host=Host(**data["host"]) if data.get("host") else None,
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
 def _write(path: Path, synced: Synced) -> None:
-    data = {
+    write_atomic(path, json.dumps(to_dict(synced), indent=1) + "\n", mode=0o600)
+
+
+def to_dict(synced: Synced) -> dict[str, Any]:
+    """Return what was synced in values that JSON can hold."""
+    return {
         "format": FORMAT,
         "label": synced.label,
         "generation": synced.generation,
@@ -210,8 +227,8 @@ def _write(path: Path, synced: Synced) -> None:
             }
             for env in synced.envs
         ],
+        "host": asdict(synced.host) if synced.host else None,
     }
-    write_atomic(path, json.dumps(data, indent=1) + "\n", mode=0o600)
 
 
 def linked(layout: Layout, synced: Synced) -> bool:

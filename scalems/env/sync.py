@@ -6,9 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from concurrent.futures import wait
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 from scalems.env import (
     build,
@@ -20,7 +18,6 @@ from scalems.env import (
     manifest,
     parity,
     site,
-    spec,
     state,
     tag,
     target,
@@ -31,76 +28,17 @@ from scalems.env.engine import Engine, choose
 from scalems.env.layout import Layout
 from scalems.env.lock import Lock
 from scalems.env.locking import LockResult, Notify, Options
+from scalems.env.outcome import Action, EnvResult, SyncResult, load_specs
 from scalems.env.package import Prepared
 from scalems.env.parity import Side
 from scalems.env.prepare import workshop
-from scalems.env.role import Role
 from scalems.env.spec import EnvSpec
 from scalems.env.state import Synced, SyncedEnv
-from scalems.errors import EnvironmentNotReady, UsageError
+from scalems.errors import EnvironmentNotReady
 from scalems.host import filelock, local
 from scalems.resource import definition
 from scalems.resource.config import Project, ResourceConfig
 from scalems.resource.definition import Change
-
-Action = Literal["built", "reused", "would build"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EnvResult:
-    """One environment after a sync."""
-
-    name: str
-    role: Role
-    action: Action
-    folder: Path
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class SyncResult:
-    """A resource after a sync.
-
-    :param diff: what changed in RP's resource file, as a unified diff.
-    :param backup: the former text of that file.
-    """
-
-    label: str
-    envs: tuple[EnvResult, ...]
-    locks: tuple[LockResult, ...]
-    definition: Path
-    diff: str
-    backup: Path | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it in values that JSON can hold."""
-        return {
-            "resource": self.label,
-            "envs": [
-                {
-                    "name": env.name,
-                    "role": env.role.value,
-                    "action": env.action,
-                    "folder": str(env.folder),
-                    "seconds": env.seconds,
-                }
-                for env in self.envs
-            ],
-            "locks": [
-                {
-                    "name": one.name,
-                    "path": str(one.path),
-                    "resolved_because": one.reason,
-                    "changes": list(one.changes),
-                }
-                for one in self.locks
-            ],
-            "definition": {
-                "path": str(self.definition),
-                "diff": self.diff,
-                "backup": str(self.backup) if self.backup else None,
-            },
-        }
 
 
 def sync(project: Project, label: str, options: Options, *, notify: Notify) -> SyncResult:
@@ -116,10 +54,14 @@ def sync(project: Project, label: str, options: Options, *, notify: Notify) -> S
     :raises EnvironmentNotReady: a lock is not current and ``frozen`` is set.
     :raises ScalemsError: resolving, building or writing failed; what was there still stands.
     """
+    config = project.resource(label)
+    if config.host:
+        from scalems.env.remote.sync import sync as sync_there  # most are of this machine
+
+        return sync_there(project, config, config.host, options, notify=notify)
     place = layout.default()
     client = target.client()
-    config = project.resource(label)
-    specs = _load_specs(project, config)
+    specs = load_specs(project, config)
     engine = choose(options.engine)
     with ExitStack() as stack:
         if not options.dry_run:
@@ -162,32 +104,6 @@ def sync(project: Project, label: str, options: Options, *, notify: Notify) -> S
         diff=change.diff,
         backup=backup,
     )
-
-
-def _load_specs(project: Project, config: ResourceConfig) -> list[EnvSpec]:
-    """Load the specs of a resource, the Pilot's first; every mistake is in one error."""
-    specs: list[EnvSpec] = []
-    faults: list[UsageError] = []
-    for name in config.envs:
-        try:
-            specs.append(spec.load(project.env_path(name)))
-        except UsageError as error:
-            faults.append(error)
-    for one in specs:
-        wanted = Role.PILOT if one.name == config.pilot else Role.TASK
-        if one.role is not wanted:
-            faults.append(
-                UsageError(
-                    f"{one.path}: role is {one.role.value!r}, but {config.path} uses it as the "
-                    f"{wanted.value} environment of {config.label}"
-                )
-            )
-    if faults:
-        remedies = [fault.remedy for fault in faults if fault.remedy]
-        raise UsageError(
-            "\n".join(fault.cause for fault in faults), remedy="\n          ".join(remedies) or None
-        )
-    return specs
 
 
 def _plans(

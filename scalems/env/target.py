@@ -55,8 +55,6 @@ def find_interpreter(spec: EnvSpec) -> Interpreter:
     :raises EnvironmentNotReady: it is not there, or does not run.
     :raises UsageError: its version is outside of the range that the spec allows.
     """
-    from packaging.specifiers import SpecifierSet
-
     if spec.interpreter is None:
         found = Interpreter(
             path=client_interpreter(), facts=probe.interpreter(), markers=probe.markers()
@@ -68,6 +66,17 @@ def find_interpreter(spec: EnvSpec) -> Interpreter:
             )
     else:
         found = _probed(spec, spec.interpreter)
+    allow(spec, found)
+    return found
+
+
+def allow(spec: EnvSpec, found: Interpreter) -> None:
+    """Refuse an interpreter that a spec does not allow.
+
+    :raises UsageError: its version is outside of the range that the spec allows.
+    """
+    from packaging.specifiers import SpecifierSet
+
     version = found.facts["version"]
     if not SpecifierSet(spec.python).contains(version, prereleases=True):
         raise UsageError(
@@ -75,7 +84,6 @@ def find_interpreter(spec: EnvSpec) -> Interpreter:
             f"{'the client' if spec.interpreter is None else spec.interpreter}'s Python {version}",
             remedy="widen `python` in the spec, or run scalems from a Python in that range",
         )
-    return found
 
 
 def _probed(spec: EnvSpec, name: str) -> Interpreter:

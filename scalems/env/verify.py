@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalems.env import check, layout, lease, manifest, parity, site, state, target
+from scalems.env import layout, parity, state, target
 from scalems.env.check import Depth
 from scalems.env.finding import About, Finding, Policy, Severity, errors, not_ready
+from scalems.env.look import Seen, look
 from scalems.env.manifest import Manifest
 from scalems.env.parity import Parity, Row, Side
 from scalems.env.role import Role
@@ -172,24 +173,17 @@ def examine(
     """
     synced = find(resource)
     envs = [synced.pilot, *_chosen(synced, tasks)]
-    for env in envs if hold else ():
-        lease.hold(env.folder)
     mend = sync_command(resource)
     findings: list[Finding] = []
     manifests: dict[str, Manifest] = {}
     client = target.client()
-    for env in envs:
-        findings += [
-            replace(finding, remedy=sync_command(resource, depth=depth))
-            for finding in check.inspect(env.name, env.folder, depth=depth)
-        ]
-        if known := manifest.read(env.folder):
+    for env, seen in zip(envs, _look(synced, envs, depth=depth, hold=hold), strict=True):
+        again = sync_command(resource, depth=depth)
+        findings += [replace(finding, remedy=again) for finding in seen.findings]
+        if known := seen.manifest:
             manifests[env.name] = known
             findings += _inputs(env, known, client, mend)
             findings += _sources(env, mend)
-            findings += site.check(
-                env.name, Site.from_dict(known.site), known.software, remedy=mend
-            )
     compared = parity.compare(
         client,
         [_side(env, manifests[env.name]) for env in envs if env.name in manifests],
@@ -206,6 +200,18 @@ def examine(
         parity=compared,
         findings=tuple(findings),
     )
+
+
+def _look(synced: Synced, envs: Sequence[SyncedEnv], *, depth: Depth, hold: bool) -> list[Seen]:
+    """Look at builds where they are.
+
+    :raises HostError: their host cannot be reached.
+    """
+    if synced.host:
+        from scalems.env.remote import far  # most resources are of this machine
+
+        return far.look(synced, envs, depth=depth, hold=hold)
+    return look(((env.name, env.folder) for env in envs), depth=depth, hold=hold)
 
 
 def find(label: str) -> Synced:

@@ -67,7 +67,7 @@ def pack(folder: Path) -> Path:
     )
     files[f"{info}/entry_points.txt"] = b"[console_scripts]\nscalems = scalems.__main__:main\n"
     files[f"{info}/RECORD"] = _record(files, f"{info}/RECORD")
-    data = _zip(files)
+    data = archive(files)
     place = folder / hashlib.sha256(data).hexdigest()[:16]
     path = place / f"scalems-{version()}-py3-none-any.whl"
     if not path.is_file():
@@ -104,7 +104,8 @@ def _record(files: Mapping[str, bytes], own_path: str) -> bytes:
     return "".join([*lines, f"{own_path},,\n"]).encode()
 
 
-def _zip(files: Mapping[str, bytes]) -> bytes:
+def archive(files: Mapping[str, bytes]) -> bytes:
+    """Return a zip archive of files; the same files give the same bytes."""
     import io
     import zipfile
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from scalems import tomlfile
 from scalems.errors import UsageError
+from scalems.host.address import Host, split
 from scalems.tomlfile import near
 
 SCHEMA = Path(__file__).with_name("config.schema.json")
@@ -43,6 +44,8 @@ class ResourceConfig:
     tasks: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     definition: Mapping[str, Any] = field(default_factory=dict)
+    host: Host | None = None
+    """Where its environments are; ``None`` is this machine."""
 
     @property
     def envs(self) -> tuple[str, ...]:
@@ -118,6 +121,14 @@ class Project:
             tasks=tuple(table.get("tasks", ())),
             targets=tuple(table.get("targets", ())),
             definition=table.get("definition", {}),
+            host=Host(
+                name=table["host"],
+                root=table.get("root", ""),
+                python=table.get("python", ""),
+                offline=table.get("offline", False),
+            )
+            if "host" in table
+            else None,
         )
 
 
@@ -150,8 +161,21 @@ def _mistakes(data: Mapping[str, Any]) -> Iterator[tomlfile.Mistake]:
         for key in fields if isinstance(fields, dict) else ():
             if key in MANAGED:
                 yield (name, "definition", key), "set by scalems itself; leave it out"
+        yield from _host_mistakes(name, table)
         if "extends" not in table and isinstance(fields, dict):
             yield from _incomplete(name, fields)
+
+
+def _host_mistakes(name: str, table: Mapping[str, Any]) -> Iterator[tomlfile.Mistake]:
+    """Yield what is wrong with the host of a resource."""
+    if "host" not in table:
+        for key in {"root", "python", "offline"} & table.keys():
+            yield (name, key), "is of a `host`, and there is none"
+    elif isinstance(table["host"], str):
+        try:
+            split(table["host"])
+        except UsageError as error:
+            yield (name, "host"), f"{error.cause}: {error.remedy}"
 
 
 def _incomplete(name: str, fields: Mapping[str, Any]) -> Iterator[tomlfile.Mistake]:

@@ -116,22 +116,24 @@ def plan(config: ResourceConfig, *, virtenv: Path) -> Change:
     :raises UsageError: unknown resource to extend, a user's file that RP could not read
         either, or a value that RP would stumble over.
     """
+    return restore(config.label, fields_for(config, virtenv=virtenv))
+
+
+def fields_for(config: ResourceConfig, *, virtenv: Path) -> dict[str, Any]:
+    """Return the fields that a resource gets whose pilot runs in a venv; see :func:`plan`."""
     domain, _, name = config.label.partition(".")
-    path = user_folder() / f"resource_{domain}.json"
-    before, user = _read(path)
+    user = _read(user_folder() / f"resource_{domain}.json")[1]
     base = effective(config.extends) if config.extends else {}
-    ours = {
+    fields = {
         **config.definition,
         "virtenv_mode": "use",
         "virtenv": str(virtenv),
         "rp_version": "installed",
     }
-    fields = ours
     if config.label != config.extends or name not in shipped(domain):
-        fields = _merge(base, _merge(user.get(name, {}), ours))
+        fields = _merge(base, _merge(user.get(name, {}), fields))
     _refuse_percent(config, fields)
-    after = jsontext.merge_members(before if before.strip() else "{}\n", [name], fields)
-    return Change(label=config.label, path=path, before=before, after=after)
+    return fields
 
 
 def restore(label: str, fields: Mapping[str, Any]) -> Change:
@@ -161,9 +163,10 @@ def user_entries(domain: str) -> dict[str, Any]:
     return _read(user_folder() / f"resource_{domain}.json")[1]
 
 
-def validate(change: Change) -> None:
+def validate(change: Change, *, python: Path | None = None) -> None:
     """Let RP itself read the new text and check it against its schema.
 
+    :param python: interpreter that has RP; by default the one that runs this.
     :raises DefinitionError: RP refuses it; nothing was written.
     """
     with tempfile.TemporaryDirectory(prefix="scalems-rp-") as base:
@@ -172,7 +175,7 @@ def validate(change: Change) -> None:
         (folder / change.path.name).write_text(change.after, encoding="utf-8")
         try:
             run(
-                [sys.executable, "-I", "-c", _VALIDATE, change.label],
+                [python or sys.executable, "-I", "-c", _VALIDATE, change.label],
                 env={"RADICAL_CONFIG_USER_DIR": base, "HOME": base},
                 cwd=Path(base),
             )
@@ -201,15 +204,16 @@ config.verify()
 """
 
 
-def write(change: Change, *, backups: Path) -> Path | None:
+def write(change: Change, *, backups: Path, python: Path | None = None) -> Path | None:
     """Put a change in place atomically, after RP has accepted it.
 
     :param backups: folder that the former text is kept in.
+    :param python: see :func:`validate`.
     :return: the backup, if there was a file before.
     :raises DefinitionError: RP refuses it, somebody else changed the file meanwhile, or it
         cannot be written. The file is as it was.
     """
-    validate(change)
+    validate(change, python=python)
     backup = None
     try:
         current = _text(change.path)

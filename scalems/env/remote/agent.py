@@ -1,0 +1,327 @@
+"""The far side: does on a host what it is asked for, with the code that does it elsewhere here.
+
+It ends when the connection does. What it was doing then ends as with Ctrl-C: nothing
+unfinished is in use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import platform
+import queue
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from scalems import probe
+from scalems.env import build, check, inventory, layout, site, state, target, wheelhouse
+from scalems.env.build import BuildPlan
+from scalems.env.check import Depth
+from scalems.env.engine import choose
+from scalems.env.lock import Pin
+from scalems.env.look import look
+from scalems.env.package import Package, Prepared
+from scalems.env.remote.store import Store
+from scalems.env.role import Role
+from scalems.env.site import Site
+from scalems.env.wheelhouse import Wheelhouse
+from scalems.errors import ScalemsError
+from scalems.host import filelock, local, wire
+from scalems.host.local import CommandFailed
+from scalems.resource import definition
+
+_LAST_WORD = 10.0  # seconds to end what is being done when the connection is lost
+
+
+class Notify:
+    """Tells the other end what is being done; a lost connection is heard of by the reader."""
+
+    def __init__(self, sink: BinaryIO) -> None:
+        self._sink = sink
+        self._lock = threading.Lock()
+
+    def __call__(self, step: str, *, detail: bool = False) -> None:
+        """See :class:`scalems.env.locking.Notify`."""
+        self.send({"note": step, "detail": detail})
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Send a message."""
+        with self._lock, contextlib.suppress(OSError):
+            wire.send(self._sink, message)
+
+
+def serve(source: BinaryIO, sink: BinaryIO) -> None:
+    """Do what is asked for until the other end is gone."""
+    notify = Notify(sink)
+    place = layout.default()
+    asked: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+    busy = threading.Event()
+    reader = threading.Thread(target=_read, args=(source, place, asked, busy), daemon=True)
+    reader.start()
+    notify.send({"host": socket.gethostname(), "root": str(place.root), "pid": os.getpid()})
+    while (message := asked.get()) is not None:
+        busy.set()
+        try:
+            value = VERBS[message["call"]](place, notify, **message["args"])
+            answer: dict[str, Any] = {"done": value}
+        except ScalemsError as error:
+            answer = {"error": {"cause": error.cause, "remedy": error.remedy}}
+            answer["error"]["code"] = int(error.exit_code)
+        except KeyboardInterrupt:
+            return
+        except OSError as error:
+            named = f": {error.filename}" if error.filename else ""
+            answer = {"error": {"cause": f"{error.strerror or error}{named}"}}
+        except Exception:
+            answer = {"crash": traceback.format_exc()}
+        busy.clear()
+        notify.send(answer)
+
+
+def _read(
+    source: BinaryIO,
+    place: layout.Layout,
+    asked: queue.SimpleQueue[dict[str, Any] | None],
+    busy: threading.Event,
+) -> None:
+    """Hand on what is asked for, and keep the files that come in between."""
+    try:
+        while (message := wire.receive(source)) is not None:
+            if "file" in message:
+                Store(place).receive(source, **message["file"])
+            else:
+                asked.put(message)
+    except (OSError, ValueError, EOFError):
+        traceback.print_exc()
+    asked.put(None)
+    if busy.is_set():
+        # As Ctrl-C: the main thread is somewhere in a build.
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        threading.Event().wait(_LAST_WORD)
+        os._exit(1)
+
+
+# --- what can be asked for ----------------------------------------------------------------
+
+
+def _facts(
+    place: layout.Layout,
+    notify: Notify,
+    *,
+    interpreters: list[str],
+    sites: Mapping[str, dict[str, Any]],
+) -> dict[str, Any]:
+    """Describe the host: its interpreters, room, and the programs of sites."""
+    from scalems.env.engine.uv import find_uv
+
+    place.root.mkdir(parents=True, exist_ok=True)
+    room = os.statvfs(place.root)
+    uv = find_uv()
+    own = {"path": str(target.client_interpreter()), "facts": probe.interpreter()}
+    return {
+        "home": str(Path.home()),
+        "machine": [platform.system(), platform.machine()],
+        "free": room.f_bavail * room.f_frsize,
+        "uv": str(uv) if uv else None,
+        "interpreters": {
+            "": {**own, "markers": probe.markers()},
+            **{name: _interpreter(name) for name in interpreters},
+        },
+        "software": {
+            name: {one.name: [one.version, one.problem] for one in site.probe(Site.from_dict(data))}
+            for name, data in sites.items()
+        },
+    }
+
+
+def _interpreter(name: str) -> dict[str, Any] | None:
+    found = shutil.which(str(Path(name).expanduser()) if "/" in name else name)
+    if found is None:
+        return None
+    try:
+        described = probe.parse(local.run([found, "-I", probe.__file__]).stdout)
+    except (CommandFailed, ValueError):
+        return None
+    path = str(Path(found).absolute())
+    return {"path": path, "facts": described["interpreter"], "markers": described["markers"]}
+
+
+def _reaches_index(place: layout.Layout, notify: Notify) -> bool:
+    """Whether packages can be fetched here, with the settings that this user has here."""
+    from scalems.env.engine.uv import find_uv
+
+    uv = find_uv()
+    if uv is None:
+        return False
+    with tempfile.TemporaryDirectory(prefix="scalems-index-") as name:
+        words = [str(uv), "pip", "install", "--dry-run", "--no-deps", "--no-cache", "--no-progress"]
+        words += ["--python", str(target.client_interpreter()), "--target", name, "packaging"]
+        settings = {"UV_HTTP_TIMEOUT": "8", "UV_HTTP_RETRIES": "0"}
+        try:
+            local.run(words, env=settings, cwd=Path(name), limit=20.0)
+        except CommandFailed:
+            return False
+    return True
+
+
+def _lacks(place: layout.Layout, notify: Notify, *, files: list[list[str]]) -> list[list[str]]:
+    """Return the files, each a digest and a name, that are not here yet."""
+    store = Store(place)
+    return [[sha256, name] for sha256, name in files if not store.has(sha256, name)]
+
+
+def _take_uv(place: layout.Layout, notify: Notify, *, sha256: str) -> None:
+    """Use the uv that was shipped."""
+    binary = Store(place).path(sha256, "uv")
+    binary.chmod(0o700)
+    os.environ["PATH"] = f"{binary.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+
+
+def _look(
+    place: layout.Layout,
+    notify: Notify,
+    *,
+    label: str,
+    envs: list[list[str]],
+    depth: str,
+    hold: bool,
+) -> dict[str, Any]:
+    """Look at builds, and at what RP is told here."""
+    seen = look(((name, Path(folder)) for name, folder in envs), depth=Depth(depth), hold=hold)
+    return {"envs": [one.to_dict() for one in seen], "fields": definition.fields_of(label)}
+
+
+def _build(
+    place: layout.Layout,
+    notify: Notify,
+    *,
+    label: str,
+    plans: list[dict[str, Any]],
+    wheel: list[str],
+    house: str | None,
+    depth: str,
+    engine: str,
+) -> list[dict[str, Any]]:
+    """Make the builds that are not here.
+
+    :param wheel: digest and name of that of scalems.
+    :param house: index of the wheels to install from; ``None``: from the package index.
+    """
+    store = Store(place)
+    with contextlib.ExitStack() as stack:
+        removing = "builds are being removed there; waiting for the end of it"
+        guard = place.resource(label).with_suffix(".lock")
+        waiting = f"another sync of {label} is running there; waiting for it"
+        for path, shared, text in ((place.sync_lock, True, removing), (guard, False, waiting)):
+            told = functools.partial(notify, text)
+            stack.enter_context(filelock.hold(path, shared=shared, on_wait=told))
+        build.sweep(place)
+        own = store.path(*wheel)
+        wheels = stack.enter_context(_wheelhouse(place, store, house)) if house else None
+        make = functools.partial(
+            build.ensure,
+            layout=place,
+            engine=choose(engine),
+            wheel=own,
+            offline=False,
+            good=functools.partial(check.is_good, depth=Depth(depth)),
+            notify=notify,
+            house=wheels,
+        )
+        with local.threads(len(plans)) as pool:
+            made = [pool.submit(make, _plan(data, store)) for data in plans]
+            results = [one.result() for one in made]
+    return [{"seconds": known.seconds if new else 0.0, "built": new} for known, new in results]
+
+
+@contextlib.contextmanager
+def _wheelhouse(place: layout.Layout, store: Store, index: str) -> Iterator[Wheelhouse]:
+    """Yield the shipped wheels as a folder of their own, which is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix=".house-", dir=place.root) as name:
+        wheels = wheelhouse.parse(index, folder=Path(name))
+        for one in wheels:
+            wheelhouse.place(store.path(one.sha256, one.filename), one.path)
+        yield Wheelhouse(wheels, Path(name))
+
+
+def _prepared(data: dict[str, Any], store: Store) -> Prepared:
+    return Prepared(
+        package=Package(name=data["name"], rev=data["rev"]),
+        reference=data["reference"],
+        digest=data["digest"],
+        wheel=store.path(*data["wheel"]),
+        version=data["version"],
+        needs=tuple(data["needs"]),
+        table={},
+    )
+
+
+def _plan(data: dict[str, Any], store: Store) -> BuildPlan:
+    pins = tuple(
+        Pin(name=name, version=version, marker=None, hashes=tuple(hashes))
+        for name, version, hashes in data["pins"]
+    )
+    return BuildPlan(
+        **{
+            **data,
+            "role": Role(data["role"]),
+            "interpreter": Path(data["interpreter"]),
+            "pins": pins,
+            "site": Site.from_dict(data["site"]),
+            "packages": tuple(_prepared(one, store) for one in data["packages"]),
+        }
+    )
+
+
+def _record(
+    place: layout.Layout,
+    notify: Notify,
+    *,
+    label: str,
+    synced: dict[str, Any],
+    fields: dict[str, Any],
+) -> dict[str, Any]:
+    """Write RP's definition here, which the Pilot's own RP has to accept, and what was synced."""
+    data = state.from_dict(synced, label)
+    assert data is not None
+    with filelock.hold(place.definition_lock):
+        change = definition.restore(label, fields)
+        if change.diff:
+            python = data.pilot.folder / "venv" / "bin" / "python"
+            definition.write(change, backups=place.backups(), python=python)
+        state.write(place, replace(data, definition=change.path, host=None))
+    return {"path": str(change.path), "diff": change.diff}
+
+
+def _builds(place: layout.Layout, notify: Notify) -> list[dict[str, Any]]:
+    """List all builds."""
+    return [one.to_dict() for one in inventory.builds(place)]
+
+
+def _collect(place: layout.Layout, notify: Notify, *, keep: int, dry_run: bool) -> dict[str, Any]:
+    """Remove builds that nothing refers to, and files that were shipped for builds."""
+    result = inventory.collect(place, keep=keep, dry_run=dry_run, notify=notify)
+    shipped = Store(place).clear(dry_run=dry_run)
+    return {**result.to_dict(), "shipped": shipped}
+
+
+VERBS: Mapping[str, Callable[..., Any]] = {
+    "facts": _facts,
+    "reaches_index": _reaches_index,
+    "lacks": _lacks,
+    "take_uv": _take_uv,
+    "look": _look,
+    "build": _build,
+    "record": _record,
+    "builds": _builds,
+    "collect": _collect,
+}
