@@ -1,4 +1,4 @@
-"""How the results of commands look: the only module of the environment manager that prints."""
+"""How the results of commands look; with its siblings the only modules that print them."""
 
 from __future__ import annotations
 
@@ -213,11 +213,11 @@ def print_builds(builds: Sequence[Kept], folder: Path) -> None:
             one.folder.name,
             known.interpreter["version"] if known else "[red]not usable[/]",
             _when(known.created)[:-3] if known else "",
-            _size(one.bytes),
+            size(one.bytes),
             "\n".join(_users(one)) or "[dim]nothing[/]",
         )
     out.print(table)
-    out.print(f"{_size(sum(one.bytes for one in builds))} in {folder}", soft_wrap=True)
+    out.print(f"{size(sum(one.bytes for one in builds))} in {folder}", soft_wrap=True)
 
 
 def print_description(described: Mapping[str, Any]) -> None:
@@ -225,7 +225,7 @@ def print_description(described: Mapping[str, Any]) -> None:
     out = console()
     known = dict(described)
     distributions = known.pop("distributions")
-    known["bytes"] = _size(known["bytes"])
+    known["bytes"] = size(known["bytes"])
     for key, value in known.items():
         lines = (
             [f"{name}: {inner}" for name, inner in value.items()]
@@ -305,13 +305,13 @@ def print_collection(result: Collection, *, dry_run: bool) -> None:
     """Print which builds were removed, or would be."""
     out = console()
     for one in result.builds:
-        out.print(f"  {one.folder.name}  {_size(one.bytes)}", soft_wrap=True)
+        out.print(f"  {one.folder.name}  {size(one.bytes)}", soft_wrap=True)
     for synced in result.forgotten:
         out.print(f"  generation {synced.generation} of {synced.label}", soft_wrap=True)
     count = len(result.builds)
     builds = "1 build" if count == 1 else f"{count} builds"
     verb = "would be removed" if dry_run else "removed"
-    out.print(f"{builds} {verb}, {_size(result.bytes)}")
+    out.print(f"{builds} {verb}, {size(result.bytes)}")
 
 
 def print_watched(change: Watched) -> None:
@@ -440,7 +440,8 @@ def _when(created: str) -> str:
     return created.replace("T", " ").partition("+")[0]
 
 
-def _size(count: int) -> str:
+def size(count: int) -> str:
+    """Return a number of bytes as people write it."""
     from rich.filesize import decimal
 
     return decimal(count)

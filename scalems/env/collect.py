@@ -192,8 +192,16 @@ class _Fetch:
 
         :raises BuildRefused: there is none that the lock vouches for.
         """
+        only = ["--no-binary", ":all:"]
         try:
-            into = self._download([pin], f"source-{pin.name}", ["--no-binary", ":all:"])
+            try:
+                # pip asks it for its metadata, which the setuptools here mostly can give: making
+                # an environment for that takes ten times as long.
+                into = self._download([pin], f"source-{pin.name}", [*only, "--no-build-isolation"])
+            except CommandFailed as error:
+                if _unmatched(error) or unreachable(error):
+                    raise
+                into = self._download([pin], f"source-{pin.name}", only)
         except CommandFailed as error:
             if _unmatched(error) == pin.name:
                 raise BuildRefused(

@@ -54,14 +54,15 @@ def version() -> str:
     return found
 
 
-def pack(folder: Path) -> Path:
+def pack(folder: Path, *, client: bool = False) -> Path:
     """Write the wheel into a folder named after its digest, unless it is there; return its path.
 
+    :param client: for another client, with all that scalems depends on in its metadata.
     :raises OSError: it cannot be written.
     """
     files = source_files()
     info = f"scalems-{version()}.dist-info"
-    files[f"{info}/METADATA"] = _metadata()
+    files[f"{info}/METADATA"] = _metadata(client=client)
     files[f"{info}/WHEEL"] = (
         b"Wheel-Version: 1.0\nGenerator: scalems\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     )
@@ -78,8 +79,15 @@ def pack(folder: Path) -> Path:
     return path
 
 
-def _metadata() -> bytes:
-    """Return the client's metadata with what the far side does not need left out.
+def dependencies() -> list[str]:
+    """Return the requirements of the client, as its metadata has them, without extras."""
+    import importlib.metadata
+
+    return [one for one in importlib.metadata.requires("scalems") or () if "extra ==" not in one]
+
+
+def _metadata(*, client: bool) -> bytes:
+    """Return the client's metadata, for the far side with what it does not need left out.
 
     So `pip check` is content in a Task venv, which has neither rich nor virtualenv.
     """
@@ -91,7 +99,7 @@ def _metadata() -> bytes:
     for key in ("Metadata-Version", "Name", "Version", "Summary", "Requires-Python"):
         if key in own:
             message[key] = own[key]
-    for name in FAR_SIDE:
+    for name in dependencies() if client else FAR_SIDE:
         message["Requires-Dist"] = name
     return message.as_bytes()
 

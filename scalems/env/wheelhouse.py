@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 INDEX = "index.json"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class WheelhouseError(ScalemsError):
@@ -183,6 +185,8 @@ def _wheel(entry: dict[str, Any], folder: Path) -> Wheel:
     filename = str(entry["filename"])
     if not filename.endswith(".whl") or filename != os.path.basename(filename):  # noqa: PTH119
         raise ValueError(f"{filename!r} is not the name of a wheel")
+    if not _SHA256.fullmatch(str(entry["sha256"])):
+        raise ValueError(f"{filename} has no SHA-256")
     wheel = Wheel(
         name=str(entry["name"]),
         version=str(entry["version"]),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 
-MODULES = ("start", "sync", "look", "enter", "keep", "share")
+MODULES = ("start", "sync", "look", "enter", "keep", "share", "bundle")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalems.cli.command import Commands, add, add_engine, add_project
@@ -11,6 +12,7 @@ from scalems.errors import ExitCode, ScalemsError, UsageError
 
 if TYPE_CHECKING:
     from scalems.env.state import Synced
+    from scalems.env.wheelhouse import Wheelhouse
     from scalems.resource.config import Project
 
 
@@ -27,10 +29,17 @@ def _add_sync(commands: Commands) -> None:
         "make a resource's environments what their specs say",
         "  scalems env sync --resource local.localhost\n"
         "  scalems env sync --resource local.localhost --dry-run   show it, change nothing\n"
-        "  scalems env sync --resource local.localhost --frozen    never touch a lock",
+        "  scalems env sync --resource local.localhost --frozen    never touch a lock\n"
+        "  scalems env sync --bundle lab.pyz --offline             where there is no network",
     )
     which = command.add_mutually_exclusive_group(required=True)
     which.add_argument("--resource", metavar="LABEL", help="resource, such as local.localhost")
+    which.add_argument(
+        "--bundle",
+        type=Path,
+        metavar="FILE",
+        help="the resource of a bundle, with all that it brings: specs, locks and packages",
+    )
     which.add_argument("--all", action="store_true", help="all resources of the project, in turn")
     add_project(command)
     add_engine(command)
@@ -46,6 +55,11 @@ def _add_sync(commands: Commands) -> None:
         "--deep",
         action="store_true",
         help="read every byte of what is built, not sizes and times only, to find what to mend",
+    )
+    command.add_argument(
+        "--replace",
+        action="store_true",
+        help="with --bundle: overwrite specs and locks of the project that were edited here",
     )
     command.set_defaults(run=_sync)
 
@@ -76,6 +90,8 @@ def _add_lock(commands: Commands) -> None:
 def _sync(options: argparse.Namespace) -> int:
     from scalems.resource.config import find_project
 
+    if options.bundle:
+        return _sync_bundle(options)
     project = find_project(options.project)
     if options.all:
         return _sync_all(project, options)
@@ -107,8 +123,44 @@ def _sync_all(project: Project, options: argparse.Namespace) -> int:
     return worst
 
 
-def _sync_one(project: Project, label: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Sync a resource and print how it went, unless the caller is to; return the result."""
+def _sync_bundle(options: argparse.Namespace) -> int:
+    """Put a bundle's project in place, here or where --project says, and sync its resource."""
+    from scalems.cli import render
+    from scalems.env import unbundle
+
+    folder = (options.project or Path.cwd()).absolute()
+    with (
+        render.progress(quiet=options.quiet or options.json) as notify,
+        unbundle.opened(
+            options.bundle,
+            folder,
+            replace=options.replace,
+            dry_run=options.dry_run,
+            notify=notify,
+        ) as unpacked,
+    ):
+        written = [str(path) for path in unpacked.written]
+        for path in written:
+            notify(f"{'would be written' if options.dry_run else 'written'}: {path}")
+        result: dict[str, Any] = {"resource": unpacked.label}
+        if not options.dry_run or not written:
+            options.frozen = options.offline = True
+            result = _sync_one(unpacked.project, unpacked.label, options, house=unpacked.house)
+    if options.json:
+        render.print_json({**result, "project": str(folder), "written": written})
+    return ExitCode.DONE
+
+
+def _sync_one(
+    project: Project,
+    label: str,
+    options: argparse.Namespace,
+    house: Wheelhouse | None = None,
+) -> dict[str, Any]:
+    """Sync a resource and print how it went, unless the caller is to; return the result.
+
+    :param house: where to take all wheels from, rather than from an index.
+    """
     from scalems.env import current
     from scalems.env.check import Depth
 
@@ -135,6 +187,7 @@ def _sync_one(project: Project, label: str, options: argparse.Namespace) -> dict
                 offline=options.offline,
                 dry_run=options.dry_run,
                 deep=options.deep,
+                house=house,
             ),
             notify=notify,
         )

@@ -1,0 +1,307 @@
+"""`env bundle`: all that a resource needs on a machine without a network, in one verified file.
+
+For every role: specs, locks, the resource config, wheels for the target, and scalems with all
+that the client itself needs. The format is that of :mod:`scalems.env.bundlefile`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scalems import probe
+from scalems.env import (
+    bundlefile,
+    collect,
+    layout,
+    lock,
+    locking,
+    parity,
+    spec,
+    tag,
+    target,
+    wheel,
+    wheelhouse,
+)
+from scalems.env.bundlefile import Damaged, Part
+from scalems.env.canonical import digest
+from scalems.env.engine import Engine, choose
+from scalems.env.lock import Lock
+from scalems.env.locking import Notify, Options
+from scalems.env.spec import EnvSpec
+from scalems.env.tag import Tag
+from scalems.env.wheelhouse import Wheel, Wheelhouse
+from scalems.errors import ScalemsError, UsageError
+from scalems.host.files import write_atomic
+from scalems.resource.config import Project, ResourceConfig
+
+
+class BundleError(ScalemsError):
+    """A bundle cannot be made, or cannot be used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleResult:
+    """A bundle that was made.
+
+    :param targets: the machines that it is for.
+    :param bytes: size of the file.
+    :param omitted: number of files that are not in it, since the target has them.
+    """
+
+    label: str
+    path: Path
+    sha256: str
+    bytes: int
+    targets: tuple[str, ...]
+    files: int
+    omitted: int
+    built: Mapping[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it in values that JSON can hold."""
+        return {
+            "resource": self.label,
+            "path": str(self.path),
+            "sha256": self.sha256,
+            "bytes": self.bytes,
+            "targets": list(self.targets),
+            "files": self.files,
+            "omitted": self.omitted,
+            "built": dict(self.built),
+        }
+
+
+def make(
+    project: Project,
+    label: str,
+    output: Path,
+    *,
+    targets: Sequence[str] = (),
+    since: Path | None = None,
+    options: Options,
+    notify: Notify,
+) -> BundleResult:
+    """Write a bundle of a resource.
+
+    :param targets: wheel tags; by default those of the resource config, else this machine's.
+    :param since: a listing of what the target has, or a bundle that it was given.
+    :raises EnvironmentNotReady: a lock is not current, or something cannot be had for a target.
+    :raises UsageError: mistakes in specs, configs or options.
+    """
+    config = project.resource(label)
+    specs = [spec.load(project.env_path(name)) for name in config.envs]
+    engine = choose(options.engine)
+    client = target.client()
+    locks, _ = locking.ensure(specs, client, engine, options, notify=notify)
+    wanted = [tag.parse(text) for text in targets or config.targets]
+    store = layout.default().wheelhouse
+    house = _environments(specs, locks, wanted, store, options, notify=notify)
+    tags = wanted or [tag.of(probe.interpreter())]
+    own = wheel.pack(layout.default().wheels, client=True)
+    tools, client_files = _client(specs, tags, own, engine, store, options, notify=notify)
+    house = wheelhouse.merge([house.wheels, tools])
+    files = {
+        **_project(project, config),
+        **_files("wheels", house),
+        **_part(f"client/{own.name}", own.read_bytes()),
+        **client_files,
+        **_part("__main__.py", Path(bundlefile.__file__).read_bytes()),
+    }
+    had = _had(since) if since else frozenset()
+    files = {_without(part, had): content for part, content in files.items()}
+    about = {
+        "resource": label,
+        "scalems": wheel.version(),
+        "scalems_digest": client.scalems_digest,
+        "targets": sorted(map(str, tags)),
+        "envs": {one.name: one.role.value for one in specs},
+    }
+    _save(output, about, files, notify=notify)
+    return BundleResult(
+        label=label,
+        path=output,
+        sha256=wheelhouse.sha256(output),
+        bytes=output.stat().st_size,
+        targets=tuple(about["targets"]),
+        files=len(files),
+        omitted=sum(part.omitted for part in files),
+        built={one.filename: one.sdist for one in house.wheels if one.sdist},
+    )
+
+
+def _environments(
+    specs: Sequence[EnvSpec],
+    locks: Mapping[str, Lock],
+    wanted: Sequence[Tag],
+    store: Path,
+    options: Options,
+    *,
+    notify: Notify,
+) -> Wheelhouse:
+    """Collect the wheels of all environments, for each target."""
+    collected = []
+    for one in specs:
+        if wanted:
+            ends = [(each, each.markers()) for each in wanted]
+        else:
+            interpreter = target.find_interpreter(one)
+            ends = [(tag.of(interpreter.facts), dict(interpreter.markers))]
+        for each, markers in ends:
+            pins = locks[one.name].select(markers)
+            found = collect.collect(pins, each, store=store, offline=options.offline, notify=notify)
+            collected.append(found.require(f"{one.name} for {each}"))
+    return wheelhouse.merge(collected)
+
+
+def _client(
+    specs: Sequence[EnvSpec],
+    tags: Sequence[Tag],
+    own: Path,
+    engine: Engine,
+    store: Path,
+    options: Options,
+    *,
+    notify: Notify,
+) -> tuple[tuple[Wheel, ...], dict[Part, bytes]]:
+    """Collect what scalems itself needs; return the wheels, and requirements for each target."""
+    wheels: list[Wheel] = []
+    files: dict[Part, bytes] = {}
+    mine = f"scalems=={wheel.version()} \\\n    --hash=sha256:{wheelhouse.sha256(own)}\n"
+    for each in tags:
+        chosen = _client_lock(specs, each, engine, store, options, notify=notify)
+        pins = chosen.select(each.markers())
+        collected = collect.collect(pins, each, store=store, offline=options.offline, notify=notify)
+        found = collected.require(f"scalems itself for {each}")
+        wheels += found
+        text = Wheelhouse(found).requirements(pins) + mine
+        files |= _part(bundlefile.client(str(each)), text.encode())
+    return tuple(wheels), files
+
+
+def _client_lock(
+    specs: Sequence[EnvSpec],
+    each: Tag,
+    engine: Engine,
+    store: Path,
+    options: Options,
+    *,
+    notify: Notify,
+) -> Lock:
+    """Resolve what scalems needs for a target, in this client's versions where they serve it.
+
+    It is kept, so that the same client gives the same bundle.
+    """
+    installed = target.client().versions
+    pins = [f"{name}=={version}" for name, version in parity.pins(installed).items()]
+    # Those of the lock have their hashes, and a version for each Python.
+    former = next((one.lock_path.read_text(encoding="utf-8") for one in specs), "")
+    locked = lock.parents(former)
+    former += "".join(f"{k}=={v}\n" for k, v in sorted(installed.items()) if k not in locked)
+    what = digest("client lock", [wheel.dependencies(), pins, former, str(each)])
+    kept = store / "clients" / f"{what}.txt"
+    try:
+        return lock.load(kept)
+    except (FileNotFoundError, UsageError):
+        pass
+    notify(f"resolving what scalems itself needs for {each}")
+    resolution = engine.resolve(
+        wheel.dependencies(),
+        pins,
+        python=f"=={each.python}.*",
+        interpreter=target.client_interpreter(),
+        former=former,
+        upgrade=False,
+        offline=options.offline,
+    )
+    text = f"# python: {resolution.python}\n# inputs: {what}\n{resolution.body}"
+    write_atomic(kept, text)
+    return lock.parse(text, source=str(kept))
+
+
+def _project(project: Project, config: ResourceConfig) -> dict[Part, Path | bytes]:
+    """Return the specs, locks and configs of a resource, as they are."""
+    paths = [config.path]
+    for name in config.envs:
+        paths += [project.env_path(name), project.envs / f"{name}.lock.txt"]
+    files: dict[Part, Path | bytes] = {}
+    for path in paths:
+        files |= _part(f"project/{path.relative_to(project.root).as_posix()}", path.read_bytes())
+    return files
+
+
+def _files(folder: str, house: Wheelhouse) -> dict[Part, Path | bytes]:
+    files: dict[Part, Path | bytes] = {
+        Part(f"{folder}/{one.filename}", one.size, one.sha256): one.path for one in house.wheels
+    }
+    return {**files, **_part(f"{folder}/{wheelhouse.INDEX}", wheelhouse.index(house).encode())}
+
+
+def _part(path: str, content: bytes) -> dict[Part, bytes]:
+    return {Part(path, len(content), hashlib.sha256(content).hexdigest()): content}
+
+
+def _without(part: Part, had: frozenset[str]) -> Part:
+    omitted = part.sha256 in had and part.path.endswith(".whl") and part.path.startswith("wheels/")
+    return Part(part.path, part.size, part.sha256, omitted)
+
+
+def _save(
+    output: Path,
+    about: Mapping[str, Any],
+    files: Mapping[Part, Path | bytes],
+    *,
+    notify: Notify,
+) -> None:
+    """Write the file, whole or not at all."""
+    notify(f"writing {output}")
+
+    def tell(done: int, total: int) -> None:
+        notify(f"writing {done / 1e6:.1f} of {total / 1e6:.1f} MB", detail=True)
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{output.name}.", dir=output.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            bundlefile.write(stream, about, files, tell)
+            stream.flush()
+            os.fchmod(stream.fileno(), 0o644)
+            os.fsync(stream.fileno())
+        Path(name).replace(output)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def have() -> dict[str, Any]:
+    """Return what this machine has of bundles before: file names by SHA-256, each verified."""
+    found = {
+        path.parent.name: path.name
+        for path in sorted((layout.default().wheelhouse / "files").glob("*/*.whl"))
+        if wheelhouse.sha256(path) == path.parent.name
+    }
+    return {"format": 1, "have": found}
+
+
+def _had(since: Path) -> frozenset[str]:
+    """Read what a target has, from a listing or a former bundle.
+
+    :raises UsageError: it is neither.
+    """
+    try:
+        with since.open("rb") as stream:
+            if stream.read(2) == b"PK":
+                parts = bundlefile.read(since).parts
+                return frozenset(part.sha256 for part in parts)
+        return frozenset(json.loads(since.read_text(encoding="utf-8"))["have"])
+    except (OSError, Damaged, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{since} is neither a bundle nor a listing of what a target has: {error}",
+            remedy="on the target: scalems env bundle --have > have.json",
+        ) from error

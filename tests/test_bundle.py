@@ -1,0 +1,287 @@
+"""Bundles: all of a resource in one file, verified before anything of it is used."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from homes import LABEL, Scalems, make_scalems
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from scalems.env import bundlefile
+from scalems.env.bundlefile import Damaged, Part
+
+TARGETS = ["cp311-manylinux_2_28_x86_64"]
+
+
+def a_bundle(files: dict[str, bytes], omitted: tuple[str, ...] = ()) -> bytes:
+    parts = {
+        Part(path, len(data), bundlefile.hashlib.sha256(data).hexdigest(), path in omitted): data
+        for path, data in files.items()
+    }
+    stream = io.BytesIO()
+    about = {"resource": LABEL, "targets": TARGETS, "scalems": "0"}
+    bundlefile.write(stream, about, parts, lambda done, total: None)
+    return stream.getvalue()
+
+
+paths = st.from_regex(r"[a-z][a-z0-9_.]{0,6}(/[a-z][a-z0-9]{0,6}){0,2}", fullmatch=True)
+contents = st.dictionaries(paths, st.binary(max_size=200), max_size=4)
+SMALL = a_bundle({"project/envs/a.toml": b"role = 1\n", "wheels/index.json": b"{}" * 50})
+
+
+# --- the format -------------------------------------------------------------------------------
+
+
+@given(contents)
+def test_a_bundle_is_read_back(tmp_path_factory, files):
+    path = tmp_path_factory.mktemp("b") / "a.pyz"
+    path.write_bytes(a_bundle(files))
+    bundle = bundlefile.read(path)
+    assert {part.path: len(files[part.path]) for part in bundle.parts} == {
+        name: len(data) for name, data in files.items()
+    }
+    for part in bundle.parts:
+        bundle.extract(part, path.parent / "out")
+        assert (path.parent / "out").read_bytes() == files[part.path]
+
+
+def test_the_same_content_gives_the_same_bytes():
+    files = {"a/b": b"1", "c": b"2"}
+    assert a_bundle(files) == a_bundle(dict(reversed(files.items())))
+
+
+@given(st.integers(0, len(SMALL) - 1), st.integers(1, 255))
+def test_a_bit_that_was_flipped_is_found_or_means_nothing(tmp_path_factory, at, bits):
+    changed = bytearray(SMALL)
+    changed[at] ^= bits
+    path = tmp_path_factory.mktemp("b") / "a.pyz"
+    path.write_bytes(changed)
+    try:
+        bundle = bundlefile.read(path)
+    except Damaged:
+        return
+    assert bundle.text("project/envs/a.toml") == "role = 1\n"
+    assert bundle.text("wheels/index.json") == "{}" * 50
+    assert bundle.about["resource"] == LABEL
+
+
+@given(st.integers(0, len(SMALL) - 1))
+def test_a_truncated_bundle_is_refused(tmp_path_factory, size):
+    path = tmp_path_factory.mktemp("b") / "a.pyz"
+    path.write_bytes(SMALL[:size])
+    with pytest.raises(Damaged, match="truncated"):
+        bundlefile.read(path)
+
+
+@given(st.binary(max_size=300))
+@example(b"PK")
+def test_any_other_file_is_refused(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("b") / "a.pyz"
+    path.write_bytes(data)
+    with pytest.raises(Damaged):
+        bundlefile.read(path)
+
+
+def test_the_damaged_file_is_named(tmp_path):
+    path = tmp_path / "a.pyz"
+    path.write_bytes(SMALL.replace(b"role = 1\n", b"role = 2\n"))
+    with pytest.raises(Damaged, match=r"project/envs/a\.toml: it was changed"):
+        bundlefile.read(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil", "/etc/evil", "a/../../evil", "a\\..\\evil", "a//b", ".hidden", "a\nb", "ü"]
+)
+def test_no_name_leads_out_of_the_folder(tmp_path, name):
+    path = tmp_path / "a.pyz"
+    path.write_bytes(a_bundle({name: b"evil"}))
+    with pytest.raises(Damaged, match="could lead out"):
+        bundlefile.read(path)
+    # Nor one that only the archive has.
+    path.write_bytes(SMALL)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(name, b"evil")
+    with pytest.raises(Damaged, match="could lead out"):
+        bundlefile.read(path)
+
+
+def test_what_does_not_belong_to_a_bundle_is_refused(tmp_path):
+    path = tmp_path / "a.pyz"
+    path.write_bytes(SMALL)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("more", b"")
+    with pytest.raises(Damaged, match="more: it does not belong"):
+        bundlefile.read(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(bundlefile.HEAD, bundlefile.head({"resource": LABEL}, ()))
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr(bundlefile.HEAD, bundlefile.head({"resource": LABEL}, ()))
+    with pytest.raises(Damaged, match="twice"):
+        bundlefile.read(path)
+
+
+# --- from here to there -----------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Ends:
+    """A machine that makes bundles, and one that has nothing but Python and no network."""
+
+    here: Scalems
+    bundle: Path
+    there: Path
+
+    def at(self, *argv: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run a command there: no network, an empty home, no cache, no setting."""
+        words = [
+            "unshare",
+            "--net",
+            *(["--map-root-user"] if os.geteuid() else []),
+            *map(str, argv),
+        ]
+        (self.there / "home").mkdir(exist_ok=True)
+        done = subprocess.run(
+            words,
+            cwd=self.there,
+            env={"HOME": str(self.there / "home"), "PATH": "/usr/bin:/bin"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        shown = f"{argv} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == code, shown
+        assert "Traceback" not in done.stderr, shown
+        return done
+
+    def scalems(self, *argv: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run the scalems that came with the bundle."""
+        return self.at(".venv/bin/scalems", *argv, code=code)
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory: pytest.TempPathFactory) -> Ends:
+    if subprocess.run(["unshare", "--net", "true"], check=False).returncode and os.geteuid() == 0:
+        pytest.skip("nobody may take the network away here")
+    folder = tmp_path_factory.mktemp("bundle")
+    here = make_scalems(folder / "here")
+    path = folder / "there" / "lab.pyz"
+    path.parent.mkdir()
+    made = here.json("env", "bundle", "--resource", LABEL, "-o", path)
+    assert made["bytes"] == path.stat().st_size
+    assert any(name.startswith("radical_pilot") for name in made["built"])
+    ends = Ends(here, path, path.parent)
+    ends.at(Path(sys.executable).resolve(), path)
+    return ends
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("engine", ["uv", "pip"])
+def test_a_machine_without_network_gets_all_from_a_bundle(ends, engine):
+    shutil.rmtree(ends.there / "home", ignore_errors=True)
+    done = ends.scalems(
+        *("env", "sync", "--bundle", ends.bundle, "--offline", "--engine", engine, "--json")
+    )
+    result = json.loads(done.stdout)
+    assert [env["action"] for env in result["envs"]] == ["built"]
+    (report,) = json.loads(ends.scalems("env", "check", "--deep", "--json").stdout)
+    assert report["ok"]
+    again = json.loads(
+        ends.scalems("env", "sync", "--bundle", ends.bundle, "--offline", "--json").stdout
+    )
+    assert [env["action"] for env in again["envs"]] == ["unchanged"]
+    assert again["written"] == []
+
+
+@pytest.mark.network
+def test_it_is_the_same_bytes_again_and_needs_no_network(ends, tmp_path):
+    again = tmp_path / "again.pyz"
+    ends.here.run("env", "bundle", "--resource", LABEL, "--offline", "-o", again)
+    assert again.read_bytes() == ends.bundle.read_bytes()
+
+
+@pytest.mark.network
+def test_a_delta_leaves_out_what_is_there(ends):
+    (ends.there / "have.json").write_text(ends.scalems("env", "bundle", "--have").stdout)
+    for since in (ends.bundle, ends.there / "have.json"):
+        delta = ends.there / "delta.pyz"
+        made = ends.here.json("env", "bundle", "--resource", LABEL, "--since", since, "-o", delta)
+        assert made["omitted"] > 40
+        assert delta.stat().st_size < 0.1 * ends.bundle.stat().st_size
+        ends.scalems("env", "sync", "--bundle", delta, "--offline")
+    ends.at(Path(sys.executable).resolve(), delta, "--venv", "other")
+    shutil.rmtree(ends.there / "other")
+    files = ends.there / "home/.local/share/scalems/wheelhouse/files"
+    files.rename(files.with_name("away"))
+    try:
+        done = ends.scalems("env", "sync", "--bundle", delta, "--offline", code=1)
+    finally:
+        shutil.rmtree(files, ignore_errors=True)
+        files.with_name("away").rename(files)
+    assert "is a delta, and what it leaves out is not here" in done.stderr
+
+
+@pytest.mark.network
+def test_nothing_of_a_damaged_bundle_is_used(ends):
+    damaged = ends.there / "damaged.pyz"
+    data = bytearray(ends.bundle.read_bytes())
+    with zipfile.ZipFile(ends.bundle) as archive:
+        (idna,) = (one for one in archive.infolist() if one.filename.startswith("wheels/idna-"))
+    data[idna.header_offset + 2000] ^= 1
+    damaged.write_bytes(data)
+    done = ends.scalems("env", "sync", "--bundle", damaged, "--offline", "-C", "new", code=1)
+    assert "idna-" in done.stderr
+    assert "it was changed" in done.stderr
+    assert not (ends.there / "new").exists()
+    done = ends.at(Path(sys.executable).resolve(), damaged, "--venv", "other", code=1)
+    assert "it was changed" in done.stderr
+    assert not (ends.there / "other").exists()
+
+
+@pytest.mark.network
+def test_specs_that_were_edited_there_are_not_overwritten(ends):
+    spec = ends.there / "envs" / "pilot.toml"
+    former = spec.read_text()
+    spec.write_text(former + "# mine\n")
+    done = ends.scalems("env", "sync", "--bundle", ends.bundle, "--offline", code=2)
+    assert "pilot.toml" in done.stderr
+    assert spec.read_text().endswith("# mine\n")
+    ends.scalems("env", "sync", "--bundle", ends.bundle, "--offline", "--replace")
+    assert spec.read_text() == former
+
+
+@pytest.mark.network
+def test_another_python_is_told_what_the_bundle_is_for(ends):
+    made = ends.bundle.read_bytes()
+    path = ends.there / "other.pyz"
+    with zipfile.ZipFile(io.BytesIO(made)) as archive:
+        main = archive.read("__main__.py")
+    stream = io.BytesIO()
+    part = Part("__main__.py", len(main), bundlefile.hashlib.sha256(main).hexdigest())
+    about = {"resource": LABEL, "targets": ["cp399-manylinux_2_28_x86_64"], "scalems": "0"}
+    bundlefile.write(stream, about, {part: main}, lambda done, total: None)
+    path.write_bytes(stream.getvalue())
+    done = ends.at(Path(sys.executable).resolve(), path, "--venv", "other", code=1)
+    assert "the bundle is for cp399-manylinux_2_28_x86_64" in done.stderr
+
+
+def test_a_bundle_needs_a_current_lock_and_a_name(scalems: Scalems):
+    assert "-o local.pyz" in scalems.run("env", "bundle", "--resource", LABEL, code=2).stderr
+    with (scalems.project / "envs" / "pilot.toml").open("a") as stream:
+        stream.write('constraints = ["numpy<3"]\n')
+    done = scalems.run("env", "bundle", "--resource", LABEL, "-o", "a.pyz", code=3)
+    assert "scalems env lock pilot" in done.stderr
+    done = scalems.run(
+        *("env", "bundle", "--resource", LABEL, "-o", "a.pyz", "--since", "envs/pilot.toml"), code=3
+    )
+    assert not (scalems.project / "a.pyz").exists()
