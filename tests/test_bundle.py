@@ -250,6 +250,7 @@ def test_nothing_of_a_damaged_bundle_is_used(ends):
 
 @pytest.mark.network
 def test_specs_that_were_edited_there_are_not_overwritten(ends):
+    ends.scalems("env", "sync", "--bundle", ends.bundle, "--offline")
     spec = ends.there / "envs" / "pilot.toml"
     former = spec.read_text()
     spec.write_text(former + "# mine\n")
