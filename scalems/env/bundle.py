@@ -34,6 +34,7 @@ from scalems.env.canonical import digest
 from scalems.env.engine import Engine, choose
 from scalems.env.lock import Lock
 from scalems.env.locking import Notify, Options
+from scalems.env.package import Prepared
 from scalems.env.spec import EnvSpec
 from scalems.env.tag import Tag
 from scalems.env.wheelhouse import Wheel, Wheelhouse
@@ -97,9 +98,15 @@ def make(
     """
     config = project.resource(label)
     specs = [spec.load(project.env_path(name)) for name in config.envs]
+    if local := [f"{one.name}: {each.name}" for one in specs for each in one.packages]:
+        raise UsageError(
+            f"local packages cannot be bundled yet: {', '.join(local)}",
+            remedy="put a release of them on a package index, and name it in `dependencies`",
+        )
     engine = choose(options.engine)
     client = target.client()
-    locks, _ = locking.ensure(specs, client, engine, options, notify=notify)
+    packages: dict[str, tuple[Prepared, ...]] = {one.name: () for one in specs}
+    locks, _ = locking.ensure(specs, packages, client, engine, options, notify=notify)
     wanted = [tag.parse(text) for text in targets or config.targets]
     store = layout.default().wheelhouse
     house = _environments(specs, locks, wanted, store, options, notify=notify)
