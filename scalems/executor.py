@@ -17,6 +17,7 @@ import concurrent.futures
 import contextlib
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -30,7 +31,7 @@ from scalems.workflow.options import DEFAULT, TaskOptions
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     from scalems.store.store import Store
@@ -78,6 +79,36 @@ class Executor(concurrent.futures.Executor):
         :raises SerializationError: if the function or an argument cannot be sent.
         """
         return self._submit(DEFAULT, fn, args, kwargs)
+
+    def map(
+        self,
+        fn: Callable[..., R],
+        *iterables: Iterable[object],
+        timeout: float | None = None,
+        chunksize: int = 1,
+    ) -> Iterator[R]:
+        """Call a function for the items of iterables, side by side; yield the values in order.
+
+        The calls travel together, in groups that are sized by how long they take.
+
+        :param timeout: seconds until the last value must be there.
+        :param chunksize: taken, and not needed.
+        :raises concurrent.futures.TimeoutError: a value is not there in time.
+        """
+        return self._map(DEFAULT, fn, iterables, timeout)
+
+    def _map(
+        self,
+        options: TaskOptions,
+        function: Callable[..., R],
+        iterables: Sequence[Iterable[object]],
+        timeout: float | None,
+    ) -> Iterator[R]:
+        if self._ended:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        with activated(self._graph):
+            futures = calls.mapped(function, list(zip(*iterables, strict=False)), options)
+        return _values(futures, None if timeout is None else time.monotonic() + timeout)
 
     def with_options(self, **options: Any) -> View:
         """Return a view of this executor, whose calls are run with options.
@@ -167,9 +198,29 @@ class View(concurrent.futures.Executor):
         """Submit a call and return its future, see :meth:`Executor.submit`."""
         return self._executor._submit(self._options, fn, args, kwargs)
 
+    def map(
+        self,
+        fn: Callable[..., R],
+        *iterables: Iterable[object],
+        timeout: float | None = None,
+        chunksize: int = 1,
+    ) -> Iterator[R]:
+        """Call a function for the items of iterables, see :meth:`Executor.map`."""
+        return self._executor._map(self._options, fn, iterables, timeout)
+
     def with_options(self, **options: Any) -> View:
         """Return a view with more options, see :meth:`Executor.with_options`."""
         return View(self._executor, self._options.replaced(**options))
+
+
+def _values(futures: list[Future[R]], limit: float | None) -> Iterator[R]:
+    """Yield values in order; cancel what is left if that is ended early."""
+    try:
+        for future in futures:
+            yield future.result(None if limit is None else max(0.0, limit - time.monotonic()))
+    finally:
+        for future in reversed(futures):
+            future.cancel()
 
 
 def _refuse(message: str) -> NoReturn:

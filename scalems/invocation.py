@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from scalems.workflow.app import App
     from scalems.workflow.backend import Backend, Notify
     from scalems.workflow.call import Outcome
-    from scalems.workflow.graph import Failed
+    from scalems.workflow.failures import Failed
 
     MakeBackend = Callable[[argparse.Namespace, Notify], Backend]
 

@@ -87,9 +87,9 @@ class LocalBackend:
         """Queue a call."""
         self._open().submit(call, done)
 
-    def cancel(self, call_id: int) -> bool:
+    def cancel(self, call_id: int, item: int | None = None) -> bool:
         """Withdraw a call, or end its processes."""
-        return self._pool is not None and self._pool.cancel(call_id)
+        return self._pool is not None and self._pool.cancel(call_id, item)
 
     def close(self, *, abort: bool = False) -> None:
         """End all processes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from scalems.workflow.block import singles
 from scalems.workflow.mpi import execute
 
 if TYPE_CHECKING:
@@ -29,9 +30,10 @@ class InlineBackend:
 
     def submit(self, call: Call, done: Done) -> None:
         """Run a call."""
-        done(execute(call))
+        for one in [call] if call.items is None else singles(call):
+            done(execute(one))
 
-    def cancel(self, call_id: int) -> bool:
+    def cancel(self, call_id: int, item: int | None = None) -> bool:
         """Do nothing: a call that can be cancelled has ended."""
         return False
 

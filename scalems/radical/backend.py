@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import threading
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ from scalems.errors import BackendError, ScalemsError
 from scalems.radical import diagnosis, wire
 from scalems.radical.outbox import Outbox
 from scalems.radical.surroundings import Place
+from scalems.workflow.block import singles
 from scalems.workflow.call import CANCELLED, Failure, failed, failure_of
 
 if TYPE_CHECKING:
@@ -55,6 +58,8 @@ class RadicalBackend:
         self._server = server
         self._notify = notify
         self._lock = threading.Lock()
+        self._numbers = itertools.count(1 << 40)  # beyond all tasks
+        self._items: dict[tuple[int, int], int] = {}
         self._pending: dict[int, tuple[Call, Done]] = {}
         self._outbox = Outbox()
         self._link: Connection[Any, Any] | None = None
@@ -126,6 +131,9 @@ class RadicalBackend:
 
     def submit(self, call: Call, done: Done) -> None:
         """Take a call, also before there is a pilot."""
+        if call.items is not None:
+            self._submit_items(call, done)
+            return
         with self._lock:
             error = self._error
             refused = error is not None or self._closing
@@ -137,9 +145,24 @@ class RadicalBackend:
         if refused:
             self._refuse(call, done, error)
 
-    def cancel(self, call_id: int) -> bool:
+    def _submit_items(self, call: Call, done: Done) -> None:
+        """Take the items of a block as calls of their own."""
+        for one in singles(call):
+            with self._lock:
+                number = self._items[one.id, one.item or 0] = next(self._numbers)
+
+            def told(outcome: Any, one: Call = one) -> None:
+                with self._lock:
+                    self._items.pop((one.id, one.item or 0), None)
+                done(replace(outcome, id=one.id, item=one.item))
+
+            self.submit(replace(one, id=number, item=None), told)
+
+    def cancel(self, call_id: int, item: int | None = None) -> bool:
         """Withdraw a call; if it runs, its processes are ended."""
         with self._lock:
+            if item is not None:
+                call_id = self._items.get((call_id, item), 0)
             if call_id not in self._pending:
                 return False
             link = self._link

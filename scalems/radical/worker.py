@@ -153,7 +153,7 @@ class RaptorWorker(rp.raptor.Worker):  # type: ignore[misc]  # RP has no types
         place = Path(folder) if folder else None
         outcomes: list[Row] = []
 
-        def done(outcome: Outcome) -> None:
+        def done(outcome: Any) -> None:
             with self._lock:
                 self._unfinished -= 1
                 outcomes.append(outcome_row(outcome))
@@ -193,7 +193,7 @@ class RaptorWorker(rp.raptor.Worker):  # type: ignore[misc]  # RP has no types
 
     # --- calls ----------------------------------------------------------------------------
 
-    def _run(self, rows: Sequence[Row], done: Callable[[Outcome], None]) -> None:
+    def _run(self, rows: Sequence[Row], done: Callable[[Any], None]) -> None:
         with self._lock:
             self._unfinished += len(rows)
         for row in rows:

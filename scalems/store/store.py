@@ -10,7 +10,7 @@ import reprlib
 import sqlite3
 import tempfile
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,10 @@ from scalems.workflow.file import OBJECTS, object_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from scalems.workflow.block import Answers
+    from scalems.workflow.future import Future
+    from scalems.workflow.options import TaskOptions
 
 FOLDER = ".scalems"
 _LARGE = 100_000  # bytes above which a value is a file of its own
@@ -202,6 +206,43 @@ class Store:
             return key, None  # removed by hand
         return key, Outcome(id=ident, ok=True, payload=payload, **fields)
 
+    def begin_many(
+        self,
+        function: Callable[..., Any],
+        futures: Sequence[Future[Any]],
+        items: Sequence[tuple[object, ...]],
+        options: TaskOptions,
+    ) -> list[tuple[str, Outcome | None]]:
+        """Record tasks that call one function; return their keys, and outcomes of former runs."""
+        found: list[tuple[str, Outcome | None]] = []
+        for future, args in zip(futures, items, strict=True):
+            identity = None
+            if options.cache:
+                identity = self.identify(function, args, {}, options.matters)
+            self.submitted(future.task_id, future.name, identity, args, {})
+            key, outcome = ("", None)
+            if identity is not None:
+                key, outcome = self.find(future.task_id, identity, ())
+            if outcome is not None:
+                self.reused(key, outcome)
+            found.append((key, outcome))
+        return found
+
+    def finished_many(
+        self,
+        name: str,
+        ids: Sequence[int],
+        keys: Sequence[str],
+        answers: Answers,
+        places: Sequence[int],
+        then: Callable[[], None],
+    ) -> None:
+        """Keep what items of a block have given; `then` is called when it is durable."""
+        last = len(ids) - 1
+        for index, (ident, key, place) in enumerate(zip(ids, keys, places, strict=True)):
+            outcome = replace(answers.outcome(place), id=ident)
+            self.finished(name, key, outcome, "", then if index == last else _nothing)
+
     def reused(self, key: str, outcome: Outcome) -> None:
         """Record that a result was taken from the store."""
         self._writer.put("UPDATE results SET used=? WHERE key=?", (now(), key))
@@ -304,6 +345,10 @@ def _names(function: Callable[..., Any], count: int) -> list[str]:
     code = getattr(getattr(function, "function", function), "__code__", None)
     named = code.co_varnames[: code.co_argcount] if code is not None else ()
     return [named[index] if index < len(named) else f"*{index}" for index in range(count)]
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def _stamp(outcome: Outcome) -> tuple[object, ...]:

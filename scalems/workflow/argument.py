@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from scalems.errors import UsageError
-from scalems.workflow import call
+from scalems.workflow import pickling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -67,6 +67,8 @@ def futures_in(*values: object) -> list[Future[Any]]:
 
     Lists, tuples, dicts (keys too), sets and dataclasses are looked into, and nothing else.
     """
+    if _LEAVES.issuperset(map(type, values)):
+        return []
     found: dict[int, Future[Any]] = {}
     # Kept by their ids, so the containers must live as long as this: an id may be reused.
     seen: dict[int, object] = {}
@@ -92,7 +94,7 @@ def with_slots(value: Any, futures: Sequence[Future[Any]]) -> Any:
 
 def apply(template: bytes, values: Sequence[object]) -> object:
     """Run the call that was pickled in `template`, its slots filled with `values`."""
-    function, args, kwargs = call.decode(template)
+    function, args, kwargs = pickling.decode(template)
     ready = [
         part_of(pickle.loads(value.payload), value.path) if isinstance(value, Packed) else value
         for value in values
@@ -113,11 +115,11 @@ def resolved(value: Any) -> Any:
 def content(value: object) -> bytes:
     """Return what the value of a future is known by, in the key of a call that takes it."""
     if not isinstance(value, Packed):
-        return call.encode_value("", value)
+        return pickling.encode_value("", value)
     if value.path:
         # The part alone: a program's output counts, whatever time is in what it printed.
         with contextlib.suppress(Exception):  # not to be rebuilt here: it counts as a whole
-            return call.encode_value("", part_of(pickle.loads(value.payload), value.path))
+            return pickling.encode_value("", part_of(pickle.loads(value.payload), value.path))
     return value.payload + repr(value.path).encode()
 
 

@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from scalems.workflow.block import Answers
     from scalems.workflow.call import Call, Outcome
 
     Notify = Callable[[str], None]
     """Told one short line, for people, whenever the state of a backend changes."""
 
-    Done = Callable[[Outcome], None]
-    """Told the outcome of a call, exactly once."""
+    Done = Callable[[Outcome | Answers], None]
+    """Told the outcome of a call, exactly once; of a block of calls, those of its items.
+
+    Items are told together as ``Answers``, or one by one as an ``Outcome`` that says which it is;
+    in whatever order, and each of them once.
+    """
 
 
 class Backend(Protocol):
@@ -52,13 +57,17 @@ class Backend(Protocol):
     def submit(self, call: Call, done: Done) -> None:
         """Take a call, also before the backend has started, and return at once.
 
+        It may be a block of calls, which the backend may send in parts, to whom it likes
+        (:mod:`scalems.workflow.block`): an item is not to wait behind a long one for its place.
         Afterwards `done` is told exactly one outcome, whatever happens: if the backend
         is lost, the failure names the cause.
         """
         ...
 
-    def cancel(self, call_id: int) -> bool:
+    def cancel(self, call_id: int, item: int | None = None) -> bool:
         """Withdraw a call: a queued one never runs, a running one has its processes ended.
+
+        :param item: its position, if it is one of a block; the others of it go on.
 
         :return: whether there was such a call.
         """

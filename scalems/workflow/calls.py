@@ -76,7 +76,7 @@ def map(function: Callable[..., R], /, *iterables: Iterable[object]) -> list[Fut
             "scalems.map() was given a function, and nothing to map it over.",
             remedy="write e.g. scalems.map(simulate, range(8))",
         )
-    return [submit(function, *items) for items in zip(*iterables, strict=False)]
+    return mapped(function, list(zip(*iterables, strict=False)), DEFAULT)
 
 
 def starmap(function: Callable[..., R], items: Iterable[Iterable[object]], /) -> list[Future[R]]:
@@ -84,7 +84,29 @@ def starmap(function: Callable[..., R], items: Iterable[Iterable[object]], /) ->
 
     :raises UsageError: if no workflow is running.
     """
-    return [submit(function, *arguments) for arguments in items]
+    return mapped(function, [tuple(arguments) for arguments in items], DEFAULT)
+
+
+def mapped(
+    function: Callable[..., R], items: Sequence[tuple[object, ...]], options: TaskOptions
+) -> list[Future[R]]:
+    """Call a function as a task for each tuple of arguments; they travel together.
+
+    :raises SerializationError: if the function or an argument cannot be sent.
+    :raises UsageError: if no workflow is running, or this is not a function.
+    """
+    if not items or not callable(function) or call.running() is not None:
+        return [submitted(function, args, {}, options) for args in items]
+    name = options.label or _name(function)
+    if isinstance(function, Task):
+        name, options, checked = function.name, function.options, set[int]()
+        for args in items:
+            if len(args) not in checked:
+                function.check(args, {})
+                checked.add(len(args))
+    graph = current.graph(f"the function {name!r} was mapped")
+    sent = function.sent if isinstance(function, Task) else function
+    return graph.submit_many(sent, items, name=name, options=options)
 
 
 def reduce(function: Callable[[Any, Any], R], items: Iterable[object], /) -> Future[R]:

@@ -15,21 +15,31 @@ import select
 import signal
 import sys
 import threading
+import time
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from scalems.workflow.block import Runner
 from scalems.workflow.call import Call, Outcome
 from scalems.workflow.mpi import execute
 from scalems.workflow.needs import NONE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import TextIO
+
+T = TypeVar("T")
 
 READY = b"ready"
 """Sent once by a call process when it can take calls."""
+
+RECORDED = b"recorded"
+"""Sent by a call process now and then while it records what the items of a block give."""
+
+ENDED = b"ended"
+"""Sent by a call process when it has done with a block."""
 
 OUTPUT_LIMIT = 1_000_000
 """Bytes kept of each of a call's output streams: the last ones."""
@@ -38,20 +48,21 @@ LARGE = 1 << 16
 """Bytes above which a payload travels by itself, to be copied less."""
 
 _PARENT_POLL = 2.0  # seconds
+_TELL_EVERY = 0.02  # seconds between two words about a block that runs
 
 
-def main(descriptor: int, claims: int) -> None:
+def main(descriptor: int, claims: int, records: int) -> None:
     """Serve calls from the socket until its other end is closed.
 
     :param claims: a pipe with a byte for each call that may be begun.
+    :param records: a file for what the items of blocks give.
     """
     link: Connection[Any, Any] = Connection(descriptor)
-    for number in (descriptor, claims):
+    for number in (descriptor, claims, records):
         os.set_inheritable(number, False)
-    claim = _Claims(claims)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    pid, parent, folder = os.getpid(), os.getppid(), Path.cwd()
-    streams = _Streams()
+    serve = _Serve(link, _Claims(claims), records)
+    parent = os.getppid()
     threading.Thread(
         target=_watch, args=(descriptor, parent), name="scalems-watch", daemon=True
     ).start()
@@ -61,17 +72,57 @@ def main(descriptor: int, claims: int) -> None:
             sys.path[:] = path
         link.send_bytes(READY)
         while True:
-            for call in claim.some(*_received(link)):
-                os.chdir(folder)
-                with streams.restored(), _interruptible():
-                    outcome = execute(call)
-                if os.getpid() != pid:
-                    # The function forked and this is the copy: the other one reports.
-                    os._exit(0)
-                out, err = streams.collected()
-                _send(link, replace(outcome, stdout=out, stderr=err))
+            number, calls = _received(link)
+            if calls and calls[0].items is not None:
+                serve.block(number, calls[0])
+            else:
+                serve.calls(number, calls)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the pool was closed
+
+
+class _Serve:
+    """Runs what the pool sends."""
+
+    def __init__(self, link: Connection[Any, Any], claims: _Claims, records: int) -> None:
+        self._link = link
+        self._claims = claims
+        self._records = records
+        self._pid = os.getpid()
+        self._folder = Path.cwd()
+        self._streams = _Streams()
+
+    def calls(self, number: int, calls: list[Call]) -> None:
+        """Run calls, and send what each gives."""
+        for call in self._claims.some(number, calls):
+            with self._ready():
+                outcome = execute(call)
+            out, err = self._streams.collected()
+            _send(self._link, replace(outcome, stdout=out, stderr=err))
+
+    def block(self, number: int, call: Call) -> None:
+        """Run the items of a block, and record what each gives."""
+        runner = Runner(call, self._records)
+        told = time.monotonic()
+        with runner.ready():
+            for position in self._claims.some(number, call.items or ()):
+                with self._ready():
+                    runner.run(position)
+                runner.record(*self._streams.collected())
+                if time.monotonic() - told > _TELL_EVERY:
+                    self._link.send_bytes(RECORDED)
+                    told = time.monotonic()
+        self._link.send_bytes(ENDED)
+
+    @contextlib.contextmanager
+    def _ready(self) -> Iterator[None]:
+        """Make this process as good as new for a call."""
+        os.chdir(self._folder)
+        with self._streams.restored(), _interruptible():
+            yield
+        if os.getpid() != self._pid:
+            # The function forked and this is the copy: the other one reports.
+            os._exit(0)
 
 
 def _received(link: Connection[Any, Any]) -> tuple[int, list[Call]]:
@@ -83,8 +134,9 @@ def _received(link: Connection[Any, Any]) -> tuple[int, list[Call]]:
             payload=link.recv_bytes() if payload is None else payload,
             area=area,
             needs=needs or NONE,
+            items=items,
         )
-        for ident, name, payload, area, needs in calls
+        for ident, name, payload, area, needs, items in calls
     ]
 
 
@@ -106,12 +158,12 @@ class _Claims:
         self._descriptor = descriptor
         self._ahead: bytes = b""  # of the next message, which is on its way
 
-    def some(self, number: int, calls: list[Call]) -> Iterator[Call]:
+    def some(self, number: int, calls: Iterable[T]) -> Iterator[T]:
         """Yield the calls of a message as they are claimed."""
         for call in calls:
             with contextlib.suppress(BlockingIOError):
                 self._ahead = self._ahead or os.read(self._descriptor, 1)
-            if self._ahead != bytes([number]):
+            if not self._ahead or self._ahead[0] != number:
                 return
             self._ahead = b""
             yield call

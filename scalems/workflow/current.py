@@ -12,7 +12,7 @@ from scalems.errors import UsageError
 from scalems.workflow.app import command
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from scalems.workflow.future import Future
     from scalems.workflow.graph import Graph
@@ -71,6 +71,13 @@ def child(future: Future[Any]) -> None:
     children = _children.setdefault(subgraph, set())
     children.add(future)
     future.add_done_callback(children.discard)
+
+
+def children(futures: Iterable[Future[Any]]) -> None:
+    """Note that tasks are parts of the subgraph that calls them, see :func:`child`."""
+    if _subgraph.get() is not None:
+        for future in futures:
+            child(future)
 
 
 def cancel_children(subgraph: Future[Any]) -> None:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import concurrent.futures
+import queue
 import sys
-from concurrent.futures import ALL_COMPLETED, FIRST_EXCEPTION
+import time
+from concurrent.futures import ALL_COMPLETED
+from concurrent.futures._base import FINISHED
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 from scalems.errors import UsageError
 from scalems.workflow import call
 from scalems.workflow.argument import Attribute, Item, part_of
+from scalems.workflow.block import Answers
+from scalems.workflow.lightfuture import Awaited, LightFuture, guard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
@@ -25,7 +31,7 @@ _REFUSED = """
 """
 
 
-class Future(concurrent.futures.Future[T]):
+class Future(LightFuture[T]):
     """The result of a task call.
 
     It can be passed to other tasks as it is, alone or inside lists, tuples, dicts, sets
@@ -36,8 +42,20 @@ class Future(concurrent.futures.Future[T]):
     Futures are made by calls of tasks, never directly.
     """
 
+    __slots__ = (
+        *("_asked", "_decoded", "_place", "_ran", "_started", "_withdraw"),
+        *("name", "task_id"),
+    )
+
+    _path: tuple[Item | Attribute, ...] = ()
+
     def __init__(
-        self, *, task_id: int, name: str, withdraw: Callable[[Future[T]], None] | None = None
+        self,
+        *,
+        task_id: int,
+        name: str,
+        withdraw: Callable[[Future[T]], None] | None = None,
+        place: int = 0,
     ) -> None:
         super().__init__()
         self.task_id = task_id
@@ -45,10 +63,11 @@ class Future(concurrent.futures.Future[T]):
         self.name = name
         """Name of the task's function."""
         self._withdraw = withdraw
+        self._place = place  # in the block of calls that it was made with
         self._started = False
         self._asked = False
-        self._path: tuple[Item | Attribute, ...] = ()
         self._ran: call.Outcome | None = None  # set when it has run, well or not
+        self._decoded: tuple[T] | None = None
 
     def result(self, timeout: float | None = None) -> T:
         """Return the value, waiting for it.
@@ -62,18 +81,23 @@ class Future(concurrent.futures.Future[T]):
         :raises TaskError: if the task was lost, or its value cannot be rebuilt here.
         :raises DependencyError: if a task that it depends on failed.
         """
-        try:
-            value = super().result(timeout)
-        finally:
-            self._asked = self._asked or self.done()
-        # A value is decoded when it is asked for: values that only go from task to task
-        # are never rebuilt in the client, which may not have their modules.
-        if isinstance(value, call.Outcome):
-            decoded = self.__dict__.get("_decoded")
-            if decoded is None:
-                decoded = self.__dict__.setdefault("_decoded", (call.result(value),))
-            value = decoded[0]
-        return value
+        if self._decoded is None:
+            try:
+                value = self._result if self._state == FINISHED else None
+                if value is None:
+                    value = super().result(timeout)
+            finally:
+                self._asked = self._asked or self.done()
+            # A value is decoded when it is asked for: values that only go from task to task
+            # are never rebuilt in the client, which may not have their modules.
+            if isinstance(value, Answers):
+                self._decoded = (value.value(self._place),)
+            elif isinstance(value, call.Outcome):
+                self._decoded = (call.result(value),)
+            else:
+                return value
+        self._asked = True
+        return self._decoded[0]
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return what :meth:`result` would raise, or ``None``, waiting for the task to end.
@@ -99,8 +123,10 @@ class Future(concurrent.futures.Future[T]):
         """
         if not super().cancel():
             return False
-        if self._withdraw is not None:
-            self._withdraw(self)
+        with guard:  # once only, whoever cancels it at the same time
+            withdraw, self._withdraw = self._withdraw, None
+        if withdraw is not None:
+            withdraw(self)
         return True
 
     def running(self) -> bool:
@@ -165,16 +191,29 @@ class Future(concurrent.futures.Future[T]):
     @property
     def host(self) -> str:
         """Name of the host that computed it; empty as long as it is not known."""
-        return self._ran.host if self._ran is not None else ""
+        outcome = self._came()
+        return outcome.host if outcome is not None else ""
 
     @property
     def env_digest(self) -> str:
         """Content fingerprint of the environment that computed it; empty if it is not known."""
-        return self._ran.env if self._ran is not None else ""
+        outcome = self._came()
+        return outcome.env if outcome is not None else ""
 
     def _outcome(self) -> call.Outcome | None:
-        concurrent.futures.wait([self])
+        Awaited([self]).wait()
+        return self._came()
+
+    def _came(self) -> call.Outcome | None:
+        """Return how the call has ended; ``None`` if it has not, or has not run."""
+        if self._ran is None and isinstance(self._result, Answers):
+            self._ran = replace(self._result.outcome(self._place), id=self.task_id)
         return self._ran
+
+    def _sent(self) -> Any:
+        """Return the value of a future that has ended well as it came: an outcome, most often."""
+        value: Any = concurrent.futures.Future.result(self)
+        return self._came() if isinstance(value, Answers) else value
 
     def _condition_word(self) -> str:
         if self.cancelled():
@@ -204,7 +243,7 @@ class Part(Future[Any]):
         shown = f".{step.name}" if isinstance(step, Attribute) else f"[{step.key!r}]"
         super().__init__(task_id=whole.task_id, name=f"{whole.name}{shown}")
         self._whole: Future[Any] = whole._whole if isinstance(whole, Part) else whole
-        self._path = (*whole._path, step)
+        self._path: tuple[Item | Attribute, ...] = (*whole._path, step)
         self._whole.add_done_callback(self._arrived)
 
     def _arrived(self, whole: concurrent.futures.Future[Any]) -> None:
@@ -212,12 +251,12 @@ class Part(Future[Any]):
             super().cancel()
             self.set_running_or_notify_cancel()
             return
-        self._ran = self._whole._ran
+        self._ran = self._whole._came()
         error = concurrent.futures.Future.exception(whole)
         if error is not None:
             self.set_exception(error)
         else:
-            self.set_result(concurrent.futures.Future.result(whole))
+            self.set_result(self._whole._sent())
 
     def result(self, timeout: float | None = None) -> Any:
         """Return the part, waiting for the value.
@@ -265,11 +304,10 @@ def gather(
         raise UsageError(
             f"gather() has no errors={errors!r}", remedy="write errors='raise', 'skip' or 'return'"
         )
-    when = FIRST_EXCEPTION if errors == "raise" else ALL_COMPLETED
-    done, _ = concurrent.futures.wait(set(ordered), return_when=when)
+    Awaited(set(ordered), first_error=errors == "raise").wait()
     if errors == "raise":
         for future in ordered:
-            if future in done and (future.cancelled() or future.exception() is not None):
+            if future.done() and (future.cancelled() or _error(future) is not None):
                 future.result()
         return [future.result() for future in ordered]
     ended = [_value_or_error(future) for future in ordered]
@@ -284,7 +322,24 @@ def as_completed(
     :param timeout: seconds for all of them.
     :raises concurrent.futures.TimeoutError: if not all have ended by then.
     """
-    return concurrent.futures.as_completed(_futures(futures, "as_completed"), timeout)
+    waiting = set(_futures(futures, "as_completed"))
+    return _ended(waiting, None if timeout is None else time.monotonic() + timeout)
+
+
+def _ended(
+    waiting: set[concurrent.futures.Future[T]], limit: float | None
+) -> Iterator[concurrent.futures.Future[T]]:
+    ended: queue.SimpleQueue[concurrent.futures.Future[T]] = queue.SimpleQueue()
+    for future in waiting:
+        future.add_done_callback(ended.put)
+    for left in range(len(waiting), 0, -1):
+        pause = None if limit is None else limit - time.monotonic()
+        try:
+            yield ended.get(timeout=None if pause is None else max(0.0, pause))
+        except queue.Empty:
+            raise concurrent.futures.TimeoutError(
+                f"{left} of {len(waiting)} futures have not ended"
+            ) from None
 
 
 def wait(
@@ -310,6 +365,11 @@ def _futures(futures: Iterable[Any], what: str) -> list[concurrent.futures.Futur
                 remedy=f"pass what calls of tasks return: scalems.{what}([task(1), task(2)])",
             )
     return ordered
+
+
+def _error(future: concurrent.futures.Future[Any]) -> BaseException | None:
+    """Return what an ended future failed by, without asking for its value."""
+    return concurrent.futures.Future.exception(future)
 
 
 def _value_or_error(future: concurrent.futures.Future[Any]) -> tuple[Any, bool]:

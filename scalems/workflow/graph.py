@@ -13,20 +13,23 @@ import logging
 import threading
 from concurrent.futures import CancelledError, InvalidStateError
 from concurrent.futures import Future as AnyFuture
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from scalems.errors import BackendError, ScalemsError, TaskError, UsageError
-from scalems.workflow import argument, call, current
+from scalems.errors import BackendError, ScalemsError, UsageError
+from scalems.workflow import argument, block, call, current
+from scalems.workflow.bulk import Bulks
 from scalems.workflow.call import Call, Outcome
+from scalems.workflow.failures import DependencyError as DependencyError
+from scalems.workflow.failures import Failed, Failures, error_of
 from scalems.workflow.future import Future
 from scalems.workflow.options import DEFAULT, TaskOptions
 from scalems.workflow.tally import Counts, State, Tally
 from scalems.workflow.work import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from scalems.workflow.backend import Backend
     from scalems.workflow.results import Results
@@ -39,22 +42,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _START_LIMIT = 30.0  # seconds that a closed backend gets to break off its start
-
-
-class DependencyError(TaskError):
-    """A task was not run, since a task that it depends on failed.
-
-    The exception of that task is the ``__cause__``.
-    """
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failed:
-    """A task that failed by itself, not for another one's failure."""
-
-    future: Future[Any]
-    error: BaseException
-    outcome: Outcome | None = None
 
 
 class Promise(NamedTuple):
@@ -92,7 +79,7 @@ class Graph:
     """All tasks of one run and the backend that they run on.
 
     :param backend: it is started, in a thread of its own, by the first task.
-    :param on_outcome: told the outcome of each call that has run, from any thread.
+    :param on_outcome: told the outcome of each call that has printed something, from any thread.
     :param results: of former runs, and where those of this run are kept.
     :param area: where files are kept, see ``scalems.workflow.file.area``.
     """
@@ -106,20 +93,20 @@ class Graph:
         area: str = "",
     ) -> None:
         self.backend = backend
-        self._area = area
+        self.area = area
         self.error: BaseException | None = None
         """What the backend failed to start by."""
         self._on_outcome = on_outcome
-        self._results = results
-        self._ids = itertools.count(1)
+        self.results = results
+        self.ids: Iterator[int] = itertools.count(1)
         self._nodes: dict[int, _Node] = {}
-        self._failed: list[Failed] = []
-        self._roots: dict[int, tuple[Future[Any], Future[Any]]] = {}
-        self._tally = Tally()
+        self._bulks = Bulks(self)
+        self._failures = Failures()
+        self.tally = Tally()
         self._start_lock = threading.Lock()
-        self._work = Work()
+        self.work = Work()
         self._starter: threading.Thread | None = None
-        self._closed = False
+        self.closed = False
 
     # --- what tasks and futures call ------------------------------------------------------
 
@@ -139,24 +126,24 @@ class Graph:
         :raises SerializationError: if the function or an argument cannot be sent.
         :raises UsageError: if the run has ended.
         """
-        if self._closed:
+        if self.closed:
             raise UsageError(f"The task {name!r} was called after the workflow had ended.")
         given = (args, kwargs)
         futures = argument.futures_in(*args, *kwargs.values())
         if futures:
             args, kwargs = argument.with_slots((tuple(args), dict(kwargs)), futures)
         payload = call.encode(function, args, kwargs)
-        future: Future[Any] = Future(task_id=next(self._ids), name=name, withdraw=self._withdraw)
+        future: Future[Any] = Future(task_id=next(self.ids), name=name, withdraw=self._withdraw)
         current.child(future)
         node = _Node(future, finish, options)
         self._nodes[future.task_id] = node
-        self._tally.moved("waiting")
-        if self._results is None:
-            self._start()
+        self.tally.moved("waiting")
+        if self.results is None:
+            self.start()
         else:
             if options.cache:
-                node.identity = self._results.identify(function, args, kwargs, options.matters)
-            self._results.submitted(future.task_id, name, node.identity, *given)
+                node.identity = self.results.identify(function, args, kwargs, options.matters)
+            self.results.submitted(future.task_id, name, node.identity, *given)
         if not futures:
             if not self._reuse(node):
                 self._hand_over(node, payload)
@@ -166,27 +153,76 @@ class Graph:
             dependency.add_done_callback(partial(self._arrived, node))
         return future
 
+    def submit_many(
+        self,
+        function: Callable[..., Any],
+        items: Sequence[tuple[object, ...]],
+        *,
+        name: str,
+        options: TaskOptions = DEFAULT,
+    ) -> list[Future[Any]]:
+        """Add tasks that call one function with different arguments; return their futures.
+
+        :param items: the arguments of each call.
+        :raises SerializationError: if the function or an argument cannot be sent.
+        :raises UsageError: if the run has ended.
+        """
+        futures: list[Future[Any]] = []
+        for waits, group in itertools.groupby(items, lambda args: bool(argument.futures_in(*args))):
+            if waits or options.needs.ranks > 1:
+                futures += [
+                    self.submit(function, args, {}, name=name, options=options) for args in group
+                ]
+            else:
+                while part := list(itertools.islice(group, block.MOST)):
+                    futures += self._bulks.submit(function, part, name, options)
+        return futures
+
+    def adopt(
+        self,
+        future: Future[Any],
+        outcome: Outcome | BaseException,
+        key: str,
+        options: TaskOptions,
+        payload: bytes,
+    ) -> None:
+        """See to an item of a bulk that has not given just a value, as to any task.
+
+        :param outcome: of it, or why it cannot run.
+        :param key: of the call in the store of results.
+        :param payload: of the call, if it may be tried again.
+        """
+        if future.done():
+            return  # cancelled
+        node = self._nodes[future.task_id] = _Node(future, None, options)
+        node.key, node.payload, node.state = key, payload, "submitted"
+        future._withdraw = self._withdraw
+        if isinstance(outcome, BaseException):
+            self.work.do(partial(self._fail, node, outcome))
+        else:
+            self._receive(node, replace(outcome, id=future.task_id, item=None))
+
     def promise(self, name: str, args: Sequence[object], withdraw: Withdraw) -> Promise:
         """Add a task that the client itself sees to.
 
         :param withdraw: called when its future is cancelled.
         :raises UsageError: if the run has ended.
         """
-        if self._closed:
+        if self.closed:
             raise UsageError(f"{name!r} was called after the workflow had ended.")
 
         def cancelled(future: Future[Any]) -> None:
             withdraw(future)
             self._withdraw(future)
 
-        future: Future[Any] = Future(task_id=next(self._ids), name=name, withdraw=cancelled)
+        future: Future[Any] = Future(task_id=next(self.ids), name=name, withdraw=cancelled)
         node = self._nodes[future.task_id] = _Node(future, None, DEFAULT)
-        self._tally.moved("waiting")
-        if self._results is not None:
-            self._results.submitted(future.task_id, name, None, args, {})
+        self.tally.moved("waiting")
+        if self.results is not None:
+            self.results.submitted(future.task_id, name, None, args, {})
         self._move(node, "submitted")
         future._started = True
-        return Promise(future, lambda outcome: self._work.do(partial(self._settle, node, outcome)))
+        return Promise(future, lambda outcome: self.work.do(partial(self._settle, node, outcome)))
 
     def _withdraw(self, future: Future[Any]) -> None:
         """Forget a task whose future was cancelled just now."""
@@ -195,47 +231,42 @@ class Graph:
             return  # cancelled before
         future.set_running_or_notify_cancel()  # tells concurrent.futures.wait and its like
         before = self._move(node, "cancelled")
-        if self._results is not None:
-            self._results.ended(future.task_id, "cancelled", "")
-        if before == "submitted" and not self._closed and self._starter is not None:
+        if self.results is not None:
+            self.results.ended(future.task_id, "cancelled", "")
+        if before == "submitted" and not self.closed and self._starter is not None:
             self.backend.cancel(future.task_id)
 
     # --- what the run calls ---------------------------------------------------------------
 
     def counts(self) -> Counts:
         """Return how many tasks are in each state now."""
-        return self._tally.counts()
+        return self.tally.counts()
 
     def wait(self) -> None:
         """Wait until all tasks have ended."""
-        self._tally.wait()
+        self.tally.wait()
 
     def failures(self) -> list[Failed]:
         """Return the failed tasks as they failed, without those that failed for another one."""
-        return list(self._failed)
+        return self._failures.all()
 
     def unheard(self) -> list[Failed]:
         """Return the failed tasks of which nobody asked for the result, in the order of calls.
 
         Asking for the result of a task that depends on one counts too.
         """
-        heard = {root.task_id for future, root in self._roots.values() if future._asked}
-        unheard = [
-            failed
-            for failed in self._failed
-            if not failed.future._asked and failed.future.task_id not in heard
-        ]
-        return sorted(unheard, key=lambda failed: failed.future.task_id)
+        return self._failures.unheard()
 
     def close(self, *, abort: bool = False) -> None:
         """Close the backend; tasks that have not ended are cancelled.
 
         :param abort: end running tasks at once rather than orderly.
         """
-        self._closed = True
+        self.closed = True
         # The newest first: a task is cancelled before those that it depends on.
         for node in reversed(list(self._nodes.values())):
             node.future.cancel()
+        self._bulks.cancel()
         self.backend.close(abort=abort)
         if self._starter is not None:
             self._starter.join(_START_LIMIT)
@@ -244,7 +275,8 @@ class Graph:
         """End all tasks that have not ended, and all later ones, by an error."""
         self.error = error
         for node in list(self._nodes.values()):
-            self._work.do(partial(self._fail, node, error))
+            self.work.do(partial(self._fail, node, error))
+        self._bulks.fail(error)
 
     # --- a task's way ---------------------------------------------------------------------
 
@@ -252,10 +284,10 @@ class Graph:
         with node.lock:
             node.missing -= 1
             last = node.missing == 0
-        if _error_of(dependency) is not None:
-            self._work.do(partial(self._stop, node, dependency))
+        if error_of(dependency) is not None:
+            self.work.do(partial(self._stop, node, dependency))
         elif last:
-            self._work.do(partial(self._complete, node))
+            self.work.do(partial(self._complete, node))
 
     def _complete(self, node: _Node) -> None:
         """Hand over a task whose dependencies all have values."""
@@ -274,21 +306,21 @@ class Graph:
 
     def _reuse(self, node: _Node, values: Sequence[object] = ()) -> bool:
         """Give a task the result that its call had in a former run, if it had one."""
-        if self._results is None or node.identity is None:
+        if self.results is None or node.identity is None:
             return False
         contents = [argument.content(value) for value in values]
-        node.key, outcome = self._results.find(node.future.task_id, node.identity, contents)
+        node.key, outcome = self.results.find(node.future.task_id, node.identity, contents)
         node.identity = None
         if outcome is None or self.error is not None:
             return False
         if self._move(node, "submitted") is not None:
-            self._results.reused(node.key, outcome)
-            self._work.do(partial(self._settle, node, outcome, reused=True))
+            self.results.reused(node.key, outcome)
+            self.work.do(partial(self._settle, node, outcome, reused=True))
         return True
 
     def _hand_over(self, node: _Node, payload: bytes) -> None:
         future = node.future
-        self._start()
+        self.start()
         if self.error is not None:
             self._fail(node, self.error)
             return
@@ -306,13 +338,13 @@ class Graph:
             name=future.name,
             payload=payload,
             timeout=node.options.timeout,
-            area=self._area,
+            area=self.area,
             needs=node.options.needs,
         )
         try:
             self.backend.submit(
                 sent,
-                lambda outcome: self._work.do(partial(self._receive, node, outcome)),
+                lambda outcome: self.work.do(partial(self._receive, node, cast(Outcome, outcome))),
             )
         except Exception as error:
             self._fail(node, error)
@@ -321,7 +353,7 @@ class Graph:
 
     def _receive(self, node: _Node, outcome: Outcome) -> None:
         """Take the outcome of a call that has run."""
-        if self._on_outcome is not None:
+        if self._on_outcome is not None and (outcome.stdout or outcome.stderr):
             self._on_outcome(node.future.name, outcome)
         self._settle(node, outcome)
 
@@ -350,20 +382,20 @@ class Graph:
             if self._retry(node, error):
                 return
             settle = partial(self._fail, node, error, outcome, recorded=True)
-        if self._results is None or reused:
+        if self.results is None or reused:
             settle()
             return
-        self._results.finished(
+        self.results.finished(
             node.future.name,
             node.key if error is None else "",
             outcome,
             "" if error is None else call.summary(error),
-            lambda: self._work.do(settle),
+            lambda: self.work.do(settle),
         )
 
     def _retry(self, node: _Node, error: BaseException) -> bool:
         """Try a failed task again, after a while, if it may be tried again."""
-        if node.attempt > node.options.retries or self._closed or node.future.done():
+        if node.attempt > node.options.retries or self.closed or node.future.done():
             return False
         pause = node.options.pause(node.attempt)
         log.warning(
@@ -385,26 +417,13 @@ class Graph:
     def _succeed(self, node: _Node, value: Outcome, reused: bool) -> None:
         with contextlib.suppress(InvalidStateError):  # cancelled
             node.future.set_result(value)
-            self._tally.reused(reused)
+            self.tally.reused(reused)
             self._ended(node, "done")
 
     def _stop(self, node: _Node, dependency: AnyFuture[Any]) -> None:
         """Fail a task since a dependency of it failed."""
-        cause = _error_of(dependency)
-        _, root = self._roots.get(getattr(dependency, "task_id", 0), (None, dependency))
-        name = f"{root.name}#{root.task_id}" if isinstance(root, Future) else repr(root)
-        if isinstance(cause, DependencyError):
-            cause = cause.__cause__
-        cancelled = isinstance(cause, CancelledError)
-        how = "was cancelled" if cancelled else f"failed: {_summary(cause)}"
-        error = DependencyError(
-            f"{node.future.name}#{node.future.task_id} was not run: "
-            f"it depends on {name}, which {how}"
-        )
-        error.__cause__ = cause
-        if isinstance(root, Future):
-            self._roots[node.future.task_id] = (node.future, root)
-        self._fail(node, error, by_itself=not isinstance(root, Future))
+        error, known = self._failures.inherited(node.future, dependency)
+        self._fail(node, error, by_itself=not known)
 
     def _fail(
         self,
@@ -415,12 +434,12 @@ class Graph:
         by_itself: bool = True,
         recorded: bool = False,
     ) -> None:
-        if self._results is not None and not recorded:
-            self._results.ended(node.future.task_id, "failed", call.summary(error))
+        if self.results is not None and not recorded:
+            self.results.ended(node.future.task_id, "failed", call.summary(error))
         with contextlib.suppress(InvalidStateError):  # cancelled, or failed before
             node.future.set_exception(error)
             if by_itself and error is not self.error:
-                self._failed.append(Failed(future=node.future, error=error, outcome=outcome))
+                self._failures.add(Failed(future=node.future, error=error, outcome=outcome))
             self._ended(node, "failed")
 
     # --- counting, starting ---------------------------------------------------------------
@@ -439,10 +458,11 @@ class Graph:
             if before not in ("waiting", "submitted"):
                 return None
             node.state = to
-        self._tally.moved(to, before)
+        self.tally.moved(to, before)
         return before
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the backend, if that was not done before."""
         with self._start_lock:
             if self._starter is None:
                 self._starter = threading.Thread(
@@ -458,25 +478,14 @@ class Graph:
             self.end(error)
         except BaseException as error:
             failure = BackendError(
-                f"The backend {self.backend.label} did not start: {_summary(error)}"
+                f"The backend {self.backend.label} did not start: {call.summary(error)}"
             )
             failure.__cause__ = error
             self.end(failure)
 
 
-def _error_of(future: AnyFuture[Any]) -> BaseException | None:
-    """Return why an ended future has no value, without counting as being asked by the user."""
-    if future.cancelled():
-        return CancelledError()
-    return AnyFuture.exception(future) if isinstance(future, Future) else future.exception()
-
-
 def _sendable(future: AnyFuture[Any]) -> object:
     if isinstance(future, Future):
-        outcome: Outcome = AnyFuture.result(future)
+        outcome: Outcome = future._sent()
         return argument.Packed(outcome.payload, future._path)
     return future.result()
-
-
-def _summary(error: BaseException | None) -> str:
-    return call.summary(error) if error is not None else "no reason is known"

@@ -7,42 +7,28 @@ Output is captured at the level of file descriptors, child processes included.
 
 from __future__ import annotations
 
-import logging
-import math
 import queue
 import threading
-import time
-from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scalems.errors import BackendError, UsageError
-from scalems.workflow.call import (
-    CANCELLED,
-    LOST,
-    TIMEOUT,
-    Call,
-    Failure,
-    Outcome,
-    failed,
-    failure_of,
-)
-from scalems.workflow.needs import NONE, Needs, machine_gpus
-from scalems.workflow.process import MOST, CallProcess, Late, Launch, Lost
+from scalems.workflow import block
+from scalems.workflow.call import CANCELLED, Call, Failure, failed, failure_of
+from scalems.workflow.needs import Needs, machine_gpus
+from scalems.workflow.process import MOST, CallProcess, Launch
+from scalems.workflow.slot import Slot, report
 from scalems.workflow.waiting import Waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    Done = Callable[[Outcome], None]
+    from scalems.workflow.backend import Done
+    from scalems.workflow.block import Answers
 
-_CHECK = 1.0  # seconds between two looks at a call that runs
 _TOGETHER = 0.02  # seconds of work that is sent together, as far as calls have shown
-_STALLED = 0.05  # seconds after which the calls behind a long one are given to others
-_EXIT_LIMIT = 2.0  # seconds for an idle process to leave by itself
-
-_log = logging.getLogger(__name__)
+_NAMES = 1000  # functions whose duration is remembered
 
 
 class CallPool:
@@ -76,16 +62,20 @@ class CallPool:
         self._cores = size  # that no slot has taken
         self._gpus = machine_gpus() if gpus is None else list(gpus)
         self._most_gpus = len(self._gpus)
-        self._running: dict[int, _Slot] = {}
-        self._slots: list[_Slot] = []
+        self._running: dict[int, Slot] = {}
+        self._slots: list[Slot] = []
         self._idle = 0
         self._mean: float | None = None  # seconds that a call takes
+        self._means: dict[str, float] = {}  # the same for the items of blocks, by name
         self._closed = False
         self._refused: queue.SimpleQueue[tuple[Call, Done, Failure] | None] = queue.SimpleQueue()
         self._refuser: threading.Thread | None = None
 
     def submit(self, call: Call, done: Done) -> None:
-        """Queue a call; its outcome is passed to `done`, once, in a thread of the pool.
+        """Queue a call, or a block of calls.
+
+        The outcome is passed to `done`, once, in a thread of the pool; those of a block as they
+        come, until each of its items has one.
 
         :raises BackendError: if the pool is closed.
         """
@@ -96,29 +86,32 @@ class CallPool:
                 self._refuse(call, done, self._too_much(call))
                 return
             self._queued.add(call, done)
-            if self._idle < len(self._queued) and len(self._slots) < self._size:
-                slot = _Slot(self, f"scalems-call-{len(self._slots)}")
+            more = len(self._queued) - self._idle if call.items is not None else 1
+            while more > 0 and self._idle < len(self._queued) and len(self._slots) < self._size:
+                more -= 1
+                slot = Slot(self, f"scalems-call-{len(self._slots)}")
                 self._slots.append(slot)
                 slot.start()
-            self._work.notify()
+            self._work.notify(1 if call.items is None else len(call.items))
 
-    def cancel(self, call_id: int) -> bool:
+    def cancel(self, call_id: int, item: int | None = None) -> bool:
         """Stop a call: one that is queued never runs, one that runs is killed with its children.
 
+        :param item: its position, if it is one of a block; the others of it go on.
         :returns: False if there is no such call, or no longer.
         """
         with self._lock:
-            if (entry := self._queued.remove(call_id)) is not None:
+            if (entry := self._queued.remove(call_id, item)) is not None:
                 self._refuse(*entry, Failure(type=CANCELLED, message="cancelled before it ran"))
                 return True
-            slot = self._running.get(call_id)
+            slot = self._running.get(call_id) if item is None else self._runs(call_id, item)
             if slot is None:
                 return False
             self._take_back(slot)
-            if (entry := self._queued.remove(call_id)) is not None:
+            if (entry := self._queued.remove(call_id, item)) is not None:
                 self._refuse(*entry, Failure(type=CANCELLED, message="cancelled before it ran"))
             else:
-                slot.cancel(call_id)
+                slot.cancel(call_id, item)
             return True
 
     def reclaim(self, count: int) -> list[int]:
@@ -131,6 +124,14 @@ class CallPool:
                 for slot in self._slots:
                     self._take_back(slot)
             return [self._queued.take_last()[0].id for _ in range(min(count, len(self._queued)))]
+
+    def _runs(self, call_id: int, item: int) -> Slot | None:
+        """Return the slot that an item of a block was sent to, and that has not told its end."""
+        for slot in self._slots:
+            for call, _ in slot.entries:
+                if call.id == call_id and call.items is not None and item in call.items:
+                    return slot
+        return None
 
     def close(self, *, kill: bool = False) -> None:
         """End the pool, and every process of it; calls that were accepted are finished first.
@@ -145,8 +146,9 @@ class CallPool:
                 for entry in self._queued:
                     self._refuse(*entry, Failure(type=CANCELLED, message="the run was ended"))
                 self._queued.clear()
-                for ident, slot in self._running.items():
-                    slot.cancel(ident)
+                for slot in self._slots:
+                    for call, _ in slot.entries:
+                        slot.cancel(call.id, call.items[0] if call.items else None)
                 for slot in self._slots:
                     slot.kill()
             self._work.notify_all()
@@ -160,7 +162,7 @@ class CallPool:
             if refuser is not threading.current_thread():
                 refuser.join()
 
-    def take(self, slot: _Slot) -> bool:
+    def take(self, slot: Slot) -> bool:
         """Wait for calls and give them to a slot; tell if there will be none any more."""
         with self._lock:
             self._release(slot)
@@ -174,26 +176,35 @@ class CallPool:
             slot.needs = needs = self._queued.first()[0].needs
             self._cores -= needs.cores
             slot.gpus = [self._gpus.pop(0) for _ in range(needs.gpus)]
-            for _ in range(self._share()):
-                if slot.entries and not _alike(self._queued.first()[0].needs, needs):
+            first = self._queued.first()[0]
+            if first.items is not None:
+                share = self._share(self._means.get(first.name), block.MOST)
+                slot.entries.append(self._queued.take(share))
+                return True
+            for _ in range(self._share(self._mean, MOST)):
+                first = self._queued.first()[0]
+                if slot.entries and not (first.items is None and _alike(first.needs, needs)):
                     break
                 call, done = self._queued.take()
                 self._running[call.id] = slot
                 slot.entries.append((call, done))
             return True
 
-    def _share(self) -> int:
-        """Return how many calls to take at once: few if they are long, or if few are left."""
-        if self._mean is None:
+    def _share(self, mean: float | None, most: int) -> int:
+        """Return how many calls to take at once: few if they are long, or if few are left.
+
+        :param mean: seconds that such a call takes.
+        """
+        if mean is None:
             return 1
         fair = len(self._queued) // (2 * self._size)
-        share = max(1, min(fair, int(_TOGETHER / max(self._mean, 1e-6)), MOST))
+        share = max(1, min(fair, int(_TOGETHER / max(mean, 1e-6)), most))
         return min(share, len(self._queued))
 
     def _fits(self, needs: Needs) -> bool:
         return needs.cores <= self._cores and needs.gpus <= len(self._gpus)
 
-    def _release(self, slot: _Slot) -> None:
+    def _release(self, slot: Slot) -> None:
         """Take back the cores and GPUs of a slot."""
         if slot.needs is None:
             return
@@ -214,19 +225,19 @@ class CallPool:
             )
         )
 
-    def begin(self, slot: _Slot, process: CallProcess) -> list[Call]:
+    def begin(self, slot: Slot, process: CallProcess) -> list[Call]:
         """Return the calls that a slot is to send now; some may have been cancelled."""
         with self._lock:
             slot.sent = True
-            process.offer(len(slot.entries))
+            process.offer(sum(_weight(call) for call, _ in slot.entries))
             return [call for call, _ in slot.entries]
 
-    def assign(self, slot: _Slot, process: CallProcess | None) -> None:
+    def assign(self, slot: Slot, process: CallProcess | None) -> None:
         """Note which process a slot has."""
         with self._lock:
             slot.process = process
 
-    def ended(self, slot: _Slot, duration: float) -> tuple[Call, Done, bool]:
+    def ended(self, slot: Slot, duration: float) -> tuple[Call, Done, bool]:
         """Note that the first call of a slot has ended; tell if it was cancelled.
 
         :param duration: seconds that it took.
@@ -239,12 +250,28 @@ class CallPool:
                 self._mean += 0.1 * (duration - self._mean)
             return self._pop(slot)
 
-    def give_back(self, slot: _Slot) -> None:
+    def answered(self, slot: Slot, answers: Answers) -> Done:
+        """Note that the first items of a slot's block have ended; return who is to know."""
+        mean = (answers.ended[-1] - answers.started[0]) / len(answers)
+        with self._lock:
+            call, done = slot.entries.popleft()
+            if call.items is not None and len(answers) < len(call.items):
+                slot.entries.appendleft((replace(call, items=call.items[len(answers) :]), done))
+            # The more of them there are the less chance is in it; long ones weigh at once.
+            former = self._means.pop(call.name, None)
+            if former is not None and mean < former:
+                mean += (former - mean) / (1 + len(answers))
+            self._means[call.name] = mean
+            if len(self._means) > _NAMES:
+                self._means.pop(next(iter(self._means)))
+            return done
+
+    def give_back(self, slot: Slot) -> None:
         """Let others have the calls that a slot has sent and that have not begun."""
         with self._lock:
             self._take_back(slot)
 
-    def lost(self, slot: _Slot) -> tuple[Call, Done, bool] | None:
+    def lost(self, slot: Slot) -> tuple[Call, Done, bool] | None:
         """Let others have the calls of a slot whose process is gone, but the one that had begun.
 
         If it did not even start, the first one is what it was started for.
@@ -255,29 +282,41 @@ class CallPool:
             if slot.sent and slot.process is not None:
                 self._requeue(slot, slot.process.take_back())
             else:
-                self._requeue(slot, max(0, len(slot.entries) - 1))
+                self._requeue(slot, sum(_weight(call) for call, _ in slot.entries) - 1)
             slot.sent = False
             return self._pop(slot) if slot.entries else None
 
-    def _pop(self, slot: _Slot) -> tuple[Call, Done, bool]:
+    def _pop(self, slot: Slot) -> tuple[Call, Done, bool]:
         call, done = slot.entries.popleft()
-        del self._running[call.id]
-        cancelled = call.id in slot.cancelled
-        slot.cancelled.discard(call.id)
+        if call.items is None:
+            del self._running[call.id]
+        else:
+            if call.items[1:]:  # pragma: no cover - only one can have begun
+                self._queued.add(replace(call, items=call.items[1:]), done, first=True)
+            call = replace(call, items=None, item=call.items[0])
+        cancelled = (call.id, call.item) in slot.cancelled
+        slot.cancelled.discard((call.id, call.item))
         return call, done, cancelled
 
-    def _take_back(self, slot: _Slot) -> None:
+    def _take_back(self, slot: Slot) -> None:
         if slot.sent and slot.process is not None:
             self._requeue(slot, slot.process.take_back())
         else:
-            self._requeue(slot, len(slot.entries))
+            self._requeue(slot, sum(_weight(call) for call, _ in slot.entries))
 
-    def _requeue(self, slot: _Slot, count: int) -> None:
-        for _ in range(count):
+    def _requeue(self, slot: Slot, count: int) -> None:
+        """Let others have the last calls of a slot."""
+        left = count
+        while left > 0:
             call, done = slot.entries.pop()
-            del self._running[call.id]
+            if call.items is None:
+                del self._running[call.id]
+            elif left < len(call.items):
+                slot.entries.append((replace(call, items=call.items[:-left]), done))
+                call = replace(call, items=call.items[-left:])
             self._queued.add(call, done, first=True)
-        self._work.notify(count)
+            left -= _weight(call)
+        self._work.notify(max(count, 0))
 
     @property
     def launch(self) -> Launch:
@@ -296,120 +335,10 @@ class CallPool:
     def _serve_refused(self) -> None:
         while (item := self._refused.get()) is not None:
             call, done, failure = item
-            _report(done, failed(call, failure))
-
-
-class _Slot(threading.Thread):
-    """The thread that owns one call process, and replaces it when it is lost."""
-
-    def __init__(self, pool: CallPool, name: str) -> None:
-        super().__init__(name=name, daemon=True)
-        self._pool = pool
-        # What follows is changed by the pool only, under its lock.
-        self.entries: deque[tuple[Call, Done]] = deque()
-        """Calls that were sent, or are to be; the first one runs."""
-        self.sent = False
-        self.process: CallProcess | None = None
-        self.cancelled: set[int] = set()
-        self.needs: Needs | None = None
-        """What it has taken from the pool."""
-        self.gpus: list[str] = []
-
-    def cancel(self, call_id: int) -> None:
-        """End the running call's process tree."""
-        self.cancelled.add(call_id)
-        self.kill()
-
-    def kill(self) -> None:
-        """End the process tree."""
-        if self.process is not None:
-            self.process.kill()
-
-    def run(self) -> None:
-        """Serve calls until the pool is closed."""
-        while self._pool.take(self):
-            try:
-                self._serve()
-            except Exception as error:  # the pool goes on, whatever the system refused us
-                _log.exception("calls could not be run")
-                self._lose(Lost(repr(error)), time.time())
-        self._drop(grace=_EXIT_LIMIT)
-
-    def _serve(self) -> None:
-        started = time.time()
-        try:
-            process = self._ready()
-            calls = self._pool.begin(self, process)
-            if calls:
-                process.send(calls)
-            while self.entries:
-                started = time.time()
-                outcome = self._next(process)
-                if outcome is None:
-                    continue  # all were taken back
-                _, done, cancelled = self._pool.ended(self, outcome.ended - outcome.started)
-                if cancelled:
-                    self._drop()  # killed, or about to be
-                _report(done, outcome)
-        except Lost as lost:
-            self._lose(lost, started)
-
-    def _ready(self) -> CallProcess:
-        needs = self.needs or NONE
-        if self.process is not None and self.process.ended:
-            self._drop()  # e.g. a thread that the last call left has ended it
-        if self.process is not None and not self.process.fits(needs, self.gpus):
-            self._drop(grace=_EXIT_LIMIT)
-        if self.process is None:
-            process = CallProcess(self._pool.launch, needs, self.gpus)
-            self._pool.assign(self, process)
-            process.wait_ready()
-            return process
-        return self.process
-
-    def _next(self, process: CallProcess) -> Outcome | None:
-        """Return the outcome of the first call; ``None`` if there is none any more.
-
-        :raises Lost: its process is gone, or was ended since the call has run for too long.
-        """
-        begun = time.monotonic()
-        while self.entries:
-            call = self.entries[0][0]
-            limit = begun + (math.inf if call.timeout is None else call.timeout)
-            pause = _STALLED if len(self.entries) > 1 else _CHECK
-            outcome = process.receive(min(pause, limit - time.monotonic()))
-            if outcome is not None:
-                return outcome
-            if len(self.entries) > 1:
-                self._pool.give_back(self)  # this one is long: let others have the rest
-            if time.monotonic() >= limit:
-                raise Late
-        return None
-
-    def _lose(self, lost: Lost, started: float) -> None:
-        """End the first call by a failure; the others had not begun."""
-        process = self.process
-        pid, out, err = (process.pid, *process.output()) if process else (0, "", "")
-        first = self._pool.lost(self)
-        self._drop()
-        if first is None:
-            return
-        call, done, cancelled = first
-        if cancelled:
-            failure = Failure(type=CANCELLED, message=f"{call.name} was cancelled")
-        elif isinstance(lost, Late):
-            message = f"{call.name} was ended after {call.timeout:g} s, its timeout"
-            failure = Failure(type=TIMEOUT, message=message)
-        else:
-            failure = Failure(type=LOST, message=_lost_message(call.name, str(lost), err))
-        outcome = failed(call, failure, pid=pid, started=started, env=self._pool.launch.fingerprint)
-        _report(done, replace(outcome, stdout=out, stderr=err))
-
-    def _drop(self, *, grace: float = 0.0) -> None:
-        process = self.process
-        self._pool.assign(self, None)
-        if process is not None:
-            process.close(grace=grace)
+            if call.items is None:
+                report(done, failed(call, failure))
+            for position in call.items or ():
+                report(done, failed(replace(call, items=None, item=position), failure))
 
 
 def _alike(needs: Needs, other: Needs) -> bool:
@@ -417,16 +346,6 @@ def _alike(needs: Needs, other: Needs) -> bool:
     return needs is other or (needs.cores == needs.ranks == other.cores == 1 and not needs.gpus)
 
 
-def _report(done: Done, outcome: Outcome) -> None:
-    try:
-        done(outcome)
-    except Exception:
-        _log.exception("the outcome of call %d could not be delivered", outcome.id)
-
-
-def _lost_message(name: str, reason: str, stderr: str) -> str:
-    lines = stderr.strip().splitlines()[-12:]
-    text = f"{name}: {reason}."
-    return (
-        "\n".join([text, "End of its stderr:", *(f"  {line}" for line in lines)]) if lines else text
-    )
+def _weight(call: Call) -> int:
+    """Return how many calls it is."""
+    return 1 if call.items is None else len(call.items)

@@ -23,6 +23,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from scalems.workflow import block
+from scalems.workflow.block import Answers, Records
 from scalems.workflow.call import ENV_VARIABLE, Call, Outcome
 from scalems.workflow.child import LARGE, OUTPUT_LIMIT, cut, tail
 from scalems.workflow.needs import NONE, Needs, variables
@@ -41,7 +43,7 @@ _CHECK = 1.0  # seconds between two looks at a process that starts
 # `-c`, since `-m` would put the working folder on the path and a script's folder with it.
 _START = (
     "import sys; sys.path[:1] = [] if sys.path[0] == '' else sys.path[:1];"
-    " from scalems.workflow.child import main; main({descriptor}, {claims})"
+    " from scalems.workflow.child import main; main({descriptor}, {claims}, {records})"
 )
 
 
@@ -86,10 +88,16 @@ class CallProcess:
         self._kept = [b"", b""]
         self._number = 0
         self._claims, self._tokens = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        # In memory, and ours: what an item has given outlives the process that has run it.
+        self._memory = os.memfd_create("scalems-records")
+        fcntl.fcntl(self._memory, fcntl.F_SETFL, os.O_APPEND)
+        self._records = Records(self._memory)
         ours, theirs = socket.socketpair()
         try:
             self._link: Connection[Any, Any] = Connection(ours.detach())
-            command = _START.format(descriptor=theirs.fileno(), claims=self._claims)
+            command = _START.format(
+                descriptor=theirs.fileno(), claims=self._claims, records=self._memory
+            )
             self._process = subprocess.Popen(
                 [launch.python, "-c", command],
                 stdin=subprocess.DEVNULL,
@@ -97,7 +105,7 @@ class CallProcess:
                 stderr=self._files[1],
                 env={**launch.env, **variables(needs, gpus)},
                 cwd=launch.cwd,
-                pass_fds=[theirs.fileno(), self._claims],
+                pass_fds=[theirs.fileno(), self._claims, self._memory],
                 start_new_session=True,
             )
         except OSError as error:
@@ -109,6 +117,7 @@ class CallProcess:
         self._poller.register(self._link.fileno(), select.POLLIN)
         self.pid = self._process.pid
         self._path = launch.path
+        self._env = launch.fingerprint
 
     def fits(self, needs: Needs, gpus: Sequence[str]) -> bool:
         """Return whether it was started for such calls."""
@@ -136,7 +145,7 @@ class CallProcess:
     def take_back(self) -> int:
         """Return how many of the last calls it has not begun, and will not begin."""
         try:
-            return len(os.read(self._claims, MOST))
+            return len(os.read(self._claims, max(MOST, block.MOST)))
         except BlockingIOError:
             return 0
 
@@ -146,11 +155,14 @@ class CallProcess:
         :raises Lost: the process is gone.
         """
         self._kept = [b"", b""]
+        if calls[0].items is not None:
+            self._records.clear()
         large = [call.payload for call in calls if len(call.payload) > LARGE]
         small = [
             (
                 *(call.id, call.name, call.payload if len(call.payload) <= LARGE else None),
                 *(call.area, None if call.needs is NONE or call.needs == NONE else call.needs),
+                call.items,
             )
             for call in calls
         ]
@@ -167,14 +179,11 @@ class CallProcess:
         :raises Lost: the process is gone.
         """
         try:
-            if not self._poller.poll(max(0.0, timeout) * 1000):
-                # The end of the socket does not tell if a fork of the call still holds it.
-                if self.ended and not self._poller.poll(0):
-                    raise Lost(f"its process {self._ending()} before the call ended")
-                self._cut_output()
+            data = self._message(timeout)
+            if data is None:
                 return None
             outcome: Outcome
-            outcome, whole = pickle.loads(self._link.recv_bytes())
+            outcome, whole = pickle.loads(data)
             if not whole:
                 outcome = replace(outcome, payload=self._link.recv_bytes())
         except (OSError, EOFError) as error:
@@ -187,6 +196,32 @@ class CallProcess:
             outcome = replace(outcome, stdout=out, stderr=err)
             self._kept = [b"", b""]
         return outcome
+
+    def news(self, timeout: float) -> bytes | None:
+        """Return what the process says of its block within some seconds, if anything.
+
+        :raises Lost: the process is gone.
+        """
+        try:
+            return self._message(timeout)
+        except (OSError, EOFError) as error:
+            raise Lost(f"its process {self._ending()} before the call ended") from error
+
+    def answers(self, call: Call) -> Answers | None:
+        """Return what the first items of a block have given since the last time.
+
+        :param call: the block, without those that have given something before.
+        """
+        return self._records.read(call, pid=self.pid, env=self._env)
+
+    def _message(self, timeout: float) -> bytes | None:
+        if self._poller.poll(max(0.0, timeout) * 1000):
+            return self._link.recv_bytes()
+        # The end of the socket does not tell if a fork of the call still holds it.
+        if self.ended and not self._poller.poll(0):
+            raise Lost(f"its process {self._ending()} before the call ended")
+        self._cut_output()
+        return None
 
     def output(self) -> tuple[str, str]:
         """Return the end of what was written to file descriptors 1 and 2."""
@@ -220,6 +255,7 @@ class CallProcess:
         self._link.close()
         os.close(self._claims)
         os.close(self._tokens)
+        os.close(self._memory)
         for file in self._files:
             file.close()
 

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from scalems.workflow.block import Answers
     from scalems.workflow.call import Outcome
+    from scalems.workflow.future import Future
+    from scalems.workflow.options import TaskOptions
 
 
 class Results(Protocol):
@@ -46,6 +49,39 @@ class Results(Protocol):
         """Return the key of a call, and the outcome that it had in a former run, if any.
 
         :param values: what the futures in its arguments gave, as it travels.
+        """
+        ...
+
+    def begin_many(
+        self,
+        function: Callable[..., Any],
+        futures: Sequence[Future[Any]],
+        items: Sequence[tuple[object, ...]],
+        options: TaskOptions,
+    ) -> list[tuple[str, Outcome | None]]:
+        """Record tasks that call one function, and look all of them up.
+
+        :param items: the arguments of each; there are no futures in them.
+        :return: of each, its key and the outcome that it had in a former run, which is recorded
+            as being used again.
+        """
+        ...
+
+    def finished_many(
+        self,
+        name: str,
+        ids: Sequence[int],
+        keys: Sequence[str],
+        answers: Answers,
+        places: Sequence[int],
+        then: Callable[[], None],
+    ) -> None:
+        """Keep what items of a block have given.
+
+        :param ids: of the tasks.
+        :param keys: of the calls; empty ones are not kept for later runs.
+        :param places: of the tasks in the block.
+        :param then: called when all of it is durable.
         """
         ...
 

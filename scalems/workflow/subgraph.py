@@ -256,7 +256,7 @@ def _whole(value: object) -> Outcome | None:
         return None
     if AnyFuture.exception(value) is not None:
         return None
-    found: object = AnyFuture.result(value)
+    found = value._sent()
     return found if isinstance(found, Outcome) else None
 
 

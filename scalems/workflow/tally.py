@@ -43,12 +43,12 @@ class Tally:
         self._reused = 0
         self._changed = threading.Condition()
 
-    def moved(self, to: State, before: State | None = None) -> None:
-        """Count a task that is new, or was in another state before."""
+    def moved(self, to: State, before: State | None = None, count: int = 1) -> None:
+        """Count tasks that are new, or were in another state before."""
         with self._changed:
-            self._count[to] += 1
+            self._count[to] += count
             if before is not None:
-                self._count[before] -= 1
+                self._count[before] -= count
             if self._is_idle():
                 self._changed.notify_all()
 

@@ -48,17 +48,19 @@ class Task(Generic[P, R]):
         if call.running() is not None:
             plain: Callable[..., Any] = self.function
             return plain(*args, **kwargs)  # type: ignore[no-any-return]
-        self._check(args, kwargs)
+        self.check(args, kwargs)
         graph = current.graph(f"the task {self.function.__qualname__!r} was called")
-        # What can be found by its name on the far side travels as a name, the rest by value.
-        function = self if _is_importable(self) else self.function
-        return graph.submit(
-            function,
-            args,
-            kwargs,
-            name=self.options.label or self.function.__qualname__,
-            options=self.options,
-        )
+        return graph.submit(self.sent, args, kwargs, name=self.name, options=self.options)
+
+    @property
+    def name(self) -> str:
+        """Name of its calls."""
+        return self.options.label or self.function.__qualname__
+
+    @property
+    def sent(self) -> Callable[..., Any]:
+        """What travels: what the far side finds by its name goes as a name, the rest by value."""
+        return self if _is_importable(self) else self.function
 
     def with_options(self, **changes: Any) -> Task[P, R]:
         """Return the same task with other options, see :func:`task`.
@@ -83,7 +85,11 @@ class Task(Generic[P, R]):
         # Made empty and filled afterwards, since a function's globals may hold its own task.
         return object.__new__, (Task,), self.__dict__
 
-    def _check(self, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+    def check(self, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        """Check arguments.
+
+        :raises TypeError: the function does not take them.
+        """
         try:
             signature = _signature(self.function)
         except (TypeError, ValueError):
