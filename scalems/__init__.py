@@ -8,8 +8,8 @@ The environment manager is the ``scalems env`` command.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # as of typing, which takes longer to load than all the rest of this
 if TYPE_CHECKING:
     from scalems.errors import TaskError, TaskLost, TaskTimeout
     from scalems.workflow.app import app

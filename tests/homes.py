@@ -184,3 +184,17 @@ def in_namespace(mounts: str, argv: list[str], made: Scalems) -> subprocess.Comp
     assert done.returncode != 99, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     return done
+
+
+def debian(command: str, package: str = "") -> str:
+    """Return a command of Debian's packages, installed first where we may; else skip the test."""
+    import pytest
+
+    if not shutil.which(command) and os.geteuid() == 0 and shutil.which("apt-get"):
+        install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends"]
+        for argv in (["apt-get", "update", "-qq"], [*install, package or command]):
+            subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    found = shutil.which(command)
+    if not found:
+        pytest.skip(f"please install {package or command}")
+    return found

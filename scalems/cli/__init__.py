@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
-import logging
 import sys
 from collections.abc import Sequence
 
@@ -34,8 +33,11 @@ exit codes:
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the whole command line."""
+def parser(words: Sequence[str] | None = None) -> argparse.ArgumentParser:
+    """Return the parser of the command line.
+
+    :param words: those of a command line; of the other groups only the names are loaded then.
+    """
     top = argparse.ArgumentParser(
         prog="scalems",
         description="Verified Python environments and fast ensembles of simulations "
@@ -46,18 +48,26 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="store_true", help="print the version and exit")
     groups = top.add_subparsers(dest="group", metavar="COMMAND", title="commands")
     for name, about in GROUPS.items():
+        if words is not None and name != (words or [""])[0]:
+            groups.add_parser(name, help=about)
+            continue
         module = importlib.import_module(f"scalems.cli.{'results' if name in _RESULTS else name}")
         described = about[0].upper() + about[1:] + "." if name in _RESULTS else module.__doc__
         configure = getattr(module, f"configure_{name}" if name in _RESULTS else "configure")
-        configure(
-            groups.add_parser(name, help=about, description=described, formatter_class=formatter())
+        group = groups.add_parser(
+            name, help=about, description=described, formatter_class=formatter()
         )
+        if name == "env" and words is not None:
+            configure(group, words[1:])
+        else:
+            configure(group)
     return top
 
 
 def formatter() -> type[argparse.HelpFormatter]:
     """Return the formatter of help texts: in colour where a person reads it."""
-    if sys.stdout.isatty():
+    asked = len(sys.argv) < 3 or any(word in ("-h", "--help") for word in sys.argv)
+    if asked and sys.stdout.isatty():
         from rich_argparse import RawDescriptionRichHelpFormatter
 
         return RawDescriptionRichHelpFormatter
@@ -70,7 +80,7 @@ def run(argv: Sequence[str]) -> int:
     Every error ends as one message with its remedy, never as a traceback of ours, unless
     ``--verbose`` asks for it.
     """
-    top = parser()
+    top = parser(argv)
     options = top.parse_args(argv)
     if options.version:
         from scalems.env.wheel import version
@@ -87,8 +97,10 @@ def run(argv: Sequence[str]) -> int:
             )
         shown.print_help()
         return ExitCode.USAGE
-    level = logging.DEBUG if options.verbose else logging.WARNING
-    logging.basicConfig(level=level, format="%(name)s: %(message)s")
+    if options.verbose:
+        import logging
+
+        logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s")
     try:
         return int(options.run(options))
     except KeyboardInterrupt:
@@ -98,19 +110,27 @@ def run(argv: Sequence[str]) -> int:
         sys.stderr.close()
         return ExitCode.FAILED
     except ScalemsError as error:
-        if options.verbose:
-            logging.getLogger(__name__).debug("traceback", exc_info=True)
+        _log_traceback(options)
         return report(error, as_json=options.json)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise
+        _log_traceback(options)
+        room = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
         return report(
             ScalemsError(
-                ": ".join(str(part) for part in (error.strerror, error.filename) if part),
-                remedy="make room or choose another folder with SCALEMS_HOME",
+                ": ".join(str(part) for part in (error.strerror or error, error.filename) if part),
+                remedy="make room or choose another folder with SCALEMS_HOME"
+                if room
+                else "look at that disk or file, and run it again; -v shows where it happened",
             ),
             as_json=options.json,
         )
+
+
+def _log_traceback(options: argparse.Namespace) -> None:
+    if options.verbose:
+        import logging
+
+        logging.getLogger(__name__).debug("traceback", exc_info=True)
 
 
 def report(error: ScalemsError, *, as_json: bool = False) -> int:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scalems.cli import plain
 from scalems.errors import ScalemsError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from scalems.env.watch import Watched
     from scalems.resource.definition import Change
 
-_MARK = {None: "[green]same[/]", "error": "[red]differs[/]", "warning": "[yellow]warning[/]"}
+_MARK = {None: ("same", "green"), "error": ("differs", "red"), "warning": ("warning", "yellow")}
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -54,12 +55,10 @@ def print_json_line(data: Any) -> None:
 
 def print_error(error: ScalemsError) -> None:
     """Print an error's cause and remedy on standard error."""
-    out = console(stderr=True)
-    out.print("[bold red]error:[/] ", end="")
-    out.print(error.cause, markup=False, soft_wrap=True)
+    out = sys.stderr
+    print(plain.styled("error:", "bold red", stream=out), error.cause, file=out)
     if error.remedy:
-        out.print("[bold green]remedy:[/] ", end="")
-        out.print(error.remedy, markup=False, soft_wrap=True)
+        print(plain.styled("remedy:", "bold green", stream=out), error.remedy, file=out)
 
 
 @contextmanager
@@ -135,51 +134,48 @@ def print_locks(locks: tuple[LockResult, ...] | list[LockResult], *, only_new: b
 
 def print_report(report: Report) -> None:
     """Print the parity table, the builds and every finding of a check."""
-    out = console()
-    out.print(f"[bold]{report.label}[/]  ({report.depth.value} check)")
-    out.print(parity_table(report.parity))
-    builds = _table("environment", "role", "built", "with", "files", "content")
+    print(f"{plain.styled(report.label, 'bold')}  ({report.depth.value} check)")
+    print(parity_table(report.parity))
+    builds: list[list[str | tuple[str, str]]] = []
     for env in report.synced.envs:
-        known = report.manifests.get(env.name)
-        if known:
-            builds.add_row(
-                env.name,
-                env.role.value,
-                _when(known.created),
-                known.engine,
-                f"{known.files:,}",
-                known.content_digest[:16],
-            )
+        row: list[str | tuple[str, str]] = [env.name, env.role.value]
+        if known := report.manifests.get(env.name):
+            row += [_when(known.created), known.engine, f"{known.files:,}"]
+            row.append(known.content_digest[:16])
         else:
-            builds.add_row(env.name, env.role.value, "[red]not usable[/]", "", "", "")
-    out.print(builds)
+            row += [("not usable", "red"), "", "", ""]
+        builds.append(row)
+    print(plain.table(("environment", "role", "built", "with", "files", "content"), builds))
     print_findings(report.findings)
     if report.ok:
-        out.print(f"[green]{report.label} is ready[/]")
+        print(plain.styled(f"{report.label} is ready", "green"))
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
     """Print findings, the worst first, then each remedy once."""
-    out = console()
     shown = sorted(findings, key=lambda finding: finding.severity.value)
     for finding in shown[:50]:
         colour = "red" if finding.severity.value == "error" else "yellow"
-        out.print(f"[{colour}]{finding.severity.value}[/]  ", end="")
-        out.print(str(finding), markup=False, soft_wrap=True)
+        print(f"{plain.styled(finding.severity.value, colour)}  {finding}")
     if len(shown) > 50:
-        out.print(f"... and {len(shown) - 50} more; --json lists them all")
+        print(f"... and {len(shown) - 50} more; --json lists them all")
     for remedy in dict.fromkeys(finding.remedy for finding in shown if finding.remedy):
-        out.print("[bold green]remedy:[/] ", end="")
-        out.print(remedy, markup=False, soft_wrap=True)
+        print(plain.styled("remedy:", "bold green"), remedy)
 
 
-def parity_table(parity: Parity) -> Table:
+def parity_table(parity: Parity) -> str:
     """Return the table of who runs what."""
-    table = _table("", *parity.sides, "parity")
-    for row in parity.rows:
-        mark = _MARK[row.severity.value if row.severity else None]
-        table.add_row(row.what, *(row.values.get(side) or "-" for side in parity.sides), mark)
-    return table
+    return plain.table(
+        ("", *parity.sides, "parity"),
+        [
+            [
+                row.what,
+                *(row.values.get(side) or "-" for side in parity.sides),
+                _MARK[row.severity.value if row.severity else None],
+            ]
+            for row in parity.rows
+        ],
+    )
 
 
 def print_initialized(result: Initialized) -> None:

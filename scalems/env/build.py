@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -25,6 +26,7 @@ from scalems.env.package import Prepared
 from scalems.env.role import Role
 from scalems.env.site import Site
 from scalems.env.wheelhouse import Wheelhouse
+from scalems.failpoint import failpoint
 from scalems.host import filelock
 from scalems.host.local import CommandFailed, run
 
@@ -85,8 +87,8 @@ def ensure(
     """
     folder = plan.folder(layout)
 
-    def waiting() -> None:
-        notify(f"{plan.name}: another sync is making this build; waiting for it")
+    def waiting(who: str) -> None:
+        notify(f"{plan.name}: another sync is making this build; waiting for {who}")
 
     with (
         _readable_errors(plan.name),
@@ -105,6 +107,7 @@ def ensure(
         discard(folder)
         folder.mkdir(parents=True)
         lease.path(folder).touch(0o644)  # so that a run need not write here
+        failpoint("build.begun")
         try:
             made = _make(
                 plan,
@@ -143,6 +146,7 @@ def _make(
     requirements.write_text(text)
     notify(f"{plan.name}: making the venv with {engine.version()}")
     engine.create(venv, interpreter=plan.interpreter, holding=holding)
+    failpoint("build.venv")
     notify(f"{plan.name}: installing {len(plan.pins)} distributions and scalems")
     install = functools.partial(
         engine.install,
@@ -158,15 +162,23 @@ def _make(
         on_line=lambda line: notify(f"{plan.name}: {line.strip()}", detail=True),
     )
     install()
+    failpoint("build.installed")
     notify(f"{plan.name}: verifying")
-    entries = fingerprint.scan(venv)
+    with ThreadPoolExecutor(1) as pool:
+        compiling = pool.submit(_compile, venv, plan.interpreter, holding=holding)
+        entries = fingerprint.scan(venv)
+        compiling.result()
     if engine.unpacked_cache and (spoilt := fingerprint.spoilt(venv, entries)):
         # Somebody has edited a file of a venv of their own that is a hard link into the cache.
         notify(f"{plan.name}: {engine.name}'s cache was changed; again: {', '.join(spoilt)}")
         install(afresh=spoilt)
         entries = fingerprint.scan(venv)
-    _compile(venv, holding=holding)
+        _compile(venv, plan.interpreter, holding=holding)
+    failpoint("build.compiled")
+    # Only now, with all as it must be, does anything of it run.
     _verify(plan, venv, scalems_version=wheel.name.split("-")[1])
+    failpoint("build.verified")
+    entries.update(fingerprint.scan_compiled(venv))
     return _record(plan, folder, entries, engine=engine.version(), started=started)
 
 
@@ -206,7 +218,9 @@ def _record(
         bytes=sum(entry.size for entry in entries.values()),
         files_sha256=manifest.write_files(folder, entries),
     )
+    failpoint("build.files")
     manifest.write(folder, made)
+    failpoint("build.manifest")
     return made
 
 
@@ -238,13 +252,13 @@ def _verify(plan: BuildPlan, venv: Path, *, scalems_version: str) -> None:
         )
 
 
-def _compile(venv: Path, *, holding: int) -> None:
+def _compile(venv: Path, interpreter: Path, *, holding: int) -> None:
     """Byte-compile what every run imports; measured to take seconds off the agent's start."""
     site = probe.site_packages(venv)
     folders = [str(site / name) for name in IMPORTED if (site / name).is_dir()]
     try:
         run(
-            [venv / "bin" / "python", "-I", "-m", "compileall", "-q", "-j", "0", *folders],
+            [interpreter, "-I", "-S", "-m", "compileall", "-q", "-j", "0", *folders],
             cwd=Path("/"),
             holding=holding,
         )
@@ -259,6 +273,7 @@ def discard(folder: Path) -> None:
         return
     trash = folder.with_name(f".trash-{folder.name}-{os.getpid()}-{time.monotonic_ns()}")
     folder.rename(trash)
+    failpoint("build.discarded")
     shutil.rmtree(trash, ignore_errors=True)
 
 

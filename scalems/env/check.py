@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 
 from scalems import probe
-from scalems.env import fingerprint, manifest
+from scalems.env import bytecode, fingerprint, manifest
 from scalems.env.finding import Finding
 from scalems.env.fingerprint import Entry
 from scalems.env.manifest import Manifest
@@ -113,7 +114,10 @@ def _distributions(name: str, venv: Path, known: Manifest) -> Iterator[Finding]:
             yield Finding(env=name, kind=f"{kind} in site-packages", subject=entry)
     for info in sorted(records.keys() & known.records.keys()):
         if records[info] != known.records[info]:
-            yield Finding(env=name, kind="reinstalled distribution", subject=_dist(info))
+            if info.endswith(".pth"):
+                yield Finding(env=name, kind="changed hook in site-packages", subject=info)
+            else:
+                yield Finding(env=name, kind="reinstalled distribution", subject=_dist(info))
 
 
 def _files(name: str, folder: Path, known: Manifest, *, deep: bool) -> Iterator[Finding]:
@@ -124,26 +128,50 @@ def _files(name: str, folder: Path, known: Manifest, *, deep: bool) -> Iterator[
     venv = folder / "venv"
     now = dict(fingerprint.walk(venv))
     owners = _Owners(venv)
-    for path in sorted(table.keys() | now.keys()):
-        status, was = now.get(path), table.get(path)
-        if status is None or was is None:
-            kind = "missing file" if status is None else "extra file"
+    both = sorted(now.keys() & table.keys())
+    looked_at = both if deep else [path for path in both if _touched(table[path], now[path])]
+    read = fingerprint.read(venv, [(path, now[path]) for path in looked_at])
+    changed = {path for path, entry in read.items() if entry.sha256 != table[path].sha256}
+    gone, more = table.keys() - now.keys(), now.keys() - table.keys()
+    # What Python compiled may go, and be made again; but it must come from the source.
+    compiled = {path for path in {*changed, *gone, *more} if bytecode.is_cached(path)}
+    tag, python = known.interpreter["cache_tag"], known.python
+    wrong = bytecode.wrong(venv, sorted(compiled - gone), tag=tag, python=python, deep=deep)
+    for kind, paths in (
+        ("missing file", gone - compiled),
+        ("extra file", more - compiled),
+        ("compiled file that is not of its source", set(wrong)),
+    ):
+        for path in sorted(paths):
             yield Finding(env=name, kind=kind, subject=owners.label(path))
-        elif deep or _touched(was, status):
-            entry = fingerprint.read_entry(venv, path, status)
-            if entry.sha256 != was.sha256:
-                kind = "changed link" if was.sha256.startswith("-> ") else "changed file"
-                yield Finding(
-                    env=name,
-                    kind=kind,
-                    subject=owners.label(path),
-                    expected=was.sha256[:12],
-                    found=entry.sha256[:12],
-                )
+    for path in sorted(changed - compiled):
+        was = table[path].sha256
+        yield Finding(
+            env=name,
+            kind="changed link" if was.startswith("-> ") else "changed file",
+            subject=owners.label(path),
+            expected=was[:12],
+            found=read[path].sha256[:12],
+        )
+    for path in [path for path in both if path not in changed]:
+        before, after = table[path].mode, stat.S_IMODE(now[path].st_mode)
+        if _permits_otherwise(before, after):
+            yield Finding(
+                env=name,
+                kind="changed permissions",
+                subject=owners.label(path),
+                expected=f"{before:04o}",
+                found=f"{after:04o}",
+            )
 
 
 def _touched(was: Entry, status: os.stat_result) -> bool:
     return (status.st_size, status.st_mtime_ns) != (was.size, was.mtime_ns)
+
+
+def _permits_otherwise(before: int, after: int) -> bool:
+    """Whether the owner may do something else, or others may write; to share is no drift."""
+    return bool((before ^ after) & 0o7700 or after & ~before & 0o022)
 
 
 class _Owners:

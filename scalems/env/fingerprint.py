@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalems import probe
+from scalems.env import bytecode
 from scalems.env.canonical import digest
 
 if TYPE_CHECKING:
@@ -32,11 +33,13 @@ class Entry:
     """One file or link of a venv.
 
     :param sha256: hex digest of a file's bytes, or ``-> target`` of a link.
+    :param mode: its permissions.
     """
 
     size: int
     mtime_ns: int
     sha256: str
+    mode: int = 0
 
 
 def input_digest(
@@ -68,56 +71,82 @@ def input_digest(
 
 
 def walk(venv: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield each file and link below a venv, by relative path; never what Python caches."""
+    """Yield each file and link below a venv, by relative path."""
+    root = str(venv)
     stack = [""]
     while stack:
         folder = stack.pop()
-        with os.scandir(venv / folder) as entries:
+        with os.scandir(f"{root}/{folder}") as entries:
             for entry in entries:
                 path = f"{folder}/{entry.name}" if folder else entry.name
                 if entry.is_dir(follow_symlinks=False):
-                    if entry.name != "__pycache__":
-                        stack.append(path)
-                elif not entry.name.endswith(".pyc"):
+                    stack.append(path)
+                else:
                     yield path, entry.stat(follow_symlinks=False)
 
 
 def top_level(venv: Path) -> tuple[tuple[str, ...], dict[str, tuple[int, int]]]:
-    """Return the entries of site-packages, and size and time of each RECORD there."""
+    """Return the entries of site-packages, and size and time of each RECORD and hook there."""
     site = probe.site_packages(venv)
     names = sorted(os.listdir(site))  # noqa: PTH208
     records = {}
     for name in names:
-        if name.endswith(".dist-info"):
+        if name.endswith((".dist-info", ".pth")):
             with contextlib.suppress(OSError):
-                status = (site / name / "RECORD").stat()
+                status = (site / name / "RECORD" if name.endswith("-info") else site / name).stat()
                 records[name] = (status.st_size, status.st_mtime_ns)
-    return tuple(n for n in names if n != "__pycache__" and not n.endswith(".pyc")), records
+    return tuple(name for name in names if name != "__pycache__"), records
 
 
 def scan(venv: Path) -> dict[str, Entry]:
-    """Read every byte of a venv; return its files and links by relative path.
+    """Read every byte of a venv but what Python compiled; return its files and links.
+
+    :return: by relative path.
+    :raises OSError: something in it cannot be read.
+    """
+    return read(venv, [item for item in walk(venv) if not bytecode.is_cached(item[0])])
+
+
+def scan_compiled(venv: Path) -> dict[str, Entry]:
+    """Read what Python has compiled in a venv; return it as :func:`scan` does the rest.
 
     :raises OSError: something in it cannot be read.
     """
+    return read(venv, [item for item in walk(venv) if bytecode.is_cached(item[0])])
+
+
+def read(venv: Path, files: Iterable[tuple[str, os.stat_result]]) -> dict[str, Entry]:
+    """Read files and links of a venv, on all cores.
+
+    :param files: relative paths, with the status of each.
+    :raises OSError: one of them cannot be read.
+    """
     from concurrent.futures import ThreadPoolExecutor
 
-    found = sorted(walk(venv))
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        # hashlib lets go of the interpreter lock while it digests.
-        return dict(pool.map(lambda item: (item[0], read_entry(venv, *item)), found))
+    root = str(venv)
+    ordered = sorted(files, key=lambda item: item[0])
+    count = min(os.cpu_count() or 1, 8)
+    shares = [ordered[start::count] for start in range(count)]
+    with ThreadPoolExecutor(max_workers=count) as pool:
+        # hashlib lets go of the interpreter lock while it digests, and so does reading.
+        parts = pool.map(
+            lambda share: [(path, read_entry(root, path, status)) for path, status in share], shares
+        )
+        found = {path: entry for part in parts for path, entry in part}
+    return {path: found[path] for path, _ in ordered}
 
 
-def read_entry(venv: Path, path: str, status: os.stat_result) -> Entry:
-    """Read one file or link."""
-    full = venv / path
-    if stat.S_ISLNK(status.st_mode):
-        content = f"-> {full.readlink()}"
-    elif stat.S_ISREG(status.st_mode):
-        content = hashlib.sha256(full.read_bytes()).hexdigest()
+def read_entry(root: str, path: str, status: os.stat_result) -> Entry:
+    """Read one file or link, by its path below a folder."""
+    full = f"{root}/{path}"
+    if stat.S_ISREG(status.st_mode):
+        with open(full, "rb", buffering=0) as stream:  # noqa: PTH123  # thousands of times
+            content = hashlib.sha256(stream.readall()).hexdigest()
+    elif stat.S_ISLNK(status.st_mode):
+        content = f"-> {os.readlink(full)}"  # noqa: PTH115
     else:
         content = "special"
-    return Entry(status.st_size, status.st_mtime_ns, content)
+    return Entry(status.st_size, status.st_mtime_ns, content, stat.S_IMODE(status.st_mode))
 
 
 def content_digest(venv: Path, entries: Mapping[str, Entry]) -> str:
@@ -132,6 +161,8 @@ def content_digest(venv: Path, entries: Mapping[str, Entry]) -> str:
     for path, entry in entries.items():
         if path.startswith(f"{site}/"):
             inner = path.removeprefix(f"{site}/")
+            if bytecode.is_cached(inner):
+                continue  # it holds times, and is not the same twice
             folder, _, name = inner.rpartition("/")
             if folder.endswith(".dist-info") and name in BOOKKEEPING:
                 continue

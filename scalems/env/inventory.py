@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from scalems.env import build, lease, manifest, state
+from scalems.env.guard import waiting
 from scalems.env.layout import Layout
 from scalems.env.locking import Notify
 from scalems.env.manifest import Manifest
 from scalems.env.state import Synced
+from scalems.failpoint import failpoint
 from scalems.host import filelock
 
 
@@ -116,8 +118,7 @@ def collect(place: Layout, *, keep: int, dry_run: bool, notify: Notify) -> Colle
     :param dry_run: only tell what would be removed.
     :raises OSError: it cannot be removed.
     """
-    waiting = "a sync is running; waiting for it"
-    with filelock.hold(place.sync_lock, on_wait=lambda: notify(waiting)):
+    with filelock.hold(place.sync_lock, on_wait=waiting(notify, "a sync is running")):
         forgotten = _old(place, keep)
         gone = {f"{one.label}#{one.generation}" for one in forgotten}
         unused = tuple(
@@ -149,13 +150,16 @@ def _unused_packages(place: Layout, unused: set[Path]) -> list[Path]:
 def _remove(place: Layout, what: Collection, notify: Notify) -> None:
     for one in what.forgotten:
         state.forget(place, one)
+        failpoint("gc.forgotten")
     for kept in what.builds:
         with lease.free(kept.folder) as free:
             if free:
                 notify(f"removing {kept.folder.name}")
                 build.discard(kept.folder)
+                failpoint("gc.removed")
     for path in what.wheels:
         path.unlink(missing_ok=True)
+        failpoint("gc.wheel")
         with contextlib.suppress(OSError):
             path.parent.rmdir()  # it had nothing else
     build.sweep(place)

@@ -17,6 +17,25 @@ class Layout:
 
     root: Path
 
+    def create(self) -> None:
+        """Make the folder, for its owner alone; whoever wants to share it with a group opens it.
+
+        What is in it may be read by whoever may enter it, but not the backups.
+
+        :raises OSError: it cannot be written.
+        """
+        if not self.root.is_dir():
+            self.root.parent.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(mode=0o700, exist_ok=True)
+        for folder in (self.builds, self.resource("x").parent):
+            folder.mkdir(mode=0o755, exist_ok=True)
+        self.backups().mkdir(mode=0o700, exist_ok=True)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this user may write there; the folder of somebody else is only read."""
+        return os.access(self.root, os.W_OK)
+
     @property
     def builds(self) -> Path:
         """Folder of all builds."""
@@ -80,5 +99,10 @@ def default() -> Layout:
     """
     if home := os.environ.get("SCALEMS_HOME"):
         return Layout(Path(home).expanduser().absolute())
+    return personal()
+
+
+def personal() -> Layout:
+    """Return the state folder of this user, whatever ``SCALEMS_HOME`` says."""
     data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
     return Layout(Path(data).expanduser() / "scalems")

@@ -1,16 +1,21 @@
 """Leases: what a run uses is not taken away.
 
 A lease is a shared ``flock`` on a file beside a build. The kernel gives it back when the last
-process that holds it has ended, however it ended, so none is ever stale.
+process that holds it has ended, however it ended, so none is ever stale. Where the file system
+has no such locks, each run claims a file of its own (:mod:`scalems.host.claim`).
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+from scalems.host import claim
+from scalems.host.filelock import NO_LOCKS
 
 _held: dict[Path, int] = {}
 
@@ -27,7 +32,21 @@ def hold(folder: Path) -> None:
     somebody else, whose own commands decide of it.
     """
     if folder not in _held and (descriptor := _open(path(folder))) is not None:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            locked = True
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            locked = False
+        if not (locked and claim.seen_by_all(path(folder))):
+            os.close(descriptor)
+            own = contextlib.ExitStack()
+            try:
+                descriptor = own.enter_context(claim.hold(_own(folder)))
+            except OSError:
+                return  # as above
+            atexit.register(own.close)
         _held[folder] = descriptor
 
 
@@ -54,10 +73,26 @@ def free(folder: Path) -> Iterator[bool]:
         nobody = True
     except BlockingIOError:
         nobody = False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        nobody = True
     try:
-        yield nobody
+        yield nobody and not _claimed(folder)
     finally:
         os.close(descriptor)
+
+
+def _own(folder: Path) -> Path:
+    return folder.with_name(f"{path(folder).name}.{os.uname().nodename}-{os.getpid()}")
+
+
+def _claimed(folder: Path) -> bool:
+    start = f"{path(folder).name}."
+    return any(
+        name.startswith(start) and name.endswith(".claim") and claim.is_held(folder.parent / name)
+        for name in os.listdir(folder.parent)  # noqa: PTH208
+    )
 
 
 def _open(lease: Path, *, create: bool = True) -> int | None:

@@ -19,6 +19,7 @@ from scalems.env.tag import Tag
 from scalems.env.target import Interpreter
 from scalems.env.wheelhouse import Wheelhouse
 from scalems.errors import EnvironmentNotReady, UsageError
+from scalems.failpoint import failpoint
 from scalems.host.files import write_atomic
 from scalems.probe import normalize
 from scalems.resource.config import Project
@@ -210,6 +211,7 @@ def ensure(
         if not options.dry_run:
             try:
                 write_atomic(one.lock_path, text)
+                failpoint("lock.written")
             except OSError as error:
                 raise UsageError(
                     f"{one.lock_path} cannot be written: {error.strerror or error}",

@@ -16,7 +16,7 @@ from scalems.env.layout import MANIFEST
 from scalems.env.role import Role
 from scalems.host.files import write_atomic
 
-FORMAT = 2
+FORMAT = 3
 FILES = "files.json"
 
 
@@ -31,7 +31,7 @@ class Manifest:
     :param python_stat: its size in bytes and modification time in nanoseconds.
     :param versions: distributions by normalized name.
     :param top_level: entries of site-packages.
-    :param records: size and modification time of each distribution's RECORD.
+    :param records: size and modification time of each distribution's RECORD and each .pth file.
     :param files_sha256: digest of the file table beside the manifest.
     :param packages: local packages, see :meth:`scalems.env.package.Prepared.to_dict`.
     :param created: UTC time, ISO 8601.
@@ -101,7 +101,7 @@ def read(folder: Path) -> Manifest | None:
 
 def write_files(folder: Path, entries: Mapping[str, Entry]) -> str:
     """Write the table of a build's files; return its digest for the manifest."""
-    table = {path: [e.size, e.mtime_ns, e.sha256] for path, e in sorted(entries.items())}
+    table = {path: [e.size, e.mtime_ns, e.sha256, e.mode] for path, e in sorted(entries.items())}
     text = json.dumps(table, separators=(",", ":"))
     write_atomic(folder / FILES, text)
     return hashlib.sha256(text.encode()).hexdigest()

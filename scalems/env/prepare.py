@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from scalems.env import lock, repository, source
 from scalems.env.canonical import digest
 from scalems.env.engine import Engine, InstallError
+from scalems.env.guard import waiting
 from scalems.env.layout import Layout
 from scalems.env.lock import Lock
 from scalems.env.package import Package, Prepared
@@ -119,7 +120,7 @@ class Workshop:
             return found
         with filelock.hold(
             self._folder / f".{name}.lock",
-            on_wait=lambda: self._notify(f"another sync is building {one.name}; waiting for it"),
+            on_wait=waiting(self._notify, f"another sync is building {one.name}"),
         ) as holding:
             target = self._folder / name
             if found := _in(target):

@@ -72,6 +72,8 @@ def write(label: str, *, dry_run: bool) -> tuple[Change, Path | None]:
     :raises EnvironmentNotReady: the resource was never synced.
     """
     place = layout.default()
+    if not place.is_ours:
+        place = layout.personal()  # of a shared folder only the definition is this user's own
     guard = place.resource(label).with_suffix(".lock")
     with filelock.hold(guard), filelock.hold(place.definition_lock):
         synced = find(label)

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scalems.env import check, layout, state
+from scalems.env import check, guard, layout, state
 from scalems.env.check import Depth
 from scalems.env.finding import Finding, not_ready
 from scalems.env.locking import Notify
 from scalems.env.state import Synced
 from scalems.env.verify import find
 from scalems.errors import EnvironmentNotReady, UsageError
+from scalems.failpoint import failpoint
 from scalems.host import filelock
 from scalems.resource import definition
 
@@ -60,23 +61,19 @@ def rollback(
     place = layout.default()
     with ExitStack() as stack:
         if not dry_run:
-            removing = "builds are being removed; waiting for the end of it"
-            stack.enter_context(
-                filelock.hold(place.sync_lock, shared=True, on_wait=lambda: notify(removing))
-            )
-            guard = place.resource(label).with_suffix(".lock")
-            waiting = f"a sync of {label} is running; waiting for it"
-            stack.enter_context(filelock.hold(guard, on_wait=lambda: notify(waiting)))
+            stack.enter_context(guard.changing(place, label, notify=notify))
         before = find(label)
         after = _chosen(before, state.generations(place, label), to)
         notify(f"checking generation {after.generation}")
         _prove(after)
+        failpoint("rollback.proved")
         backup = None
         if not dry_run:
             stack.enter_context(filelock.hold(place.definition_lock))
         change = definition.restore(label, after.fields)
         if not dry_run:
             backup = definition.write(change, backups=place.backups()) if change.diff else None
+            failpoint("rollback.defined")
             state.write(place, _pinned(after))
     return RollbackResult(before=before, after=after, diff=change.diff, backup=backup)
 

@@ -18,6 +18,7 @@ from typing import Any
 from scalems.env.fingerprint import Entry
 from scalems.env.layout import Layout
 from scalems.env.role import Role
+from scalems.failpoint import failpoint
 from scalems.host.address import Host
 from scalems.host.files import write_atomic
 
@@ -132,9 +133,12 @@ def write(layout: Layout, synced: Synced) -> Synced:
         synced = replace(synced, generation=number, created=now)
     # The generation first: whatever the current file names can be returned to.
     _write(layout.generations(synced.label) / f"{synced.generation}.json", synced)
+    failpoint("state.generation")
     for env in synced.envs if synced.host is None else ():
         _switch(layout.current(synced.label, env.name), env.folder)
+        failpoint("state.switched")
     _write(layout.resource(synced.label), synced)
+    failpoint("state.written")
     return synced
 
 
@@ -192,7 +196,7 @@ def from_dict(data: dict[str, Any], label: str) -> Synced | None:
 
 
 def _write(path: Path, synced: Synced) -> None:
-    write_atomic(path, json.dumps(to_dict(synced), indent=1) + "\n", mode=0o600)
+    write_atomic(path, json.dumps(to_dict(synced), indent=1) + "\n")
 
 
 def to_dict(synced: Synced) -> dict[str, Any]:
@@ -251,4 +255,5 @@ def _switch(link: Path, target: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         temporary.unlink()
     temporary.symlink_to(target)
+    failpoint("state.link")
     temporary.replace(link)

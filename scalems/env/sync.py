@@ -13,6 +13,7 @@ from scalems.env import (
     check,
     current,
     fingerprint,
+    guard,
     layout,
     locking,
     manifest,
@@ -35,6 +36,7 @@ from scalems.env.prepare import workshop
 from scalems.env.spec import EnvSpec
 from scalems.env.state import Synced, SyncedEnv
 from scalems.errors import EnvironmentNotReady
+from scalems.failpoint import failpoint
 from scalems.host import filelock, local
 from scalems.resource import definition
 from scalems.resource.config import Project, ResourceConfig
@@ -66,15 +68,9 @@ def sync(project: Project, label: str, options: Options, *, notify: Notify) -> S
     with ExitStack() as stack:
         if not options.dry_run:
             _writable(place)
-            removing = "builds are being removed; waiting for the end of it"
-            stack.enter_context(
-                filelock.hold(place.sync_lock, shared=True, on_wait=lambda: notify(removing))
-            )
-            # One sync of a resource at a time: lock, build, switch and definition belong together.
-            guard = place.resource(label).with_suffix(".lock")
-            waiting = f"another sync of {label} is running; waiting for it"
-            stack.enter_context(filelock.hold(guard, on_wait=lambda: notify(waiting)))
+            stack.enter_context(guard.changing(place, label, notify=notify))
             build.sweep(place)
+            failpoint("sync.begun")
         shop = stack.enter_context(workshop(place, engine, options, notify=notify))
         packages = {one.name: shop.prepare(one, target.find_interpreter(one)) for one in specs}
         locks, results = locking.ensure(specs, packages, client, engine, options, notify=notify)
@@ -88,7 +84,9 @@ def sync(project: Project, label: str, options: Options, *, notify: Notify) -> S
             return _dry(place, config, plans, results, change, options)
         definition.validate(change) if change.diff else None
         envs = _build_all(place, plans, engine, options, notify=notify)
+        failpoint("sync.built")
         _prove_parity(place, plans, client, label)
+        failpoint("sync.parity")
         with filelock.hold(place.definition_lock):
             # Meanwhile another resource of the same file may have been synced.
             change = definition.plan(config, virtenv=venv)
@@ -151,6 +149,7 @@ def _build_all(
     notify: Notify,
 ) -> list[EnvResult]:
     own = wheel.pack(place.wheels)
+    failpoint("sync.packed")
     make = functools.partial(_build, place, engine, own, options, notify=notify)
     with local.threads(len(plans)) as pool:
         running = [pool.submit(make, plan) for plan in plans]
@@ -271,8 +270,7 @@ def _dry(
 def _writable(place: Layout) -> None:
     """Fail early and clearly where nothing can be written."""
     try:
-        place.resource("x").parent.mkdir(parents=True, exist_ok=True)
-        place.builds.mkdir(parents=True, exist_ok=True)
+        place.create()
     except OSError as error:
         raise EnvironmentNotReady(
             f"{place.root} cannot be written: {error.strerror or error}",

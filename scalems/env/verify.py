@@ -191,7 +191,8 @@ def examine(
     )
     findings += compared.findings
     compared = replace(compared, rows=(*compared.rows, *_software(manifests, findings)))
-    findings += _definition(synced, mend)
+    ours = layout.default().is_ours
+    findings += _definition(synced, mend if ours else f"scalems resource write {resource}")
     return Report(
         label=resource,
         depth=depth,

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 from pathlib import Path
+
+from scalems.failpoint import failpoint
+from scalems.host.process import lives
 
 
 def write_atomic(path: Path, text: str, *, mode: int = 0o644) -> None:
     """Put a whole text file in place, durably: readers see the former one or the new one.
 
+    What a killed process left half-written beside it is taken away.
+
     :raises OSError: it cannot be written; the former file is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    _sweep(path)
+    mine = f"{socket.gethostname()}-{os.getpid()}"
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.{mine}.", suffix=".tmp", dir=path.parent)
     temporary = Path(name)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
@@ -21,7 +29,18 @@ def write_atomic(path: Path, text: str, *, mode: int = 0o644) -> None:
             stream.flush()
             os.fchmod(stream.fileno(), mode)
             os.fsync(stream.fileno())
+        failpoint("file.written")
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _sweep(path: Path) -> None:
+    """Remove temporary files of writers of this host that are no more."""
+    start = f".{path.name}.{socket.gethostname()}-"
+    for name in os.listdir(path.parent):  # noqa: PTH208  # a glob would read special characters
+        pid = name.removeprefix(start).partition(".")[0]
+        ours = name.startswith(start) and name.endswith(".tmp") and pid.isdigit()
+        if ours and not lives(int(pid)):
+            (path.parent / name).unlink(missing_ok=True)

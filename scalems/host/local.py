@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import shlex
 import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scalems.errors import ScalemsError
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +56,15 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return env
 
 
+def without_credentials(text: str) -> str:
+    """Hide the user and password of each URL, and what variables name as passwords of an index."""
+    text = re.sub(r"(\w+://)[^/\s]+@", r"\1***@", text)
+    for name, value in os.environ.items():
+        if re.fullmatch(r"(UV|PIP|TWINE)_\w*(PASSWORD|TOKEN)", name) and len(value) > 3:
+            text = text.replace(value, "***")
+    return text
+
+
 _running: set[subprocess.Popen[str]] = set()
 _ending = threading.Event()
 
@@ -62,6 +75,8 @@ def threads(count: int) -> Iterator[ThreadPoolExecutor]:
 
     Only the main thread hears of Ctrl-C. The others see their command killed.
     """
+    from concurrent.futures import ThreadPoolExecutor  # only now: most commands are for one thread
+
     with ThreadPoolExecutor(max_workers=count) as pool:
         try:
             yield pool
@@ -94,7 +109,7 @@ def run(
         The error shows the end of what it printed.
     """
     words = tuple(os.fspath(word) for word in argv)
-    log.debug("run: %s", shlex.join(words))
+    log.debug("run: %s", without_credentials(shlex.join(words)))
     if _ending.is_set():
         raise CommandFailed(f"{words[0]} was not run: the command is being ended")
     try:
@@ -128,15 +143,20 @@ def run(
     if timed_out:
         raise CommandFailed(f"{shlex.join(words)[:200]} did not end in {limit:.0f} s")
     done = Completed(
-        argv=words, returncode=process.returncode, stdout=stdout, stderr="".join(stderr)
+        argv=words,
+        returncode=process.returncode,
+        stdout=stdout,
+        stderr=without_credentials("".join(stderr)),
     )
     if done.returncode:
-        shown = (done.stderr.strip() or done.stdout.strip()).splitlines()[-25:]
-        log.debug("failed (%d): %s\n%s\n%s", done.returncode, words, stdout, done.stderr)
+        stdout = without_credentials(stdout)
+        shown = (done.stderr.strip() or stdout.strip()).splitlines()[-25:]
+        command = without_credentials(shlex.join(words[:6]))
+        log.debug("failed (%d): %s\n%s\n%s", done.returncode, command, stdout, done.stderr)
         raise CommandFailed(
-            f"{shlex.join(words[:6])}{' ...' if len(words) > 6 else ''} "
+            f"{command}{' ...' if len(words) > 6 else ''} "
             f"ended with exit code {done.returncode}:\n" + "\n".join(f"    {s}" for s in shown),
-            completed=done,
+            completed=replace(done, stdout=stdout),
         )
     return done
 
@@ -148,7 +168,7 @@ def _read(
     for line in process.stderr:
         lines.append(line)
         if on_line:
-            on_line(line.rstrip())
+            on_line(without_credentials(line.rstrip()))
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from scalems.errors import ScalemsError, UsageError
+from scalems.failpoint import failpoint
 from scalems.host.files import write_atomic
 from scalems.host.local import CommandFailed, run
 from scalems.resource import jsontext
@@ -224,10 +225,13 @@ def write(change: Change, *, backups: Path, python: Path | None = None) -> Path 
         if change.before:
             mark = hashlib.sha256(change.before.encode()).hexdigest()[:12]
             backup = backups / f"{change.path.name}.{mark}"
-            write_atomic(backup, change.before)
+            backups.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_atomic(backup, change.before, mode=0o600)
+            failpoint("definition.backup")
         target = change.path.resolve()  # a link stays a link
         mode = target.stat().st_mode & 0o777 if target.exists() else 0o644
         write_atomic(target, change.after, mode=mode)
+        failpoint("definition.written")
     except OSError as error:
         raise DefinitionError(
             f"{change.path} cannot be written: {error.strerror or error}",

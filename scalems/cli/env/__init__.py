@@ -8,12 +8,26 @@ from __future__ import annotations
 
 import argparse
 import importlib
+from collections.abc import Sequence
 
-MODULES = ("start", "sync", "look", "enter", "keep", "share", "bundle")
+MODULES = {
+    "start": ("init",),
+    "sync": ("sync", "lock"),
+    "look": ("check", "watch", "list", "show", "diff", "explain"),
+    "enter": ("run", "shell"),
+    "keep": ("rollback", "gc"),
+    "share": ("export",),
+    "bundle": ("bundle",),
+}
+"""The commands of each module."""
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the commands of this group to a parser."""
+def configure(parser: argparse.ArgumentParser, words: Sequence[str] = ()) -> None:
+    """Add the commands of this group to a parser.
+
+    :param words: of a command line: if the first is a command, the others are left out.
+    """
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    for name in MODULES:
+    wanted = [name for name, known in MODULES.items() if words and words[0] in known]
+    for name in wanted or MODULES:
         importlib.import_module(f"{__name__}.{name}").configure(commands)

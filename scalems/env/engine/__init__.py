@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from scalems.errors import ScalemsError, UsageError
-from scalems.host.local import CommandFailed
+from scalems.host.local import CommandFailed, without_credentials
 from scalems.tomlfile import near
 
 if TYPE_CHECKING:
@@ -211,9 +211,4 @@ def _detail(printed: str) -> str:
     lines = [line for line in lines if not line.startswith("Using CPython")]  # uv, about itself
     if len(lines) > 25:
         lines = [*lines[:8], f"... {len(lines) - 24} more lines", *lines[-16:]]
-    return "\n".join(f"    {_without_credentials(line)}" for line in lines)
-
-
-def _without_credentials(line: str) -> str:
-    """Hide the user and password of each URL in a line."""
-    return re.sub(r"(\w+://)[^/@\s]+@", r"\1***@", line)
+    return "\n".join(f"    {without_credentials(line)}" for line in lines)

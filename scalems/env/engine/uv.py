@@ -132,6 +132,7 @@ class UvEngine:
                 ["pip", "install", "--no-deps", *target, *map(str, wheels), *links],
                 holding=holding,
             )
+            (venv / ".lock").unlink(missing_ok=True)  # uv's own, which all may write
         except CommandFailed as error:
             cause, remedy = explain(error, doing=f"installing into {venv}")
             raise InstallError(cause, remedy=remedy) from error

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from scalems import probe
-from scalems.env import build, check, inventory, layout, site, state, target, wheelhouse
+from scalems.env import build, check, guard, inventory, layout, site, state, target, wheelhouse
 from scalems.env.build import BuildPlan
 from scalems.env.check import Depth
 from scalems.env.engine import choose
@@ -218,12 +218,8 @@ def _build(
     """
     store = Store(place)
     with contextlib.ExitStack() as stack:
-        removing = "builds are being removed there; waiting for the end of it"
-        guard = place.resource(label).with_suffix(".lock")
-        waiting = f"another sync of {label} is running there; waiting for it"
-        for path, shared, text in ((place.sync_lock, True, removing), (guard, False, waiting)):
-            told = functools.partial(notify, text)
-            stack.enter_context(filelock.hold(path, shared=shared, on_wait=told))
+        place.create()
+        stack.enter_context(guard.changing(place, label, notify=notify))
         build.sweep(place)
         own = store.path(*wheel)
         wheels = stack.enter_context(_wheelhouse(place, store, house)) if house else None

@@ -12,6 +12,7 @@ from scalems import probe
 from scalems.env import (
     current,
     fingerprint,
+    guard,
     layout,
     locking,
     parity,
@@ -61,9 +62,8 @@ def sync(
     engine = choose(options.engine)
     with ExitStack() as stack:
         if not options.dry_run:
-            guard = place.resource(config.label).with_suffix(".lock")
-            waiting = f"another sync of {config.label} is running; waiting for it"
-            stack.enter_context(filelock.hold(guard, on_wait=lambda: notify(waiting)))
+            place.create()
+            stack.enter_context(guard.changing(place, config.label, notify=notify))
         notify(f"connecting to {host.name}")
         link = stack.enter_context(connect(host, notify=notify))
         facts = _facts(link, specs)

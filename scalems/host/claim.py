@@ -1,0 +1,202 @@
+"""A lock for file systems that have none, by the one thing that is atomic on all: a hard link.
+
+The claim is a file beside the lock file that says who made it, and whose time its owner renews.
+It is stale once its owner has ended, where that can be seen: on the same host. Elsewhere it is
+so when it was not renewed for :data:`LIMIT` seconds by the clock of the file system, so that
+the clocks of hosts do not matter. A stale claim is taken away by one process only: whoever
+makes the file that is named after the claim's token.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from scalems.host.process import Identity, myself
+
+BEAT = 10.0
+"""Seconds between renewals."""
+
+LIMIT = 120.0
+"""Seconds without one after which the owner on another host counts as dead."""
+
+_LOCAL_ONLY = {"local_lock=all", "local_lock=flock", "nolock", "localflock"}
+_NETWORK = ("nfs", "nfs4", "lustre", "cifs", "smb3")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Claim:
+    token: str
+    owner: Identity
+    since: float
+
+
+@contextlib.contextmanager
+def hold(path: Path, *, on_wait: Callable[[str], None] | None = None) -> Iterator[int]:
+    """Hold a claim on a path, waiting for whoever has it.
+
+    :param on_wait: called once if somebody else has it, with who that is and since when.
+    :return: a descriptor; the claim is not stale while a process of this host has it open.
+    :raises OSError: it cannot be created.
+    """
+    place = path.with_name(f"{path.name}.claim")
+    token = uuid.uuid4().hex
+    own = path.with_name(f"{path.name}.{token}")
+    data = {"token": token, **myself().to_dict(), "since": time.time()}
+    descriptor = os.open(own, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    ended = threading.Event()
+    try:
+        os.write(descriptor, json.dumps(data).encode())
+        _take(own, place, on_wait)
+        threading.Thread(target=_renew, args=(descriptor, ended), daemon=True).start()
+        try:
+            yield descriptor
+        finally:
+            ended.set()
+            _remove(place, token)
+    finally:
+        own.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def is_held(place: Path) -> bool:
+    """Whether a claim is held; one that is stale is taken away.
+
+    :param place: the file of the claim.
+    """
+    there = _read(place)
+    if there is None:
+        return False
+    own = place.with_name(f"{place.name}.{uuid.uuid4().hex}")
+    try:
+        own.touch(0o600)
+        stale = _is_stale(place, there, own)
+    except OSError:
+        return True  # nothing can be changed here
+    finally:
+        with contextlib.suppress(OSError):
+            own.unlink(missing_ok=True)
+    if stale:
+        _remove(place, there.token)
+    return not stale
+
+
+def seen_by_all(path: Path, *, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
+    """Whether a lock on a file excludes other hosts too; true where no other can see it.
+
+    Mount options by which a client of a network file system keeps locks to itself are in nfs(5)
+    and mount.lustre(8).
+
+    :param mounts: what is mounted, as in proc(5).
+    """
+    device = path.stat().st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        lines = mounts.read_text(errors="replace").splitlines()
+    except OSError:
+        return True
+    for line in lines:
+        fields, _, more = line.partition(" - ")
+        if fields.split()[2:3] == [wanted]:
+            kind, _, options = [*more.split(), "", "", ""][:3]
+            return not (kind in _NETWORK and _LOCAL_ONLY & set(options.split(",")))
+    return True
+
+
+def _take(own: Path, place: Path, on_wait: Callable[[str], None] | None) -> None:
+    told = False
+    pause = 0.05
+    while not _link(own, place):
+        there = _read(place)
+        if there is None:
+            time.sleep(0.05)  # it was given back just now, or is not written yet
+        elif _is_stale(place, there, own):
+            _remove(place, there.token)
+        else:
+            if on_wait and not told:
+                on_wait(there.owner.holding(there.since))
+                told = True
+            time.sleep(pause)
+            pause = min(pause * 1.5, 2.0)
+
+
+def _link(own: Path, place: Path) -> bool:
+    try:
+        os.link(own, place)
+    except FileExistsError:
+        # The answer of an NFS server may have been lost, and the second one be misleading.
+        return own.stat().st_nlink > 1
+    return True
+
+
+def _read(place: Path) -> _Claim | None:
+    try:
+        data = json.loads(place.read_bytes())
+        return _Claim(
+            token=str(data["token"]), owner=Identity.from_dict(data), since=float(data["since"])
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _is_stale(place: Path, there: _Claim, own: Path) -> bool:
+    gone = there.owner.is_gone
+    if gone is None:
+        return _age(place, own) > LIMIT
+    return gone and not _is_open(place)
+
+
+def _age(place: Path, own: Path) -> float:
+    """Return for how long a file was not renewed, by the clock of its file system."""
+    try:
+        os.utime(own)
+        return own.stat().st_mtime - place.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _is_open(place: Path) -> bool:
+    """Whether a process of this host has a file open: a command that its owner had started."""
+    try:
+        wanted = place.stat()
+    except FileNotFoundError:
+        return True
+    for found in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(found.stat(), wanted):
+                return True
+    return False
+
+
+def _remove(place: Path, token: str) -> None:
+    """Take away the claim with a token, if it is still there."""
+    mark = place.with_name(f"{place.name}.{token}.end")
+    try:
+        os.close(os.open(mark, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        # Somebody else does it. If that one has died at it, the next to come may.
+        with contextlib.suppress(OSError):
+            if time.time() - mark.stat().st_mtime > LIMIT:
+                mark.unlink()
+        time.sleep(0.05)
+        return
+    try:
+        there = _read(place)
+        if there and there.token == token:
+            with contextlib.suppress(FileNotFoundError):
+                place.unlink()
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+def _renew(descriptor: int, ended: threading.Event) -> None:
+    while not ended.wait(BEAT):
+        with contextlib.suppress(OSError):
+            os.utime(descriptor)
