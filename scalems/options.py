@@ -19,13 +19,13 @@ def add_pilot(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--cores",
         metavar="N",
-        type=_positive,
+        type=positive,
         help="cores to run calls on (default: --max-workers, or all of this machine's or a node's)",
     )
     group.add_argument(
         "--nodes",
         metavar="N",
-        type=_positive,
+        type=positive,
         help="nodes to use, evenly (default: as few as the cores need)",
     )
     group.add_argument(
@@ -93,11 +93,15 @@ def minutes(text: str) -> int:
     return found
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Return a whole number above 0.
+
+    :raises ValueError: it is none.
+    """
     value = int(text)
     if value < 1:
         raise ValueError
     return value
 
 
-_positive.__name__ = "positive number"  # argparse shows it
+positive.__name__ = "positive number"  # argparse shows it

@@ -27,6 +27,7 @@ from scalems.radical.backend import RadicalBackend
 from scalems.radical.launch import OwnServer
 from scalems.radical.settings import Settings
 from scalems.workflow.call import Call, encode, result
+from scalems.workflow.needs import Needs
 
 pytestmark = [pytest.mark.radical, pytest.mark.network]
 
@@ -98,7 +99,7 @@ def make_home(folder, monkeypatch, pilot, **fields):
 class Run:
     """A backend, and the calls that it was given."""
 
-    def __init__(self, build, **settings):
+    def __init__(self, build, *, pilots=1, **settings):
         name, folder = runs.new()
         self.notes = []
         self.settings = Settings(
@@ -115,7 +116,7 @@ class Run:
             }
         )
         server = OwnServer(self.settings)
-        self.backend = RadicalBackend(server, notify=self.notes.append, label="test")
+        self.backend = RadicalBackend(server, notify=self.notes.append, label="test", pilots=pilots)
         self.count = 0
 
     def __enter__(self):
@@ -128,13 +129,14 @@ class Run:
     def processes(self):
         return processes.members(self.settings.run, self.settings.folder)
 
-    def __call__(self, function, *args, **kwargs):
+    def __call__(self, function, *args, once=False, **kwargs):
         self.count += 1
         future = Future()
         future.call_id = self.count
         name = getattr(function, "__name__", "?")
         payload = encode(function, args, kwargs)
-        self.backend.submit(Call(id=self.count, name=name, payload=payload), future.set_result)
+        call = Call(id=self.count, name=name, payload=payload, needs=Needs(once=once))
+        self.backend.submit(call, future.set_result)
         return future
 
     def value(self, function, *args, **kwargs):
@@ -488,7 +490,55 @@ def process_of(run, title):
     raise AssertionError(f"no process {title}")
 
 
-@pytest.mark.parametrize("victim", ["worker", "master", "agent", "server"])
+def test_a_run_survives_the_loss_of_its_parts(home, venvs, tmp_path):
+    def once(name):
+        """Be lost the first time."""
+        path = tmp_path / name
+        if not path.exists():
+            path.touch()
+            time.sleep(3600)
+        return "again"
+
+    def begun(name):
+        future = run(once, name)
+        until((tmp_path / name).exists)
+        return future
+
+    def noted(text):
+        return any(text in note for note in run.notes)
+
+    with Run(build_of(venvs / "task"), pilots=2) as run:
+        run.backend.start()
+        # A Worker: another takes its place, and does again what may be done twice.
+        future, unsafe = begun("one"), run(once, "unsafe", once=True)
+        until((tmp_path / "unsafe").exists)
+        os.kill(process_of(run, "raptor-worker"), signal.SIGKILL)
+        with pytest.raises(TaskLost, match=r"may have begun, and its task has cache=False"):
+            result(unsafe.result(LIMIT))
+        assert result(future.result(LIMIT)) == "again"
+        assert noted("Worker 1 takes its place")
+        # The master: it is not needed for calls, and the new one has the next Worker.
+        os.kill(process_of(run, "raptor-master"), signal.SIGKILL)
+        until(lambda: noted("Another one was started"))
+        assert run.value(abs, -1) == 1
+        future = begun("two")
+        os.kill(process_of(run, "raptor-worker"), signal.SIGKILL)
+        assert result(future.result(LIMIT)) == "again"
+        assert run.backend.status()["workers"] == "1"
+        # The agent, and the whole pilot with it: the next one goes on.
+        future = begun("three")
+        os.kill(process_of(run, "rp.agent.0"), signal.SIGKILL)
+        assert result(future.result(LIMIT)) == "again"
+        assert noted("Going on in another pilot, 1 call")
+        # There may be no third one.
+        future = begun("four")
+        run.settings = run.backend._server.settings
+        os.kill(process_of(run, "rp.agent.0"), signal.SIGKILL)
+        with pytest.raises(BackendError, match=r"has failed|has ended"):
+            result(future.result(LIMIT))
+
+
+@pytest.mark.parametrize("victim", ["agent", "server"])
 def test_calls_fail_when_a_part_of_the_run_is_killed(home, venvs, tmp_path, victim):
     def hold(folder):
         Path(folder, "running").touch()
@@ -498,12 +548,8 @@ def test_calls_fail_when_a_part_of_the_run_is_killed(home, venvs, tmp_path, vict
         future = run(hold, tmp_path)
         run.backend.start()
         until((tmp_path / "running").exists)
-        title = {"worker": "raptor-worker", "master": "raptor-master", "agent": "rp.agent.0"}
-        pid = (
-            run.backend._server._process.pid
-            if victim == "server"
-            else process_of(run, title[victim])
-        )
+        server = run.backend._server._process.pid
+        pid = server if victim == "server" else process_of(run, "rp.agent.0")
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(BackendError) as caught:
             result(future.result(LIMIT))

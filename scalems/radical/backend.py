@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from scalems.errors import BackendError, ScalemsError
 from scalems.radical import diagnosis, wire
 from scalems.radical.outbox import Outbox
+from scalems.radical.repeats import Repeats
 from scalems.radical.surroundings import Place
 from scalems.workflow.block import singles
-from scalems.workflow.call import CANCELLED, Failure, failed, failure_of
+from scalems.workflow.call import CANCELLED, LOST, Failure, failed, failure_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,6 +41,8 @@ class RadicalBackend:
     :param environment: content fingerprint of the Task venv.
     :param notify: told what happens, in lines for people.
     :param preflight: what looks at calls while the server starts.
+    :param pilots: how many pilots there may be, one after the other: the next one goes on with
+        what is left to do when one has ended.
     """
 
     name = "radical"
@@ -52,6 +55,7 @@ class RadicalBackend:
         label: str,
         environment: str = "",
         preflight: Preflight | None = None,
+        pilots: int = 1,
     ) -> None:
         self.label = label
         self.environment = environment
@@ -70,6 +74,9 @@ class RadicalBackend:
         self._ready = threading.Event()
         self._error: ScalemsError | None = None
         self._hung: ScalemsError | None = None
+        self._pilots_left = pilots - 1
+        self._over: ScalemsError | None = None  # how the pilot has ended that has a successor
+        self._repeats = Repeats()
         self._closing = False
         self._closed = threading.Lock()
         self._preflight = preflight
@@ -82,17 +89,33 @@ class RadicalBackend:
         :raises BackendError: if RP, the pilot or a Worker cannot start.
         :raises EnvironmentNotReady: if the Worker is not what was verified.
         """
-        self._open()
-        if self._hung is not None and not self._closing:
-            self._notify(f"{self._hung.cause.splitlines()[0]} Starting again")
-            self._end_hung()
-            self._open()
-            if self._hung is not None:
-                self._lose(self._hung)
+        self._begin()
         if self._error is not None:
             raise self._error
         if self._closing:
             raise BackendError("The run was closed while it started.")
+
+    def _begin(self) -> None:
+        self._open()
+        if self._hung is not None and not self._closing:
+            self._notify(f"{self._hung.cause.splitlines()[0]} Starting again")
+            self._end_server()
+            self._open()
+            if self._hung is not None:
+                self._lose(self._hung)
+
+    def _go_on(self, over: ScalemsError) -> None:
+        """Have another pilot do what is left."""
+        with self._lock:
+            left = len(self._pending)
+        self._notify(
+            f"{over.cause.splitlines()[0]} Going on in another pilot, {left} calls are left"
+        )
+        try:
+            self._end_server()
+            self._begin()
+        except ScalemsError as error:
+            self._lose(error)
 
     def _open(self) -> None:
         """Start a session server, give it the calls, and wait until it is ready or has failed."""
@@ -116,8 +139,8 @@ class RadicalBackend:
         self._reader.start()
         self._ready.wait()  # the server has limits for all that it waits for
 
-    def _end_hung(self) -> None:
-        """End a session server that hangs. It has run no call, so another may have them all."""
+    def _end_server(self) -> None:
+        """End a session server, so that another may have its calls."""
         assert self._reader is not None
         assert self._writer is not None
         self._reader.join()
@@ -229,8 +252,13 @@ class RadicalBackend:
                     break
                 self._on_message(kind, *values)
         except (OSError, EOFError):
-            if not self._closing and self._hung is None:
+            if not self._closing and self._hung is None and self._over is None:
                 self._lose(self._silent("ended unexpectedly"))
+        over, self._over = self._over, None
+        if over is not None and not self._closing:
+            threading.Thread(
+                target=self._go_on, args=(over,), name="scalems-go-on", daemon=True
+            ).start()
         self._ready.set()
 
     def _wait_for(self, link: Connection[Any, Any]) -> None:
@@ -239,7 +267,7 @@ class RadicalBackend:
             if self._server.ended() and not link.poll(0):
                 raise EOFError
 
-    def _on_message(self, kind: str, value: Any = None) -> None:
+    def _on_message(self, kind: str, value: Any = None, more: Any = None) -> None:
         if kind == "outcomes":
             self._on_outcomes(value)
         elif kind == "status":
@@ -250,6 +278,10 @@ class RadicalBackend:
             log.info("%s", value)
         elif kind == "failed":
             self._lose(value)
+        elif kind == "abandoned":
+            self._on_abandoned(value, more)
+        elif kind == "ended":
+            self._on_ended(value, more)
         elif kind == "hung":
             self._hung = value
         elif kind == "ready":
@@ -264,6 +296,32 @@ class RadicalBackend:
         for row, entry in zip(rows, entries, strict=True):
             if entry is not None:
                 entry[1](wire.outcome_of(row))
+
+    def _on_abandoned(self, idents: Sequence[int], how: str) -> None:
+        """Send calls again that were lost with their Worker, if they may be begun twice."""
+        refused: list[tuple[Call, Done, Failure]] = []
+        with self._lock:
+            entries = [self._pending[ident] for ident in idents if ident in self._pending]
+            self._outbox.answered(call for call, _ in entries)
+            for call, done in entries:
+                if reason := self._repeats.why_not(call):
+                    del self._pending[call.id]
+                    message = f"{call.name} was lost: {how} It is not run again, since {reason}."
+                    refused.append((call, done, Failure(type=LOST, message=message)))
+                else:
+                    self._outbox.add(call)
+        for call, done, failure in refused:
+            done(failed(call, failure))
+
+    def _on_ended(self, error: ScalemsError, begun: Sequence[int]) -> None:
+        """Let another pilot go on when one has ended, if there may be one more."""
+        if self._closing or self._pilots_left < 1:
+            remedy = "what has finished is kept: run it again, with more --runtime or --max-pilots"
+            self._lose(BackendError(error.cause, remedy=f"{remedy}; {error.remedy}"))
+            return
+        self._pilots_left -= 1
+        self._over = error
+        self._on_abandoned(begun, error.cause.splitlines()[0])
 
     def _silent(self, what: str) -> BackendError:
         place = Place(label=self._server.resource, folder=self._server.folder)

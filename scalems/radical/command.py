@@ -52,6 +52,14 @@ def make_parser() -> argparse.ArgumentParser:
         "starts: refuse, tell, or do not look (default: %(default)s)",
     )
     group.add_argument(
+        "--max-pilots",
+        metavar="N",
+        type=options.positive,
+        default=1,
+        help="pilots that there may be, one after the other: when the run time of one is over, or "
+        "it is lost, the next one goes on with what is left to do (default: %(default)s)",
+    )
+    group.add_argument(
         "--debug-bundle",
         metavar="FILE",
         nargs="?",
@@ -116,6 +124,7 @@ def make_backend(options: argparse.Namespace, notify: Notify) -> RadicalBackend:
         label=label,
         environment=settings.environment,
         preflight=preflight,
+        pilots=options.max_pilots if pilot is None else 1,
     )
 
 

@@ -19,6 +19,7 @@ class Executor(executor.Executor):
     :param runtime: minutes after which the pilot ends.
     :param queue: queue or partition of the batch system.
     :param project: project that the time is booked on.
+    :param max_pilots: how many pilots there may be, one after the other.
     :param pilot: ``auto``, ``new``, ``warm`` or the name of a warm pilot.
     :param pilot_option: fields of RP's PilotDescription.
     :param store: folder where results are kept; without it they are not.
@@ -36,6 +37,7 @@ class Executor(executor.Executor):
         runtime: int | None = None,
         queue: str | None = None,
         project: str | None = None,
+        max_pilots: int | None = None,
         pilot: str | None = None,
         pilot_option: Mapping[str, object] | None = None,
         store: str | os.PathLike[str] | None = None,
@@ -43,6 +45,6 @@ class Executor(executor.Executor):
         options = {
             **{"resource": resource, "venv": venv, "cores": cores, "nodes": nodes},
             **{"runtime": runtime, "queue": queue, "project": project},
-            **{"pilot": pilot, "pilot_option": dict(pilot_option or {})},
+            **{"max_pilots": max_pilots, "pilot": pilot, "pilot_option": dict(pilot_option or {})},
         }
         super().__init__(make_parser(), make_backend, options, store)

@@ -35,6 +35,7 @@ RP = "RADICAL-Pilot"
 """Name of the place of all Workers that are reached through RP's tasks only."""
 
 _CLIENT = 40  # bits of a call's id that it has at its client; above them is the client's number
+_OWN = (1 << _CLIENT) - 1
 _RP_AHEAD = 2.0  # seconds of work that is sent ahead: RP needs some 0.1 s to bring a task
 _RP_BATCH = 0.5  # seconds of work that one of RP's tasks may take, as far as calls have shown
 _RP_MOST = 1000  # calls in one of RP's tasks
@@ -119,16 +120,34 @@ class Plane:
             log.warning("%s is %s", worker, kind)
             place.paused = kind == "silent"
         elif kind == "gone":
-            self.lose(worker, "has not been heard of")
+            self.lose(worker, f"{worker} has not been heard of")
         self.send()
 
     def lose(self, worker: str, how: str) -> None:
-        """Have done with a Worker; its calls may have begun, and fail."""
+        """Have done with a Worker. Its calls may have begun: what becomes of them is their client's
+        to say, who knows whether they may be begun again.
+        """
         self._waiting.pop(worker, None)
-        error = BackendError(f"{worker} {how}")
-        self._fail(self._dispatcher.close(worker), lambda _: failure_of(error))
+        shares: dict[int, list[int]] = {}
+        for row in self._dispatcher.close(worker):
+            shares.setdefault(row[0] >> _CLIENT, []).append(row[0] & _OWN)
+        for client, share in shares.items():
+            self._clients.tell(client, "abandoned", share, how)
         if self._hub is not None:
             self._hub.dismiss(worker)
+
+    def begun(self, client: int) -> list[int]:
+        """Return the calls of a client that Workers have, and so may have begun."""
+        return [
+            ident & _OWN
+            for place in self._dispatcher.places.values()
+            for ident in place.away
+            if ident >> _CLIENT == client
+        ]
+
+    def lively(self) -> bool:
+        """Tell if there is a Worker that is reached without RP's master."""
+        return any(name != RP for name in self._dispatcher.places)
 
     # --- calls ----------------------------------------------------------------------------
 
@@ -210,6 +229,6 @@ class Plane:
         shares: dict[int, list[Row]] = {}
         for row in outcomes:
             client = row[0] >> _CLIENT
-            shares.setdefault(client, []).append(numbered(row, row[0] & ((1 << _CLIENT) - 1)))
+            shares.setdefault(client, []).append(numbered(row, row[0] & _OWN))
         for client, share in shares.items():
             self._clients.tell(client, "outcomes", light(share))

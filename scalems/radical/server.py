@@ -10,7 +10,6 @@ another, or several at once, until it is told to end or nobody has used it for a
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import logging
 import os
@@ -30,8 +29,9 @@ from scalems.radical.hub import WorkerEvent
 from scalems.radical.patience import Patience
 from scalems.radical.plane import Plane
 from scalems.radical.session import FINAL, JobEvent, PilotEvent, PilotSession, TaskEvent
+from scalems.radical.staffing import HELLO, Staffing
 from scalems.radical.warm import WarmPilot
-from scalems.radical.wire import ALIVE, ALIVE_EVERY, pack, unpack
+from scalems.radical.wire import ALIVE, ALIVE_EVERY, unpack
 from scalems.workflow.call import hostname
 
 if TYPE_CHECKING:
@@ -48,13 +48,20 @@ _SCHEDULING_LIMIT = 30.0  # seconds in the agent's scheduler, which takes millis
 _SUSPICIOUS = 8.0  # seconds after which a wait may have a reason that can be seen
 _HEAR_OUT = 2.0  # seconds between the end of a Worker and that of its pilot
 _TICK = 1.0  # seconds
-_HELLO = "scalems.hello."  # names of the tasks that open the work of Workers
 
 log = logging.getLogger(__name__)
 
 
 class _Hung(Exception):
     """RP does not go on with the start, and would if it were started again."""
+
+    def __init__(self, error: BackendError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class _Ended(Exception):
+    """The pilot has ended, and another one could go on with what is left to do."""
 
     def __init__(self, error: BackendError) -> None:
         super().__init__(error)
@@ -105,6 +112,8 @@ class _Server:
         self._timers: tuple[threading.Timer, ...] = ()
         self._patience = Patience(lambda line: self._clients.tell_all("note", line))
         self._suspicious = True
+        self._staffing = Staffing(self._session, self._plane)
+        self._gone: list[tuple[float, TaskEvent]] = []  # of the staff, and when to see to it
         parent = os.getppid()
         self._owner = 0  # the first client; it speaks at once
         self._users = {self._owner}
@@ -116,9 +125,8 @@ class _Server:
         try:
             self._session.open(self._proceed)
             self._stop_timer()
-            invitation = pack(self._plane.invitation())
-            for number in range(self._session.workers):
-                self._session.submit(f"{_HELLO}{number}", "hello", invitation)
+            for _ in range(self._session.workers):
+                self._staffing.greet()
             while True:
                 self._step()
         except _Closed:
@@ -126,6 +134,10 @@ class _Server:
         except _Hung as hung:
             log.error("the start hangs: %s", hung.error)
             self._clients.tell_all("hung", hung.error)
+        except _Ended as ended:
+            log.error("the pilot has ended: %s", ended.error)
+            for client in self._clients.numbers():
+                self._clients.tell(client, "ended", ended.error, self._plane.begun(client))
         except ScalemsError as error:
             self._fail(error)
         except Exception as error:
@@ -253,12 +265,13 @@ class _Server:
         self._clients.tell_all("note", f"pilot: {_WORDS.get(event.state, event.state)}")
         self._clients.tell_all("status", self._status())
         if event.state in FINAL:
-            raise self._lost(_pilot_end(event.state, self._session.runtime))
+            what = _pilot_end(event.state, self._session.runtime)
+            raise self._over(what, cancelled=event.state == "CANCELED")
 
     def _on_job(self, job: Job) -> None:
         """Hear of the pilot's job before RP does, and why it ended."""
         if job.ended:
-            raise self._lost(f"{job.text()}.")
+            raise self._over(f"{job.text()}.", cancelled=job.state == "CANCELLED")
         if job.state == "RUNNING":
             self._runs_since = time.monotonic()
         if self._state != "PMGR_ACTIVE":
@@ -267,13 +280,16 @@ class _Server:
 
     def _on_task(self, event: TaskEvent) -> None:
         if event.uid in self._session.staff:
-            self._hear_out()
-            what = self._session.staff[event.uid]
-            raise self._lost(f"The {what} has ended ({event.state}).", uid=event.uid)
+            # What comes in the next moments tells whether the whole pilot has ended.
+            self._session.look()
+            self._gone.append((time.monotonic() + _HEAR_OUT, event))
+            return
         done = event.state == "DONE" and event.value is not None
-        if event.uid.startswith(_HELLO):
-            if not done:
+        if event.uid.startswith(HELLO):
+            if not done and not self._up:
                 raise self._lost(f"The Worker did not answer ({event.state}): {event.error}")
+            if not done:
+                return  # its Worker has ended, or will be silent
             self._admit(unpack(str(event.value)))
         else:
             why = "has no outcome"
@@ -281,19 +297,23 @@ class _Server:
                 why = f"came back {event.state} from RADICAL-Pilot: {event.error}"
             self._plane.on_batch(event.uid, event.value if done else None, why)
 
-    def _hear_out(self) -> None:
-        """Take what else comes in the next moments: results, or that the pilot has ended."""
-        self._session.look()
-        limit = time.monotonic() + _HEAR_OUT
-        while (left := limit - time.monotonic()) > 0:
-            with contextlib.suppress(queue.Empty):
-                event = self._events.get(timeout=left)
-                if isinstance(event, PilotEvent):
-                    self._on_pilot(event)
-                elif isinstance(event, JobEvent):
-                    self._on_job(event.job)
-                elif isinstance(event, TaskEvent) and event.uid not in self._session.staff:
-                    self._on_task(event)
+    def _replace_gone(self, now: float) -> None:
+        """See to members of the staff that have ended while the pilot goes on."""
+        for due, event in [one for one in self._gone if one[0] <= now]:
+            self._gone.remove((due, event))
+            what = self._session.staff[event.uid]
+            lost = self._lost(f"The {what} has ended ({event.state}).", uid=event.uid)
+            told = self._staffing.replace(event.uid, lost.cause.splitlines()[0]) if self._up else ""
+            if not told:
+                raise lost
+            log.error("%s", lost)
+            self._clients.tell_all("note", told)
+            self._clients.tell_all("status", self._status())
+
+    def _over(self, what: str, *, cancelled: bool) -> Exception:
+        """Make the exception that says that the pilot has ended."""
+        lost = self._lost(what)
+        return lost if cancelled or not self._up else _Ended(lost)
 
     def _admit(self, description: dict[str, Any]) -> None:
         settings = self._settings
@@ -339,6 +359,7 @@ class _Server:
         if now - self._alive_sent > ALIVE_EVERY:
             self._alive_sent = now
             self._session.broadcast(ALIVE)
+        self._replace_gone(now)
         if self._up:
             self._plane.balance()
             self._check_used(now)

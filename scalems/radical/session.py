@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _LOCAL = ("fork://", "local://")
 _SAFE = re.compile(r"[\w./+@:,=~-]+")
 _CANCEL_LIMIT = 15.0  # seconds
+_OPEN = "unset SLURM_EXPORT_ENV"  # PSI/J sets it to NONE: `srun` in a call would have no PATH
 
 FINAL = ("DONE", "FAILED", "CANCELED")
 """States that pilots and tasks of RP end in."""
@@ -87,6 +88,9 @@ class PilotSession:
         self.staff: dict[str, str] = {}
         """The tasks that must live as long as the run does: uid to what it is."""
         self._scheduling: dict[str, float] = {}
+        self._masters = 0  # that were started
+        self._shares: list[tuple[int, int]] = []  # cores and slots of each Worker's place
+        self._places: dict[str, int] = {}  # which of these each Worker has, or had
 
     def open(self, proceed: Callable[[str], None]) -> None:
         """Start the session, the pilot, the master and the Workers; wait for none of them.
@@ -264,27 +268,57 @@ class PilotSession:
         return rp.PilotDescription(fields), request.layout
 
     def _employ(self, rp: Any, layout: Layout) -> None:
-        raptor = rp.TaskDescription({"mode": rp.RAPTOR_MASTER, "uid": "scalems.master"})
+        self._hire_master(rp)
+        self._shares = list(zip(layout.cores, layout.slots, strict=True))
+        for index in range(len(self._shares)):
+            self._places[f"scalems.worker.{index}"] = index
+        self._hire(rp, list(self._places))
+
+    def renew_master(self, uid: str) -> None:
+        """Start a raptor master in the place of one that has ended; Workers to come are its."""
+        import radical.pilot as rp
+
+        del self.staff[uid]
+        self._hire_master(rp)
+
+    def replace_worker(self, uid: str) -> str:
+        """Start a Worker in the place of one that has ended; return what it is, for people."""
+        import radical.pilot as rp
+
+        del self.staff[uid]
+        name = f"scalems.worker.{len(self._places)}"
+        self._places[name] = self._places[uid]
+        self._hire(rp, [name])
+        return self.staff[name]
+
+    def _hire_master(self, rp: Any) -> None:
+        uid = f"scalems.master.{self._masters}" if self._masters else "scalems.master"
+        self._masters += 1
+        raptor = rp.TaskDescription({"mode": rp.RAPTOR_MASTER, "uid": uid})
         self._raptor = self._tasks.submit_raptors(raptor)[0]
         self.staff[self._raptor.uid] = "raptor master"
+
+    def _hire(self, rp: Any, names: list[str]) -> None:
         build = self._settings.build
         code = probe.site_packages(build.venv) / "scalems" / "radical" / "worker.py"
-        workers = [
-            rp.TaskDescription(
-                {
-                    "mode": rp.RAPTOR_WORKER,
-                    "uid": f"scalems.worker.{index}",
-                    "raptor_file": str(code),
-                    "raptor_class": "RaptorWorker",
-                    "ranks": 1,
-                    "cores_per_rank": cores,
-                    "environment": {SLOTS: str(slots)},
-                    "pre_exec": enter.shell_lines(build.venv, build.site),
-                }
+        descriptions = []
+        for name in names:
+            cores, slots = self._shares[self._places[name]]
+            descriptions.append(
+                rp.TaskDescription(
+                    {
+                        "mode": rp.RAPTOR_WORKER,
+                        "uid": name,
+                        "raptor_file": str(code),
+                        "raptor_class": "RaptorWorker",
+                        "ranks": 1,
+                        "cores_per_rank": cores,
+                        "environment": {SLOTS: str(slots)},
+                        "pre_exec": [_OPEN, *enter.shell_lines(build.venv, build.site)],
+                    }
+                )
             )
-            for index, (cores, slots) in enumerate(zip(layout.cores, layout.slots, strict=True))
-        ]
-        for task in self._raptor.submit_workers(workers):
+        for task in self._raptor.submit_workers(descriptions):
             self.staff[task.uid] = f"Worker {task.uid.rpartition('.')[2]}"
 
     def _on_pilot(self, pilot: Any, state: str, *_: Any) -> None:

@@ -42,6 +42,8 @@ class Needs:
     """Of the generators of :mod:`random` and of NumPy's global one."""
     priority: int = 0
     """Calls with a higher one run first."""
+    once: bool = False
+    """Whether it must not be begun again by itself when it was lost, as it may have effects."""
 
     @property
     def cores(self) -> int:

@@ -79,6 +79,7 @@ class TaskOptions:
             env=tuple(sorted(self.env.items())),
             seed=self.seed,
             priority=self.priority,
+            once=not self.cache,
         )
         return NONE if needs == NONE else needs
 
