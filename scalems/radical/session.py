@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from scalems import probe
 from scalems.env import enter
 from scalems.errors import UsageError
-from scalems.radical import batch
+from scalems.radical import batch, lean
 from scalems.radical.request import Request
 from scalems.radical.surroundings import Place
 from scalems.radical.wire import SLOTS
@@ -101,7 +101,8 @@ class PilotSession:
         import radical.pilot as rp
 
         proceed("starting the RADICAL-Pilot session")
-        self._session = rp.Session(uid=self._settings.run)
+        config = lean.prepare(self._settings.folder / "config", self._settings.label)
+        self._session = rp.Session(uid=self._settings.run, cfg=config)
         resource = self._resource()
         description, layout = self._describe(rp, resource)
         self._pilots = rp.PilotManager(session=self._session)
