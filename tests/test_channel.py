@@ -187,7 +187,12 @@ def test_without_curve_there_is_no_channel(monkeypatch):
         Hub(print, ["127.0.0.1"])
     link = Uplink(lambda *_: None, on_sign=lambda: None, on_refused=lambda: None)
     with pytest.raises(NoRoute, match="CurveZMQ"):
-        link.connect([], "")
+        link.connect(["tcp://127.0.0.1:1"], "")
+
+
+def test_a_server_without_an_address_is_told(pair):
+    with pytest.raises(NoRoute, match="does not listen"):
+        pair.link.connect([], "")
 
 
 def test_a_silent_worker_is_told_and_then_given_up(pair, monkeypatch):

@@ -270,6 +270,27 @@ class TestCalls:
         assert leftovers == []
 
 
+def test_without_a_route_calls_go_through_rp(home, venvs, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setenv("SCALEMS_CHANNEL", "198.51.100.1")  # RFC 5737: nobody's
+    with Run(build_of(venvs / "task")) as run:
+        run.backend.start()
+        assert "by RADICAL-Pilot's tasks: the session server does not answer" in caplog.text
+        futures = [run(abs, -n) for n in range(300)]
+        assert [result(future.result(LIMIT)) for future in futures] == list(range(300))
+        data = os.urandom(5_000_000)
+        assert run.value(bytes.swapcase, data) == data.swapcase()
+        with pytest.raises(TaskLost):
+            run.value(lambda: os._exit(3))
+        held = [run(time.sleep, 3600) for _ in range(6)]
+        for future in reversed(held):
+            assert run.backend.cancel(future.call_id)
+        for future in held:
+            with pytest.raises(CancelledError):
+                result(future.result(LIMIT))
+        assert run.value(abs, -2) == 2
+
+
 # --- the end --------------------------------------------------------------------------------
 
 

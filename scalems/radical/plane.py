@@ -75,12 +75,14 @@ class Plane:
 
     def invitation(self) -> dict[str, Any]:
         """Open the channel; return what a Worker needs to know to connect."""
-        if self._hub is None:
+        hosts = self._session.hosts()
+        if self._hub is None and hosts:
             try:
-                self._hub = Hub(self._emit, self._session.hosts())
+                self._hub = Hub(self._emit, hosts)
             except OSError as error:
                 log.warning("no data channel: %s", error)
-                return {"addresses": [], "key": ""}
+        if self._hub is None:
+            return {"addresses": [], "key": ""}
         return {"addresses": self._hub.addresses, "key": self._hub.key}
 
     def admit(self, worker: str, answer: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import time
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ _LOCAL = ("fork://", "local://")
 _SAFE = re.compile(r"[\w./+@:,=~-]+")
 _CANCEL_LIMIT = 15.0  # seconds
 _OPEN = "unset SLURM_EXPORT_ENV"  # PSI/J sets it to NONE: `srun` in a call would have no PATH
+
+CHANNEL = "SCALEMS_CHANNEL"
+"""Environment variable: addresses that Workers reach the server by, or ``off``."""
 
 FINAL = ("DONE", "FAILED", "CANCELED")
 """States that pilots and tasks of RP end in."""
@@ -146,8 +150,11 @@ class PilotSession:
         """Return the addresses of this machine that Workers may reach it by, the best first.
 
         The first is the one that RP's agent connects to: that of the interface that RP is told
-        to use (``RADICAL_DEFAULT_IFACE``), or that it likes best.
+        to use (``RADICAL_DEFAULT_IFACE``), or that it likes best. ``SCALEMS_CHANNEL`` names
+        others, or is ``off``.
         """
+        if named := os.environ.get(CHANNEL):
+            return [] if named == "off" else [host.strip() for host in named.split(",")]
         if self.local:
             return ["127.0.0.1"]
         import netifaces

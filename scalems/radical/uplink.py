@@ -75,6 +75,8 @@ class Uplink:
         """
         if not self.key:
             raise NoRoute("this ZeroMQ was built without CurveZMQ")
+        if not addresses:
+            raise NoRoute("the session server does not listen")
         self._server_key = key.encode()
         for address in addresses:
             self._address = address
