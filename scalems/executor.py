@@ -249,5 +249,6 @@ def _open(folder: Path, backend: Any) -> Store:
         backend=backend.name,
         label=backend.label,
         env=backend.environment,
+        environments=backend.environments,
     )
     return store

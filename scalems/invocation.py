@@ -317,6 +317,7 @@ def _open_store(
             backend=backend.name,
             label=backend.label,
             env=backend.environment,
+            environments=backend.environments,
         )
     except StoreError as error:
         if options.store is not None:
@@ -394,7 +395,7 @@ class Run:
 
     def report(self) -> int:
         """Print errors and the last line; return the exit code."""
-        code = self._report_error()
+        code = 0 if self.error is None else self._report(self.error)
         unheard = self._graph.unheard() if self._graph is not None else []
         start_error = self._graph.error if self._graph is not None else None
         if start_error is not None and start_error is not self.error:
@@ -405,9 +406,6 @@ class Run:
         if self._graph is not None and not self._quiet:
             say(self._last_line())
         return code
-
-    def _report_error(self) -> int:
-        return ExitCode.DONE if self.error is None else self._report(self.error)
 
     def _report(self, error: BaseException) -> int:
         if isinstance(error, SystemExit):

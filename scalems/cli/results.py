@@ -120,6 +120,7 @@ def _numbers(options: argparse.Namespace) -> tuple[int | None, int | None]:
 
 def _show(options: argparse.Namespace) -> int:
     from scalems.cli import render
+    from scalems.workflow import stamp
 
     number, ident = _numbers(options)
     with _history(options) as history:
@@ -127,10 +128,11 @@ def _show(options: argparse.Namespace) -> int:
         if ident is not None:
             return _show_task(history.task(run["run"], ident), as_json=options.json)
         tasks = history.tasks(run["run"])
+        mixtures = history.mixtures(run["run"])
     if options.failed:
         tasks = [task for task in tasks if task["state"] == "failed"]
     if options.json:
-        render.print_json({**run, "tasks": tasks})
+        render.print_json({**run, "tasks": tasks, "mixed": mixtures})
         return ExitCode.DONE
     rows = [
         {
@@ -139,12 +141,15 @@ def _show(options: argparse.Namespace) -> int:
             "state": _ended_how(task, run),
             "took": _took(task["started"], task["ended"]),
             "host": task["host"] or "",
+            "worker": stamp.read(task["stamp"] or "")[0],
             "environment": task["env"][:12],
             "error": (task["error"] or "").partition("\n")[0][:60],
         }
         for task in tasks
     ]
     render.print_rows(rows, empty="no tasks")
+    for name, words in mixtures.items():
+        print(f"{name} is mixed: {words}")
     return ExitCode.DONE
 
 
@@ -158,16 +163,20 @@ def _ended_how(task: dict[str, Any], run: dict[str, Any]) -> str:
 
 def _show_task(task: dict[str, Any], *, as_json: bool) -> int:
     from scalems.cli import render
+    from scalems.workflow import stamp
 
     if as_json:
         render.print_json(task)
         return ExitCode.DONE
+    worker, software = stamp.read(task["stamp"] or "")
     print(f"{task['name']}({task['shown']})")
     for key, value in (
         ("state", "from a former run" if task["reused"] else task["state"]),
         ("host", f"{task['host']}, process {task['pid']}" if task["host"] else ""),
         ("began", _time(task["started"])),
         ("took", _took(task["started"], task["ended"])),
+        ("worker", worker),
+        ("software", ", ".join(f"{name} {version}" for name, version in software.items())),
         ("environment", task["env"]),
         ("key", task["key"]),
         ("not kept", task["unstable"]),

@@ -34,6 +34,7 @@ class Build:
     :param versions: distributions by normalized name.
     :param site: what it takes from its site.
     :param top_level: entries of its site-packages.
+    :param software: versions of its site's programs.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Build:
     versions: Mapping[str, str]
     site: Site = field(default_factory=Site)
     top_level: tuple[str, ...] = ()
+    software: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def venv(self) -> Path:
@@ -272,6 +274,7 @@ def _build(env: SyncedEnv, known: Manifest) -> Build:
         versions=known.versions,
         site=Site.from_dict(known.site),
         top_level=known.top_level,
+        software=known.software,
     )
 
 

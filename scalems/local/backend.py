@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from scalems import probe
 from scalems.env import canonical
 from scalems.errors import BackendError
+from scalems.workflow import stamp
 from scalems.workflow.call import ENV_VARIABLE
 from scalems.workflow.pool import CallPool
 
@@ -64,6 +65,13 @@ class LocalBackend:
         versions = probe.versions(sys.path)
         return canonical.digest("client environment 1", {**facts, "versions": versions})
 
+    @functools.cached_property
+    def environments(self) -> Mapping[str, Mapping[str, str]]:
+        """Versions in the Task venv, or in this Python."""
+        if self._build is not None:
+            return {self._build.content_digest: self._build.versions}
+        return {self.environment: probe.versions(sys.path)}
+
     def start(self) -> None:
         """Make the pool; its processes are started as calls need them."""
         self._open()
@@ -106,4 +114,8 @@ class LocalBackend:
 def _variables(build: Build) -> dict[str, str]:
     from scalems.env import enter
 
-    return {**enter.variables(build.site), ENV_VARIABLE: build.content_digest}
+    given = {
+        ENV_VARIABLE: build.content_digest,
+        stamp.VARIABLE: stamp.text("local", build.software),
+    }
+    return {**enter.variables(build.site), **given}

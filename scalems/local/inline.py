@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from scalems.workflow.block import singles
@@ -24,6 +25,7 @@ class InlineBackend:
     name = "local"
     label = "local, inline"
     environment = ""  # what was debugged is not kept
+    environments: Mapping[str, Mapping[str, str]] = MappingProxyType({})
 
     def start(self) -> None:
         """Do nothing: there is nothing to start."""

@@ -39,6 +39,7 @@ class RadicalBackend:
 
     :param server: what holds the session of RADICAL-Pilot.
     :param environment: content fingerprint of the Task venv.
+    :param environments: the versions in it, by its fingerprint.
     :param notify: told what happens, in lines for people.
     :param preflight: what looks at calls while the server starts.
     :param pilots: how many pilots there may be, one after the other: the next one goes on with
@@ -54,11 +55,13 @@ class RadicalBackend:
         notify: Notify,
         label: str,
         environment: str = "",
+        environments: Mapping[str, Mapping[str, str]] | None = None,
         preflight: Preflight | None = None,
         pilots: int = 1,
     ) -> None:
         self.label = label
         self.environment = environment
+        self.environments = environments or {}
         self._server = server
         self._notify = notify
         self._lock = threading.Lock()

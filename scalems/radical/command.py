@@ -123,6 +123,7 @@ def make_backend(options: argparse.Namespace, notify: Notify) -> RadicalBackend:
         notify=notify,
         label=label,
         environment=settings.environment,
+        environments={settings.build.content_digest: settings.build.versions},
         preflight=preflight,
         pilots=options.max_pilots if pilot is None else 1,
     )

@@ -33,6 +33,7 @@ from scalems.radical.wire import (
     pack,
     unpack,
 )
+from scalems.workflow import stamp
 from scalems.workflow.call import CANCELLED, ENV_VARIABLE, Failure, failed
 from scalems.workflow.pool import CallPool
 
@@ -64,7 +65,7 @@ class RaptorWorker(rp.raptor.Worker):  # type: ignore[misc]  # RP has no types
         self._pool = CallPool(
             self._slots,
             python=Path(sys.executable),
-            env={ENV_VARIABLE: probe.describe()["content_digest"]},
+            env=_marks(),
         )
         rank = int(os.environ.get("RP_RANK", "0"))
         super().__init__(manager=rank == 0, rank=rank, raptor_id=raptor_id)
@@ -231,3 +232,13 @@ class RaptorWorker(rp.raptor.Worker):  # type: ignore[misc]  # RP has no types
                 message = {"cmd": "cancel_pilots", "arg": {"uids": [os.environ["RP_PILOT_ID"]]}}
                 self._ctrl_pub.put(rp.constants.CONTROL_PUBSUB, message)
                 self.stop()
+
+
+def _marks() -> dict[str, str]:
+    """Return the variables by which call processes know what they are part of."""
+    manifest = probe.manifest_of(Path(sys.prefix))
+    worker = os.environ.get("RP_TASK_ID", "")
+    return {
+        ENV_VARIABLE: str(manifest.get("content_digest", "")),
+        stamp.VARIABLE: stamp.text(worker, manifest.get("software") or {}),
+    }

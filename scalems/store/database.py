@@ -7,6 +7,7 @@ What is told to be written is durable when its callback is called: a commit reac
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import queue
@@ -22,7 +23,7 @@ from scalems.host import filelock
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-FORMAT = 2
+FORMAT = 3
 FILE = "results.sqlite"
 
 _BUSY = 60.0  # seconds to wait for another process that writes
@@ -38,7 +39,7 @@ CREATE TABLE runs (
 CREATE TABLE tasks (
     run INTEGER, id INTEGER, name TEXT, state TEXT, key TEXT, code TEXT, args TEXT, env TEXT,
     shown TEXT, unstable TEXT, reused INTEGER, host TEXT, pid INTEGER, submitted REAL,
-    started REAL, ended REAL, stdout TEXT, stderr TEXT, error TEXT,
+    started REAL, ended REAL, stdout TEXT, stderr TEXT, error TEXT, stamp TEXT,
     PRIMARY KEY (run, id)
 ) WITHOUT ROWID;
 CREATE INDEX tasks_by_name ON tasks (name, run);
@@ -46,8 +47,9 @@ CREATE TABLE codes (code TEXT PRIMARY KEY, parts TEXT) WITHOUT ROWID;
 CREATE TABLE results (
     key TEXT PRIMARY KEY, payload BLOB, object TEXT, size INTEGER, name TEXT, stdout TEXT,
     stderr TEXT, host TEXT, pid INTEGER, started REAL, ended REAL, env TEXT, used REAL,
-    files TEXT
+    files TEXT, stamp TEXT
 ) WITHOUT ROWID;
+CREATE TABLE environments (env TEXT PRIMARY KEY, versions TEXT) WITHOUT ROWID;
 """
 
 log = logging.getLogger(__name__)
@@ -90,6 +92,12 @@ def connect(folder: Path, *, create: bool) -> sqlite3.Connection:
                     database.execute(statement)
             if version == 1:  # results had no files
                 database.execute("ALTER TABLE results ADD COLUMN files TEXT")
+            if version in (1, 2):  # what computed a result was its environment alone
+                for table in ("tasks", "results"):
+                    database.execute(f"ALTER TABLE {table} ADD COLUMN stamp TEXT")
+                database.execute(
+                    "CREATE TABLE environments (env TEXT PRIMARY KEY, versions TEXT) WITHOUT ROWID"
+                )
             if version < FORMAT:
                 database.execute(f"PRAGMA user_version={FORMAT}")
             database.execute("COMMIT")
@@ -123,6 +131,12 @@ def errors(path: Path) -> Iterator[None]:
             f"the store {error.filename or path}: {error.strerror or error}",
             remedy="run with --no-store, or with another folder: --store FOLDER",
         ) from error
+
+
+def environments(database: sqlite3.Connection) -> dict[str, dict[str, str]]:
+    """Return the versions in environments that runs have used, by fingerprint."""
+    rows = database.execute("SELECT env, versions FROM environments")
+    return {env: json.loads(versions) for env, versions in rows}
 
 
 class Writer:

@@ -15,8 +15,10 @@ from scalems.errors import UsageError
 from scalems.host.process import lives
 from scalems.store import database
 from scalems.store.store import FOLDER
+from scalems.workflow import ensemble, stamp
 from scalems.workflow.call import hostname
 from scalems.workflow.file import OBJECTS, object_path
+from scalems.workflow.stamp import Stamp
 
 _STALE = 3600.0  # seconds after which a part of a file belongs to nobody
 
@@ -110,6 +112,18 @@ class History:
     def tasks(self, run: int) -> list[dict[str, Any]]:
         """Return the tasks of a run, in the order of their calls."""
         return self._rows("SELECT * FROM tasks WHERE run=? ORDER BY id", run)
+
+    def mixtures(self, run: int) -> dict[str, str]:
+        """Return for each name of tasks in a run which were computed by what, where it differs."""
+        members: dict[str, list[Stamp | None]] = {}
+        for row in self.tasks(run):
+            worker, software = stamp.read(row["stamp"] or "")
+            done = row["state"] == "done"
+            one = Stamp(env=row["env"], worker=worker, software=software) if done else None
+            members.setdefault(row["name"], []).append(one)
+        versions = database.environments(self._database)
+        told = {name: ensemble.describe(stamps, versions) for name, stamps in members.items()}
+        return {name: words for name, words in told.items() if words}
 
     def task(self, run: int, ident: int) -> dict[str, Any]:
         """Return a task.

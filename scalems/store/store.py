@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 FOLDER = ".scalems"
 _LARGE = 100_000  # bytes above which a value is a file of its own
-_RESULT = "payload, object, stdout, stderr, host, pid, started, ended, env, files"
+_RESULT = "payload, object, stdout, stderr, host, pid, started, ended, env, files, stamp"
 
 
 class _Short(reprlib.Repr):
@@ -92,10 +92,20 @@ class Store:
         """Number of the run."""
         self._environment = ""
 
-    def begin(self, *, script: str, argv: Sequence[str], backend: str, label: str, env: str) -> int:
+    def begin(
+        self,
+        *,
+        script: str,
+        argv: Sequence[str],
+        backend: str,
+        label: str,
+        env: str,
+        environments: Mapping[str, Mapping[str, str]] = {},
+    ) -> int:
         """Record that a run begins; return its number.
 
         :param env: content fingerprint of the environment that computes.
+        :param environments: the versions in this one, and in others that may compute.
         """
         self._environment = env
         with database.errors(self.folder / database.FILE), self._lock:
@@ -114,6 +124,11 @@ class Store:
                 ),
             )
             self.run = int(cursor.lastrowid or 0)
+            for digest, versions in environments.items():
+                self._reader.execute(
+                    "INSERT OR IGNORE INTO environments VALUES (?, ?)",
+                    (digest, json.dumps(dict(versions))),
+                )
         return self.run
 
     def end(self, exit_code: int) -> None:
@@ -201,6 +216,7 @@ class Store:
         if payload is None:
             return key, None
         fields = dict(zip(_RESULT.split(", ")[2:], row[2:], strict=True))
+        fields["stamp"] = fields["stamp"] or ""
         fields["files"] = tuple((fields["files"] or "").split())
         if not all(object_path(self.folder / OBJECTS, name).is_file() for name in fields["files"]):
             return key, None  # removed by hand
@@ -270,13 +286,21 @@ class Store:
             if payload is not None or name_of_file is not None:
                 self._writer.put(
                     "INSERT OR REPLACE INTO results VALUES"
-                    " (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    " (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
                         *(key, payload, name_of_file, len(outcome.payload), name),
-                        *(*_stamp(outcome), now(), " ".join(outcome.files)),
+                        *(*_stamp(outcome), now(), " ".join(outcome.files), outcome.stamp),
                     ),
                 )
         self._ended(key, outcome, state, _plain(error), reused=0, then=then)
+
+    def environments(self) -> Mapping[str, Mapping[str, str]]:
+        """Return the versions in environments of results, by fingerprint."""
+        with self._lock:
+            try:
+                return database.environments(self._reader)
+            except sqlite3.Error:  # for messages only
+                return {}
 
     def ended(self, ident: int, state: str, error: str) -> None:
         """Record that a task ended without an outcome: cancelled, or never run."""
@@ -299,10 +323,10 @@ class Store:
         env = env or self._environment
         self._writer.put(
             "UPDATE tasks SET state=?, key=?, env=?, reused=?, host=?, pid=?, started=?, ended=?,"
-            " stdout=?, stderr=?, error=? WHERE run=? AND id=?",
+            " stdout=?, stderr=?, error=?, stamp=? WHERE run=? AND id=?",
             (
                 *(state, key, env, reused, host, pid, started, ended, stdout, stderr, error),
-                *(self.run, outcome.id),
+                *(outcome.stamp, self.run, outcome.id),
             ),
             then,
         )

@@ -43,6 +43,11 @@ class Backend(Protocol):
         """Content fingerprint of the environment that calls run in; empty if it is not known."""
         ...
 
+    @property
+    def environments(self) -> Mapping[str, Mapping[str, str]]:
+        """Versions of distributions in the environments that calls run in, by fingerprint."""
+        ...
+
     def start(self) -> None:
         """Make the backend ready to run calls.
 

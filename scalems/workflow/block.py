@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from scalems.workflow import call as calls
-from scalems.workflow import file, pickling
+from scalems.workflow import file, pickling, stamp
 from scalems.workflow.call import Call, Outcome
 from scalems.workflow.needs import NONE
 
@@ -53,6 +53,7 @@ class Answers:
     host: str
     pid: int
     env: str
+    stamp: str = ""
 
     def __len__(self) -> int:
         return len(self.values)
@@ -82,6 +83,7 @@ class Answers:
             started=self.started[index],
             ended=self.ended[index],
             env=self.env,
+            stamp=self.stamp,
         )
 
     def outcomes(self) -> Iterator[Outcome]:
@@ -183,6 +185,7 @@ class Runner:
                     started=started,
                     ended=ended,
                     env=os.environ.get(calls.ENV_VARIABLE, ""),
+                    stamp=stamp.here(),
                     files=files,
                 ),
                 protocol=5,
@@ -218,16 +221,18 @@ class Records:
         os.ftruncate(self._descriptor, 0)
         self._place, self._rest = 0, b""
 
-    def read(self, call: Call, *, pid: int, env: str) -> Answers | None:
+    def read(self, call: Call, *, pid: int, env: str, stamp: str) -> Answers | None:
         """Return the records that were not read yet, which belong to the first items of a block.
 
         :param pid: of the other process.
         :param env: fingerprint of the environment that it runs in.
+        :param stamp: what its outcomes are stamped with.
         """
         data, places = self._complete()
         if not places or not call.items:
             return None
-        answers = Answers(call.id, call.items[0], [], [], [], {}, calls.hostname(), pid, env)
+        host = calls.hostname()
+        answers = Answers(call.id, call.items[0], [], [], [], {}, host, pid, env, stamp)
         for kind, started, ended, start, end in places:
             if kind == _OUTCOME:
                 position = answers.first + len(answers)

@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from scalems.errors import TaskError, TaskLost, TaskTimeout
-from scalems.workflow import file
+from scalems.workflow import file, stamp
 from scalems.workflow.needs import NONE, Needs
 from scalems.workflow.pickling import LEAVES, decode, dumps, text_of
 from scalems.workflow.pickling import encode as encode
@@ -86,6 +86,8 @@ class Outcome:
     ended: float
     env: str = ""
     """Fingerprint of the environment that computed it; empty when that is unmanaged."""
+    stamp: str = ""
+    """The Worker that computed it and its software, see :mod:`scalems.workflow.stamp`."""
     files: tuple[str, ...] = ()
     """Digests of the files that the value refers to, and that are kept with the results."""
     item: int | None = None
@@ -164,6 +166,7 @@ def execute(call: Call, *, before: Callable[[], None] | None = None) -> Outcome:
         started=started,
         ended=time.time(),
         env=os.environ.get(ENV_VARIABLE, ""),
+        stamp=stamp.here(),
         files=files,
     )
 

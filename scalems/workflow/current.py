@@ -12,7 +12,7 @@ from scalems.errors import UsageError
 from scalems.workflow.app import command
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from scalems.workflow.future import Future
     from scalems.workflow.graph import Graph
@@ -30,6 +30,11 @@ def graph(what: str) -> Graph:
     if _current is None:
         _no_workflow(what)
     return _current
+
+
+def environments() -> Mapping[str, Mapping[str, str]]:
+    """Return the versions in environments that results are of, by fingerprint."""
+    return _current.environments() if _current is not None else {}
 
 
 @contextlib.contextmanager

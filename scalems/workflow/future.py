@@ -12,13 +12,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 from scalems.errors import UsageError
-from scalems.workflow import call
+from scalems.workflow import call, current, ensemble, stamp
 from scalems.workflow.argument import Attribute, Item, part_of
 from scalems.workflow.block import Answers
 from scalems.workflow.lightfuture import Awaited, LightFuture, guard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 
 T = TypeVar("T")
 
@@ -200,6 +200,18 @@ class Future(LightFuture[T]):
         outcome = self._came()
         return outcome.env if outcome is not None else ""
 
+    @property
+    def worker(self) -> str:
+        """Name of the Worker that computed it; empty as long as it is not known."""
+        computed = _computed(self)
+        return stamp.of(computed).worker if computed is not None else ""
+
+    @property
+    def software(self) -> Mapping[str, str]:
+        """Versions of the site's software when it was computed, by name."""
+        computed = _computed(self)
+        return stamp.of(computed).software if computed is not None else {}
+
     def _outcome(self) -> call.Outcome | None:
         Awaited([self]).wait()
         return self._came()
@@ -284,10 +296,20 @@ for _name in _REFUSED.split():
     setattr(Future, f"__{_name}__", _refuse)
 
 
+def _computed(future: object) -> call.Outcome | Answers | None:
+    """Return what says how a value was computed; ``None`` if it has not, or was not by a call."""
+    if not isinstance(future, Future):
+        return None
+    if future._ran is None and isinstance(future._result, Answers):
+        return future._result
+    return future._ran
+
+
 def gather(
     futures: Iterable[concurrent.futures.Future[T]],
     *,
     errors: Literal["raise", "skip", "return"] = "raise",
+    mixed: ensemble.Mixed = "warn",
 ) -> list[T]:
     """Wait for futures and return their values in the given order.
 
@@ -296,6 +318,9 @@ def gather(
     :param errors: ``raise``: the first failure, in time, ends the waiting, and the other tasks
         go on; ``skip``: leave out the values of those that failed; ``return``: the exception
         in place of the value.
+    :param mixed: what to do if members were computed by different versions of software, as
+        after an update between two runs: ``refuse`` them, ``warn``, or ``allow`` it.
+    :raises MixedEnsemble: if they were, and that is refused; it says which by what.
     :raises UsageError: if something else than futures is given.
     :raises Exception: what the first failed task raised.
     """
@@ -305,6 +330,7 @@ def gather(
             f"gather() has no errors={errors!r}", remedy="write errors='raise', 'skip' or 'return'"
         )
     Awaited(set(ordered), first_error=errors == "raise").wait()
+    ensemble.check([_computed(one) for one in ordered], mixed, current.environments)
     if errors == "raise":
         for future in ordered:
             if future.done() and (future.cancelled() or _error(future) is not None):

@@ -246,6 +246,11 @@ class Graph:
         """Wait until all tasks have ended."""
         self.tally.wait()
 
+    def environments(self) -> Mapping[str, Mapping[str, str]]:
+        """Return the versions in environments that results are of, by fingerprint."""
+        known = self.results.environments() if self.results is not None else {}
+        return {**known, **self.backend.environments}
+
     def failures(self) -> list[Failed]:
         """Return the failed tasks as they failed, without those that failed for another one."""
         return self._failures.all()

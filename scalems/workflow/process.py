@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from scalems.workflow import block
+from scalems.workflow import block, stamp
 from scalems.workflow.block import Answers, Records
 from scalems.workflow.call import ENV_VARIABLE, Call, Outcome
 from scalems.workflow.child import LARGE, OUTPUT_LIMIT, cut, tail
@@ -71,6 +71,7 @@ class Launch:
                 self.env["VIRTUAL_ENV"] = str(python.parent.parent)
         self.env.update(env)
         self.fingerprint = self.env.get(ENV_VARIABLE, "")
+        self.stamp = self.env.get(stamp.VARIABLE, "")
 
 
 class CallProcess:
@@ -118,6 +119,7 @@ class CallProcess:
         self.pid = self._process.pid
         self._path = launch.path
         self._env = launch.fingerprint
+        self._stamp = launch.stamp
 
     def fits(self, needs: Needs, gpus: Sequence[str]) -> bool:
         """Return whether it was started for such calls."""
@@ -212,7 +214,7 @@ class CallProcess:
 
         :param call: the block, without those that have given something before.
         """
-        return self._records.read(call, pid=self.pid, env=self._env)
+        return self._records.read(call, pid=self.pid, env=self._env, stamp=self._stamp)
 
     def _message(self, timeout: float) -> bytes | None:
         if self._poller.poll(max(0.0, timeout) * 1000):

@@ -100,6 +100,10 @@ class Results(Protocol):
         """
         ...
 
+    def environments(self) -> Mapping[str, Mapping[str, str]]:
+        """Return the versions in environments of results, by fingerprint."""
+        ...
+
     def ended(self, ident: int, state: str, error: str) -> None:
         """Record that a task ended without an outcome: cancelled, or never run."""
         ...
