@@ -47,6 +47,7 @@ FAR_SIDE = {
     "scalems.workflow.child": {"cloudpickle", "numpy"},
     "scalems.workflow.inspection": {"cloudpickle", "numpy"},
     "scalems.workflow.program": {"cloudpickle", "numpy"},
+    "scalems.radical.canary": {"cloudpickle", "numpy"},
     "scalems.radical.worker": {"cloudpickle", "numpy", "radical", "zmq"},
 }
 """What is started or loaded in Pilot and Task venvs, with what it may need there."""

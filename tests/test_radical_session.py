@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -450,6 +451,18 @@ def test_a_worker_that_is_not_what_was_verified_stops_the_run(home, venvs):
             run.backend.start()
         for part in ("numpy: expected 0.9", "absent: expected 1.0, found nothing", "abc"):
             assert part in str(caught.value)
+        with pytest.raises(EnvironmentNotReady):
+            result(future.result(LIMIT))
+
+
+def test_a_node_that_has_not_what_was_asked_for_gives_the_pilot_back(home, venvs):
+    """RP believes its definition, which says that this machine has a GPU."""
+    with Run(build_of(venvs / "task"), options={"gpus": 1}) as run:
+        future = run(abs, 1)
+        with pytest.raises(EnvironmentNotReady) as caught:
+            run.backend.start()
+        assert f"the node {platform.node()} cannot run the calls" in caught.value.cause
+        assert "it shows no GPU, and 1 were asked for" in caught.value.cause
         with pytest.raises(EnvironmentNotReady):
             result(future.result(LIMIT))
 

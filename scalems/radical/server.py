@@ -318,6 +318,14 @@ class _Server:
     def _admit(self, description: dict[str, Any]) -> None:
         settings = self._settings
         admission.check(settings.label, settings.build, description, policies=settings.policies)
+        flaws = admission.check_node(
+            settings.build,
+            description["canary"],
+            gpus=int(settings.options.get("gpus") or 0),
+            policies=settings.policies,
+        )
+        for flaw in flaws:
+            self._clients.tell_all("note", flaw)
         way = self._plane.admit(description["worker"], description)
         self._clients.tell_all("way", f"calls get to {description['worker']} by {way}")
         if not self._up:

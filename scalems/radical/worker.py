@@ -20,6 +20,7 @@ import radical.pilot as rp
 import radical.utils as ru
 
 from scalems import probe
+from scalems.radical import canary
 from scalems.radical.uplink import NoRoute, Uplink
 from scalems.radical.wire import (
     ALIVE,
@@ -61,6 +62,7 @@ class RaptorWorker(rp.raptor.Worker):  # type: ignore[misc]  # RP has no types
         self._outcomes: list[Row] = []
         self._heard = time.monotonic()
         self._link = Uplink(self._on_message, on_sign=self._hear, on_refused=self.stop)
+        self._canary = canary.Canary()
         # A foreign interpreter even though it is this one: nothing of RP's settings gets in.
         self._pool = CallPool(
             self._slots,
@@ -143,7 +145,8 @@ class RaptorWorker(rp.raptor.Worker):  # type: ignore[misc]  # RP has no types
         except NoRoute as error:
             reason = str(error)
         channel = {"channel": self._link.key, "address": address, "reason": reason}
-        report(pack({**probe.describe(), **channel, "worker": self._uid, "slots": self._slots}))
+        told = {**channel, "worker": self._uid, "slots": self._slots}
+        report(pack({**probe.describe(), **told, "canary": self._canary.result()}))
         if address:
             with self._lock:
                 self._lock.wait_for(self._ended.is_set)
