@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scalems.cli.render import console, size
+from scalems.cli.render import console, print_rows, size
 
 if TYPE_CHECKING:
     from scalems.env.bundle import BundleResult
+    from scalems.env.keys import KeyDifference
 
 
 def print_bundle(result: BundleResult) -> None:
@@ -26,3 +27,29 @@ def print_bundle(result: BundleResult) -> None:
     out.print(f"python3 {result.path.name} --venv .venv", markup=False)
     out.print("there, with it:          ", end="")
     out.print(f"scalems env sync --bundle {result.path.name} --offline", markup=False)
+
+
+def print_key_difference(difference: KeyDifference) -> None:
+    """Print why two fingerprints differ."""
+    out = console()
+    one, other = difference.sides
+    if difference.same:
+        out.print(f"[green]the same fingerprint:[/] {one.digest[:16]}", soft_wrap=True)
+        return
+    columns = [f"{side.name} ({side.digest[:8]})" for side in difference.sides]
+    if columns[0] == columns[1]:
+        columns[1] += " "
+    rows = [
+        {"": item, columns[0]: left or "-", columns[1]: right or "-"}
+        for item, (left, right) in difference.items.items()
+    ]
+    print_rows(rows, empty="nothing that is known of them differs")
+    for name in difference.files[:20]:
+        out.print(f"  scalems differs in {name}", markup=False, soft_wrap=True)
+    if len(difference.files) > 20:
+        out.print(f"  ... and {len(difference.files) - 20} more files of scalems")
+    if not (one.complete and other.complete):
+        out.print(
+            "[yellow]an older scalems made one of them and did not record its hashes:[/] "
+            "what differs may be these"
+        )

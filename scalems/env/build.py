@@ -209,6 +209,7 @@ def _record(
         site=plan.site.to_dict(),
         software=dict(plan.software),
         packages={one.name: one.to_dict() for one in plan.packages},
+        pins=fingerprint.pin_items(plan.pins),
         python=str(python),
         python_stat=(status.st_size, status.st_mtime_ns),
         versions=probe.versions([probe.site_packages(venv)]),

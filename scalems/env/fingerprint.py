@@ -70,6 +70,11 @@ def input_digest(
     return digest("build inputs 1", inputs)
 
 
+def pin_items(pins: Iterable[Pin]) -> dict[str, str]:
+    """Return what a manifest keeps of a lock's pins: version and a digest of the hashes."""
+    return {pin.name: f"{pin.version} {digest('hashes', list(pin.hashes))[:16]}" for pin in pins}
+
+
 def walk(venv: Path) -> Iterator[tuple[str, os.stat_result]]:
     """Yield each file and link below a venv, by relative path."""
     root = str(venv)

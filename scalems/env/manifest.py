@@ -34,6 +34,8 @@ class Manifest:
     :param records: size and modification time of each distribution's RECORD and each .pth file.
     :param files_sha256: digest of the file table beside the manifest.
     :param packages: local packages, see :meth:`scalems.env.package.Prepared.to_dict`.
+    :param pins: the lock as it applied, see :func:`scalems.env.fingerprint.pin_items`; empty if
+        an older scalems made the build.
     :param created: UTC time, ISO 8601.
     """
 
@@ -58,6 +60,7 @@ class Manifest:
     bytes: int
     files_sha256: str
     packages: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    pins: Mapping[str, str] = field(default_factory=dict)
 
 
 def to_dict(manifest: Manifest) -> dict[str, Any]:

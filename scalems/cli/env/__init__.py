@@ -13,7 +13,7 @@ from collections.abc import Sequence
 MODULES = {
     "start": ("init",),
     "sync": ("sync", "lock"),
-    "look": ("check", "watch", "list", "show", "diff", "explain"),
+    "look": ("check", "watch", "list", "show", "diff", "explain", "explain-key"),
     "enter": ("run", "shell"),
     "keep": ("rollback", "gc"),
     "share": ("export",),

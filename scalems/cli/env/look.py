@@ -20,6 +20,7 @@ def configure(commands: Commands) -> None:
     _add_show(commands)
     _add_diff(commands)
     _add_explain(commands)
+    _add_explain_key(commands)
 
 
 def _add_check(commands: Commands) -> None:
@@ -123,6 +124,26 @@ def _add_explain(commands: Commands) -> None:
     command.set_defaults(run=_explain)
 
 
+def _add_explain_key(commands: Commands) -> None:
+    command = add(
+        commands,
+        "explain-key",
+        "say why two input fingerprints differ: what would have to be equal for one build",
+        "  scalems env explain-key task                 the build in use, and what a sync would "
+        "build\n"
+        "  scalems env explain-key task#1 task#2        two generations\n"
+        "  scalems env explain-key lab.slurm/task local.localhost/task\n"
+        "  scalems env explain-key 3f2a91 lock:task     a build by the start of its fingerprint\n\n"
+        "exit codes: 0 the same, 1 they differ, 2 wrong use",
+    )
+    command.add_argument(
+        "sides", nargs="+", metavar="SIDE", help="one or two; the second by default lock:NAME"
+    )
+    add_resource(command)
+    add_project(command)
+    command.set_defaults(run=_explain_key)
+
+
 def _check(options: argparse.Namespace) -> int:
     from scalems.cli import render
     from scalems.env.check import Depth
@@ -220,6 +241,30 @@ def _diff(options: argparse.Namespace) -> int:
         render.print_json(difference.to_dict())
     else:
         render.print_difference(difference)
+    return ExitCode.DONE if difference.same else ExitCode.FAILED
+
+
+def _explain_key(options: argparse.Namespace) -> int:
+    from scalems.cli import render, render_share
+    from scalems.env import keys
+    from scalems.errors import UsageError
+
+    sides = options.sides
+    if len(sides) == 1:
+        name = sides[0].rpartition("/")[2].partition("#")[0]
+        sides = [*sides, f"lock:{name}"]
+    if len(sides) != 2:
+        raise UsageError("two sides can be compared, not more", remedy="see --help for examples")
+    with render.progress(quiet=options.quiet or options.json) as notify:
+        one, other = (
+            keys.find(text, resource=options.resource, folder=options.project, notify=notify)
+            for text in sides
+        )
+    difference = keys.compare(one, other)
+    if options.json:
+        render.print_json(difference.to_dict())
+    else:
+        render_share.print_key_difference(difference)
     return ExitCode.DONE if difference.same else ExitCode.FAILED
 
 
