@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -18,6 +19,7 @@ GROUPS = {
     "show": "show the tasks of a run, or one of them with what it printed",
     "why": "tell why tasks ran rather than be taken from a former run",
     "clean": "remove results that are no longer needed",
+    "completion": "complete commands and names in your shell",
     "doctor": "find what makes RADICAL-Pilot's runs fail, before they run",
 }
 _RESULTS = ("runs", "show", "why", "clean")
@@ -80,6 +82,10 @@ def run(argv: Sequence[str]) -> int:
     Every error ends as one message with its remedy, never as a traceback of ours, unless
     ``--verbose`` asks for it.
     """
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks how the line could go on
+        from scalems.cli import names
+
+        names.answer(parser())
     top = parser(argv)
     options = top.parse_args(argv)
     if options.version:
