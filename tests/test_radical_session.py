@@ -27,6 +27,7 @@ from scalems.radical import processes, runs
 from scalems.radical.backend import RadicalBackend
 from scalems.radical.launch import OwnServer
 from scalems.radical.settings import Settings
+from scalems.workflow.block import Answers, encoded
 from scalems.workflow.call import Call, encode, result
 from scalems.workflow.needs import Needs
 
@@ -244,6 +245,30 @@ class TestCalls:
     def test_thousands_of_calls(self, run):
         futures = [run(abs, -n) for n in range(3000)]
         assert [result(future.result(LIMIT)) for future in futures] == list(range(3000))
+
+    def test_a_block_of_calls_gives_an_outcome_for_each_item(self, run):
+        def inverse(x):
+            return 1 / x
+
+        count = 1000
+        told = {}
+        finished = threading.Event()
+
+        def done(one):
+            for outcome in one.outcomes() if isinstance(one, Answers) else [one]:
+                assert outcome.item not in told
+                told[outcome.item] = outcome
+            if len(told) == count:
+                finished.set()
+
+        ((_, payload),) = encoded(inverse, [(n,) for n in range(count)])
+        block = Call(id=10**6, name="inverse", payload=payload, items=range(count))
+        run.backend.submit(block, done)
+        assert finished.wait(LIMIT)
+        with pytest.raises(ZeroDivisionError):
+            result(told[0])
+        assert [result(told[n]) for n in range(1, count)] == [1 / n for n in range(1, count)]
+        assert {outcome.id for outcome in told.values()} == {10**6}
 
     def test_running_queued_and_unsent_calls_can_be_cancelled(self, run, tmp_path):
         def hold(folder):

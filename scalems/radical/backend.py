@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import threading
-from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from scalems.errors import BackendError, ScalemsError
 from scalems.radical import diagnosis, wire
 from scalems.radical.outbox import Outbox
+from scalems.radical.parts import Parts
 from scalems.radical.repeats import Repeats
 from scalems.radical.surroundings import Place
 from scalems.workflow.block import singles
@@ -65,8 +64,7 @@ class RadicalBackend:
         self._server = server
         self._notify = notify
         self._lock = threading.Lock()
-        self._numbers = itertools.count(1 << 40)  # beyond all tasks
-        self._items: dict[tuple[int, int], int] = {}
+        self._parts = Parts(self._submit)
         self._pending: dict[int, tuple[Call, Done]] = {}
         self._outbox = Outbox()
         self._link: Connection[Any, Any] | None = None
@@ -158,37 +156,32 @@ class RadicalBackend:
     def submit(self, call: Call, done: Done) -> None:
         """Take a call, also before there is a pilot."""
         if call.items is not None:
-            self._submit_items(call, done)
+            if self._preflight is not None:
+                self._preflight.offer(next(singles(call)))
+            self._parts.submit(call, done)
             return
+        self._submit(call, done)
+        if self._preflight is not None:
+            self._preflight.offer(call)
+
+    def _submit(self, call: Call, done: Done) -> None:
         with self._lock:
             error = self._error
             refused = error is not None or self._closing
             if not refused:
                 self._pending[call.id] = (call, done)
                 self._outbox.add(call)
-        if not refused and self._preflight is not None:
-            self._preflight.offer(call)
         if refused:
             self._refuse(call, done, error)
 
-    def _submit_items(self, call: Call, done: Done) -> None:
-        """Take the items of a block as calls of their own."""
-        for one in singles(call):
-            with self._lock:
-                number = self._items[one.id, one.item or 0] = next(self._numbers)
-
-            def told(outcome: Any, one: Call = one) -> None:
-                with self._lock:
-                    self._items.pop((one.id, one.item or 0), None)
-                done(replace(outcome, id=one.id, item=one.item))
-
-            self.submit(replace(one, id=number, item=None), told)
-
     def cancel(self, call_id: int, item: int | None = None) -> bool:
         """Withdraw a call; if it runs, its processes are ended."""
+        if item is not None:
+            call_id, unsent = self._parts.cancel(call_id, item)
+            if unsent is not None:
+                self._refuse(*unsent, None)
+                return True
         with self._lock:
-            if item is not None:
-                call_id = self._items.get((call_id, item), 0)
             if call_id not in self._pending:
                 return False
             link = self._link
@@ -342,7 +335,7 @@ class RadicalBackend:
         self._outbox.close()
         with self._lock:
             pending, self._pending = self._pending, {}
-        for call, done in pending.values():
+        for call, done in [*pending.values(), *self._parts.take_held()]:
             self._refuse(call, done, error)
 
     @staticmethod

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 RP = "RADICAL-Pilot"
 """Name of the place of all Workers that are reached through RP's tasks only."""
 
-_CLIENT = 40  # bits of a call's id that it has at its client; above them is the client's number
+_CLIENT = 48  # bits of a call's id that it has at its client; above them is the client's number
 _OWN = (1 << _CLIENT) - 1
 _RP_AHEAD = 2.0  # seconds of work that is sent ahead: RP needs some 0.1 s to bring a task
 _RP_BATCH = 0.5  # seconds of work that one of RP's tasks may take, as far as calls have shown

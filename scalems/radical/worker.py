@@ -21,6 +21,7 @@ import radical.utils as ru
 
 from scalems import probe
 from scalems.radical import canary
+from scalems.radical.parts import Gathering
 from scalems.radical.uplink import NoRoute, Uplink
 from scalems.radical.wire import (
     ALIVE,
@@ -59,6 +60,7 @@ class RaptorWorker(rp.raptor.Worker):  # type: ignore[misc]  # RP has no types
         self._lock = threading.Condition()
         self._unfinished = 0
         self._cancelled: set[int] = set()
+        self._blocks: dict[int, range] = {}
         self._outcomes: list[Row] = []
         self._heard = time.monotonic()
         self._link = Uplink(self._on_message, on_sign=self._hear, on_refused=self.stop)
@@ -180,6 +182,7 @@ class RaptorWorker(rp.raptor.Worker):  # type: ignore[misc]  # RP has no types
 
     def _done(self, outcome: Outcome) -> None:
         row = outcome_row(outcome)
+        self._blocks.pop(outcome.id, None)
         with self._lock:
             self._unfinished -= 1
             self._outcomes.append(row)
@@ -202,10 +205,13 @@ class RaptorWorker(rp.raptor.Worker):  # type: ignore[misc]  # RP has no types
             self._unfinished += len(rows)
         for row in rows:
             call = call_of(row)
+            if call.items is not None:
+                self._blocks[call.id] = call.items
             with self._lock:  # a call is either cancelled before it is submitted, or after
                 cancelled = call.id in self._cancelled
                 if not cancelled:
-                    self._pool.submit(call, done)
+                    tell = done if call.items is None else Gathering(call, done).add
+                    self._pool.submit(call, tell)
             if cancelled:
                 failure = Failure(type=CANCELLED, message=f"{call.name} was cancelled")
                 done(failed(call, failure))
@@ -213,7 +219,10 @@ class RaptorWorker(rp.raptor.Worker):  # type: ignore[misc]  # RP has no types
     def _cancel(self, idents: Sequence[int]) -> None:
         with self._lock:
             for ident in idents:
-                if not self._pool.cancel(ident):
+                if items := self._blocks.get(ident):
+                    for item in reversed(items):
+                        self._pool.cancel(ident, item)
+                elif not self._pool.cancel(ident):
                     self._cancelled.add(ident)  # it may be on its way
 
     def _reclaim(self, count: int) -> list[int]:

@@ -123,7 +123,14 @@ class CallPool:
             if len(self._queued) < count:
                 for slot in self._slots:
                     self._take_back(slot)
-            return [self._queued.take_last()[0].id for _ in range(min(count, len(self._queued)))]
+            taken: list[int] = []
+            while len(taken) < count and self._queued:
+                call, done = self._queued.take_last()
+                if call.items is not None:  # others of that block may have begun
+                    self._queued.add(call, done)
+                    break
+                taken.append(call.id)
+            return taken
 
     def _runs(self, call_id: int, item: int) -> Slot | None:
         """Return the slot that an item of a block was sent to, and that has not told its end."""

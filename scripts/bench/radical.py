@@ -200,7 +200,7 @@ def cases(folder: Path, n: int, peers: str | None) -> dict[str, tuple[list[str],
     venv = env.verify(LABEL, tasks=["task"]).tasks["task"].venv
     texts = {"ours": OURS, "bare": BARE, "pool": POOL, "dask": DASK, "parsl": PARSL}
     for name, text in texts.items():
-        (folder / f"{name}.py").write_text(text)
+        (folder / f"way_{name}.py").write_text(text)
     ours = [sys.executable, "-m", "scalems.radical", "--resource", LABEL, "--venv", "task"]
     ours += ["--no-store", "--pilot", "new", "-q", "-j", "2"]
     activated = {
@@ -209,17 +209,17 @@ def cases(folder: Path, n: int, peers: str | None) -> dict[str, tuple[list[str],
     }
     found = {
         "bare RP raptor": (
-            [sys.executable, str(folder / "bare.py"), str(n), str(venv)],
+            [sys.executable, str(folder / "way_bare.py"), str(n), str(venv)],
             {**synced, **activated},
         ),
-        "scalems.radical": ([*ours, str(folder / "ours.py"), str(n)], synced),
-        "ProcessPoolExecutor": ([sys.executable, str(folder / "pool.py"), str(n)], {}),
+        "scalems.radical": ([*ours, str(folder / "way_ours.py"), str(n)], synced),
+        "ProcessPoolExecutor": ([sys.executable, str(folder / "way_pool.py"), str(n)], {}),
     }
     if peers is not None:
         python = Path(peers).resolve() / "bin" / "python"
         path = {"PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
         for name, script in (("dask.distributed", "dask"), ("Parsl HTEX", "parsl")):
-            found[name] = ([str(python), str(folder / f"{script}.py"), str(n)], path)
+            found[name] = ([str(python), str(folder / f"way_{script}.py"), str(n)], path)
     return found
 
 

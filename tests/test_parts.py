@@ -1,0 +1,140 @@
+"""Blocks of calls in parts: each item ends once, whatever becomes of the parts."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scalems.radical.parts import FIRST, MOST, Gathering, Parts
+from scalems.workflow.block import Answers, encoded
+from scalems.workflow.call import CANCELLED, Call, Failure, Outcome, failed, result
+
+
+class Workers:
+    """Takes calls, and plays what Workers tell of them."""
+
+    def __init__(self, takes=0.0):
+        self.calls = []
+        self.takes = takes
+        self.told = {}
+
+    def send(self, call, done):
+        self.calls.append((call, done))
+
+    def block(self, ident, count):
+        ((size, payload),) = encoded(abs, [(n,) for n in range(count)])
+        assert size == count
+        return Call(id=ident, name="abs", payload=payload, items=range(count))
+
+    def note(self, one):
+        several = one.outcomes() if isinstance(one, Answers) else [one]
+        for outcome in several:
+            key = outcome.id, outcome.item
+            assert key not in self.told, "an item has ended twice"
+            self.told[key] = outcome
+
+    def outcome(self, call, value):
+        return Outcome(
+            id=call.id, item=call.item, ok=True, payload=pickle.dumps(value), host="h", pid=7,
+            started=1.0, ended=1.0 + self.takes,
+        )  # fmt: skip
+
+    def run(self, count=None):
+        """End calls; a part in two halves, the last item as one that has printed something."""
+        now, self.calls = self.calls[:count], self.calls[count or len(self.calls) :]
+        for call, done in now:
+            if call.items is None:
+                done(self.outcome(call, "alone"))
+                continue
+            whole = Gathering(call, done)
+            *most, last = call.items
+            values = [pickle.dumps(n) for n in most]
+            times = [1.0] * len(most), [1.0 + self.takes] * len(most)
+            if most:
+                whole.add(Answers(call.id, most[0], values, *times, {}, "h", 7, ""))
+            whole.add(replace(self.outcome(call, last), item=last, stdout="hello"))
+
+
+def test_items_of_short_calls_travel_together_once_it_is_known():
+    workers = Workers(takes=0.0001)
+    parts = Parts(workers.send)
+    parts.submit(workers.block(1, 1000), workers.note)
+    assert len(workers.calls) == FIRST
+    assert len({call.id for call, _ in workers.calls}) == FIRST
+    workers.run(1)
+    assert {len(call.items) for call, _ in workers.calls if call.items} == {200, 184}
+    while workers.calls:
+        workers.run()
+    assert sorted(workers.told) == [(1, item) for item in range(1000)]
+    assert result(workers.told[1, 500]) == 500
+    assert workers.told[1, 999].stdout == "hello"
+    parts.submit(workers.block(2, 2000), workers.note)
+    assert max(len(call.items) for call, _ in workers.calls) <= MOST
+    workers.run()
+    assert len(workers.told) == 3000
+
+
+def test_items_of_long_calls_go_alone():
+    workers = Workers(takes=5.0)
+    parts = Parts(workers.send)
+    parts.submit(workers.block(1, 100), workers.note)
+    workers.run(1)
+    assert all(call.items is None for call, _ in workers.calls)
+    workers.run()
+    assert len(workers.told) == 100
+
+
+def test_a_part_that_is_lost_is_a_failure_of_each_of_its_items():
+    workers = Workers()
+    parts = Parts(workers.send)
+    parts.submit(workers.block(1, 100), workers.note)
+    workers.run(FIRST)
+    for call, done in workers.calls:
+        done(failed(call, Failure(type="TaskLost", message="its Worker")))
+    assert len(workers.told) == 100
+    assert sum(outcome.ok for outcome in workers.told.values()) == FIRST
+
+
+@given(st.lists(st.sampled_from("scrfx"), max_size=40), st.sampled_from([0.0, 0.003, 9.0]))
+def test_each_item_ends_once(steps, takes):
+    workers = Workers(takes)
+    parts = Parts(workers.send)
+    blocks = 0
+    cancelled = Failure(type=CANCELLED, message="cancelled")
+    for number, step in enumerate(steps):
+        if step == "s":
+            blocks += 1
+            parts.submit(workers.block(blocks, 40), workers.note)
+        elif step == "r":
+            workers.run(2)
+        elif step == "f" and workers.calls:  # before it ran
+            call, done = workers.calls.pop(0)
+            done(failed(call, cancelled))
+        elif step == "c" and blocks:
+            sent, unsent = parts.cancel(blocks, number % 40)
+            assert sent == 0 or unsent is None
+            if unsent is not None:
+                unsent[1](failed(unsent[0], cancelled))
+        elif step == "x" and number % 3 == 0:
+            for call, done in parts.take_held():
+                done(failed(call, cancelled))
+    while workers.calls:
+        workers.run()
+    for call, done in parts.take_held():
+        done(failed(call, cancelled))
+    assert sorted(workers.told) == [(n, item) for n in range(1, blocks + 1) for item in range(40)]
+
+
+@pytest.mark.parametrize("count", [1, FIRST, FIRST + 1])
+def test_what_waits_is_not_forgotten_if_all_that_should_show_it_are_cancelled(count):
+    workers = Workers()
+    parts = Parts(workers.send)
+    parts.submit(workers.block(1, count), workers.note)
+    while workers.calls:
+        call, done = workers.calls.pop()
+        done(failed(call, Failure(type=CANCELLED, message="")))
+    assert len(workers.told) == count
