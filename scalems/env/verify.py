@@ -17,6 +17,7 @@ from scalems.env.role import Role
 from scalems.env.site import Site
 from scalems.env.state import Synced, SyncedEnv
 from scalems.errors import EnvironmentNotReady, UsageError
+from scalems.host.address import Host
 from scalems.resource import definition
 from scalems.resource.config import find_project
 from scalems.tomlfile import near
@@ -65,6 +66,7 @@ class VerifiedResource:
 
     :param definition: RP's resource file that names the Pilot venv.
     :param tolerated: what was found, and a policy lets pass with a warning.
+    :param host: where the builds are; ``None`` is this machine.
     """
 
     label: str
@@ -72,6 +74,7 @@ class VerifiedResource:
     tasks: Mapping[str, Build]
     definition: Path
     tolerated: tuple[Finding, ...] = ()
+    host: Host | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +159,7 @@ def verify(
         tasks={name: builds[name] for name in tasks},
         definition=report.synced.definition,
         tolerated=tuple(one for one in found if policy[one] is Policy.WARN),
+        host=report.synced.host,
     )
 
 

@@ -13,12 +13,13 @@ class Broken(ValueError):
     """What came is no message."""
 
 
-def send(stream: BinaryIO, message: Mapping[str, Any]) -> None:
+def send(stream: BinaryIO, message: Mapping[str, Any], data: bytes = b"") -> None:
     """Send a message.
 
+    :param data: bytes that follow it, of which it tells how many they are.
     :raises OSError: the other end is gone.
     """
-    stream.write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+    stream.write(json.dumps(message, separators=(",", ":")).encode() + b"\n" + data)
     stream.flush()
 
 

@@ -69,6 +69,13 @@ def make_backend(options: argparse.Namespace, notify: Notify) -> LocalBackend | 
     from scalems import invocation
 
     resource = invocation.verify(options.resource, options.venv, options)
+    if resource.host:
+        raise UsageError(
+            f"the Task venv {options.venv!r} of {options.resource} is on {resource.host.name}, "
+            "and scalems.local runs on this machine",
+            remedy=f"python -m scalems.radical --resource {options.resource} "
+            f"--venv {options.venv} SCRIPT, or name a resource of this machine",
+        )
     build = resource.tasks[options.venv]
     shipping.far_side_has(build.top_level)
     return LocalBackend(

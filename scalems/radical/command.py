@@ -112,8 +112,12 @@ def make_backend(options: argparse.Namespace, notify: Notify) -> RadicalBackend:
     pilot = choice.choose(options, settings, notify)
     shipping.far_side_has(settings.build.top_level)
     preflight = None
-    if pilot is None:
-        server: Server = OwnServer(settings)
+    if settings.host is not None:
+        from scalems.radical.remote import RemoteServer  # most are on this machine
+
+        server: Server = RemoteServer(settings, notify)
+    elif pilot is None:
+        server = OwnServer(settings)
         policy = Policy(options.preflight)
         preflight = Preflight(settings.build, settings.label, policy, notify=notify)
     else:
@@ -150,6 +154,8 @@ def make_settings(options: argparse.Namespace) -> Settings:
         options=fields,
         policies=invocation.policies(options),
         environment=invocation.environment(resource, options.venv),
+        host=resource.host,
+        python=resource.pilot.python if resource.host else None,
     )
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,19 +11,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from scalems.env import lease
 from scalems.errors import BackendError
-from scalems.radical import processes, runs, warm, wire
+from scalems.radical import processes, runs, spawn, warm, wire
 
 if TYPE_CHECKING:
     from scalems.radical.settings import Settings
     from scalems.radical.warm import WarmPilot
-
-# RP must be loaded first: it warns of deadlocks otherwise.
-_START = (
-    "import sys; sys.path[:1] = [] if sys.path[0] == '' else sys.path[:1];"
-    " import radical.pilot; from scalems.radical.server import main; main({descriptor})"
-)
 
 
 class Server(Protocol):
@@ -104,18 +95,7 @@ class OwnServer:
         settings.folder.mkdir(parents=True, mode=0o700)
         settings.data.mkdir(mode=0o700)
         runs.prune(settings.folder, *(Path(one.folder) for one in warm.known() if one.alive))
-        ours, theirs = socket.socketpair()
-        with theirs, settings.log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _START.format(descriptor=theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd=settings.folder,
-                env=_environment(settings),
-                pass_fds=[theirs.fileno(), *lease.descriptors()],
-                start_new_session=True,
-            )
+        self._process, ours = spawn.start(Path(sys.executable), settings.run, settings.folder)
         link: Connection[Any, Any] = Connection(ours.detach())
         with contextlib.suppress(OSError):  # if it died at once: the reader will tell
             wire.send(link, settings)
@@ -194,19 +174,3 @@ class WarmServer:
     def renewed(self) -> WarmServer:
         """Not this client's to do: a pilot that became a warm one did not hang."""
         return self
-
-
-def _environment(settings: Settings) -> dict[str, str]:
-    """Return the environment of this Python's venv, as if it were activated."""
-    env = {
-        key: value
-        for key, value in os.environ.items()
-        if not (key.startswith("RADICAL_") and key.endswith("_REPORT"))  # what RP prints
-    }
-    folder = str(Path(sys.executable).parent)
-    env["PATH"] = f"{folder}{os.pathsep}{env.get('PATH', os.defpath)}"
-    if sys.prefix != sys.base_prefix:
-        env["VIRTUAL_ENV"] = sys.prefix
-    env["PWD"] = str(settings.folder)  # where RP puts its session
-    env[processes.RUN] = settings.run
-    return env

@@ -8,14 +8,21 @@ import shutil
 import time
 from pathlib import Path
 
-import platformdirs
-
 _KEPT = 10  # folders of former runs
+
+
+def state() -> Path:
+    """Return the folder of what runs leave behind, below the user's state folder.
+
+    It is that of the XDG base directories
+    (https://specifications.freedesktop.org/basedir-spec/latest/).
+    """
+    return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "scalems"
 
 
 def root() -> Path:
     """Return the folder that holds them all."""
-    return platformdirs.user_state_path("scalems") / "runs"
+    return state() / "runs"
 
 
 def new() -> tuple[str, Path]:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from scalems.env import Build
     from scalems.env.finding import About, Policy
+    from scalems.host.address import Host
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,12 @@ class Settings:
 
     keep: Keep | None = None
     """How the pilot stays when the client that started it is gone; ``None`` if it does not."""
+
+    host: Host | None = None
+    """Where the session and the pilot are; ``None`` is this machine."""
+
+    python: Path | None = None
+    """Interpreter of the Pilot venv on that host, which runs the session server."""
 
     @property
     def data(self) -> Path:

@@ -19,12 +19,10 @@ from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import platformdirs
-
 from scalems.errors import BackendError, UsageError
 from scalems.host.files import write_atomic
 from scalems.host.process import lives
-from scalems.radical import processes, wire
+from scalems.radical import processes, runs, wire
 from scalems.tomlfile import near
 from scalems.workflow.call import hostname
 
@@ -91,7 +89,7 @@ class WarmPilot:
 
 def records() -> Path:
     """Return the folder of the records."""
-    return platformdirs.user_state_path("scalems") / "pilots"
+    return runs.state() / "pilots"
 
 
 def new_address() -> Path:

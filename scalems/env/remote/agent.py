@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from scalems import probe
 from scalems.env import build, check, guard, inventory, layout, site, state, target, wheelhouse
@@ -39,6 +39,9 @@ from scalems.host import filelock, local, wire
 from scalems.host.local import CommandFailed
 from scalems.resource import definition
 
+Verb = Callable[..., Any]
+"""Called with the state folder, what tells of progress, and the arguments that were sent."""
+
 _LAST_WORD = 10.0  # seconds to end what is being done when the connection is lost
 
 
@@ -53,38 +56,67 @@ class Notify:
         """See :class:`scalems.env.locking.Notify`."""
         self.send({"note": step, "detail": detail})
 
-    def send(self, message: Mapping[str, Any]) -> None:
-        """Send a message."""
+    def send(self, message: Mapping[str, Any], data: bytes = b"") -> None:
+        """Send a message, and data after it."""
         with self._lock, contextlib.suppress(OSError):
-            wire.send(self._sink, message)
+            wire.send(self._sink, message, data)
 
 
-def serve(source: BinaryIO, sink: BinaryIO) -> None:
-    """Do what is asked for until the other end is gone."""
+class Guest(Protocol):
+    """What runs here beside the verbs, and has the connection to itself when it wants to."""
+
+    def feed(self, data: bytes) -> None:
+        """Take what the other end sends it."""
+
+    def end(self) -> None:
+        """End; the connection is gone."""
+
+
+def serve(
+    source: BinaryIO,
+    sink: BinaryIO,
+    *,
+    verbs: Mapping[str, Verb] | None = None,
+    guest: Guest | None = None,
+) -> None:
+    """Do what is asked for until the other end is gone.
+
+    :param verbs: what can be asked for.
+    :param guest: gets the data that are for none of them.
+    """
     notify = Notify(sink)
     place = layout.default()
     asked: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
     busy = threading.Event()
-    reader = threading.Thread(target=_read, args=(source, place, asked, busy), daemon=True)
+    reader = threading.Thread(target=_read, args=(source, place, asked, busy, guest), daemon=True)
     reader.start()
     notify.send({"host": socket.gethostname(), "root": str(place.root), "pid": os.getpid()})
-    while (message := asked.get()) is not None:
-        busy.set()
-        try:
-            value = VERBS[message["call"]](place, notify, **message["args"])
-            answer: dict[str, Any] = {"done": value}
-        except ScalemsError as error:
-            answer = {"error": {"cause": error.cause, "remedy": error.remedy}}
-            answer["error"]["code"] = int(error.exit_code)
-        except KeyboardInterrupt:
-            return
-        except OSError as error:
-            named = f": {error.filename}" if error.filename else ""
-            answer = {"error": {"cause": f"{error.strerror or error}{named}"}}
-        except Exception:
-            answer = {"crash": traceback.format_exc()}
-        busy.clear()
-        notify.send(answer)
+    try:
+        while (message := asked.get()) is not None:
+            busy.set()
+            answer = _answer(place, notify, message, verbs or VERBS)
+            busy.clear()
+            notify.send(answer)
+    except KeyboardInterrupt:
+        pass  # the connection is gone
+    finally:
+        if guest is not None:
+            guest.end()
+
+
+def _answer(
+    place: layout.Layout, notify: Notify, message: dict[str, Any], verbs: Mapping[str, Verb]
+) -> dict[str, Any]:
+    try:
+        return {"done": verbs[message["call"]](place, notify, **message["args"])}
+    except ScalemsError as error:
+        told = {"cause": error.cause, "remedy": error.remedy, "code": int(error.exit_code)}
+        return {"error": told}
+    except OSError as error:
+        named = f": {error.filename}" if error.filename else ""
+        return {"error": {"cause": f"{error.strerror or error}{named}"}}
+    except Exception:
+        return {"crash": traceback.format_exc()}
 
 
 def _read(
@@ -92,12 +124,15 @@ def _read(
     place: layout.Layout,
     asked: queue.SimpleQueue[dict[str, Any] | None],
     busy: threading.Event,
+    guest: Guest | None,
 ) -> None:
     """Hand on what is asked for, and keep the files that come in between."""
     try:
         while (message := wire.receive(source)) is not None:
             if "file" in message:
                 Store(place).receive(source, **message["file"])
+            elif "data" in message and guest is not None:
+                guest.feed(source.read(message["data"]))
             else:
                 asked.put(message)
     except (OSError, ValueError, EOFError):
@@ -310,7 +345,7 @@ def _collect(place: layout.Layout, notify: Notify, *, keep: int, dry_run: bool) 
     return {**result.to_dict(), "shipped": shipped}
 
 
-VERBS: Mapping[str, Callable[..., Any]] = {
+VERBS: Mapping[str, Verb] = {
     "facts": _facts,
     "reaches_index": _reaches_index,
     "lacks": _lacks,

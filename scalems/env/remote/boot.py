@@ -7,6 +7,7 @@ It is sent as text and has the standard library only. Its messages are those of
 from __future__ import annotations
 
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -38,15 +39,14 @@ def begin() -> None:
         _send(sink, {"error": {"cause": f"scalems cannot be put in place there: {text}"}})
         return
     sys.path.insert(0, str(folder))
-    from scalems.env.remote.agent import serve
-
-    serve(source, sink)
+    importlib.import_module(wanted["entry"]).serve(source, sink)
 
 
 def place(source: BinaryIO, sink: BinaryIO, wanted: dict[str, str]) -> Path:
     """Return the folder of the code, which is asked for unless it is there and whole.
 
     :param wanted: its ``digest``, and the ``root`` of the state folder (empty: the default).
+        Its module ``entry`` then serves the other end.
     :raises OSError: it cannot be written.
     """
     if wanted["root"]:

@@ -17,6 +17,7 @@ from scalems.host import wire
 from scalems.host.address import Host
 from scalems.host.ssh import Channel, HostError
 
+_ENTRY = "scalems.env.remote.agent"
 _NOISE = 1 << 20  # bytes of what start-up files may print
 _SHOWN = 10 << 20  # bytes of a file whose way is worth a line
 _ERRORS = {1: ScalemsError, 2: UsageError, 3: EnvironmentNotReady}
@@ -33,14 +34,16 @@ class Link:
     :ivar root: its state folder.
     """
 
-    def __init__(self, host: Host, *, notify: Notify = silent) -> None:
+    def __init__(self, host: Host, *, notify: Notify = silent, entry: str = _ENTRY) -> None:
         """Connect.
 
+        :param entry: module that serves this end there.
         :raises HostError: it cannot be reached, or scalems cannot run there.
         """
         self.host = host
         self._lock = threading.Lock()
         self._notify = notify
+        self._entry = entry
         self.channel = Channel(host, runtime.command(host.python))
         try:
             self._begin()
@@ -52,7 +55,7 @@ class Link:
         self._write(runtime.first_line())
         self._skip_noise()
         digest, code = runtime.pack()
-        self._send({"digest": digest, "root": self.host.root})
+        self._send({"digest": digest, "root": self.host.root, "entry": self._entry})
         if not self._receive().get("runtime"):
             self._notify(f"{self.host.name}: sending scalems, {len(code) >> 10} kB")
             self._send({"size": len(code)})
@@ -154,9 +157,27 @@ class Link:
             self.channel.close()
             raise
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def send_data(self, data: bytes) -> None:
+        """Send data to what runs there beside the verbs.
+
+        :raises HostError: the connection was lost.
+        """
+        with self._lock:
+            self._send({"data": len(data)}, data)
+
+    def data(self) -> bytes | None:
+        """Return the next data from there, when nothing is asked any more; ``None`` at the end.
+
+        :raises HostError: the connection was lost.
+        """
+        message = self._receive()
+        if "data" not in message:
+            return None
+        return self.channel.stdout.read(message["data"])
+
+    def _send(self, message: dict[str, Any], data: bytes = b"") -> None:
         try:
-            wire.send(self.channel.stdin, message)
+            wire.send(self.channel.stdin, message, data)
         except (OSError, ValueError) as error:
             raise self.channel.failure() from error
 
