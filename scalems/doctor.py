@@ -7,6 +7,7 @@ to do about what it finds.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import platform
 import resource
@@ -27,7 +28,9 @@ import platformdirs
 from scalems import probe
 from scalems.env import layout, parity, state
 from scalems.errors import ScalemsError
+from scalems.host.address import Host
 from scalems.resource import definition
+from scalems.resource.config import find_project
 
 _FILES = 1024  # open files; RP's client and agent need some hundreds
 _PROCESSES = 512
@@ -78,14 +81,19 @@ def _error(subject: str, detail: str, remedy: str) -> Diagnosis:
     return Diagnosis(subject=subject, verdict=Verdict.ERROR, detail=detail, remedy=remedy)
 
 
-def examine() -> Iterator[Diagnosis]:
-    """Run all checks; one that fails itself is a finding too."""
-    for check in CHECKS:
+def examine(label: str | None = None) -> Iterator[Diagnosis]:
+    """Run all checks; one that fails itself is a finding too.
+
+    :param label: a resource whose host is looked at too.
+    :raises UsageError: there is no such resource.
+    """
+    host = _host_of(label) if label else None
+    for check in (*CHECKS, *([functools.partial(_host, host)] if host else ())):
         try:
             yield from check()
         except Exception as error:  # a broken machine breaks checks in ways nobody foresaw
             yield _warning(
-                check.__name__.strip("_").replace("_", " "),
+                getattr(check, "__name__", "host").strip("_").replace("_", " "),
                 f"could not be looked at: {error!r}",
                 "",
             )
@@ -244,6 +252,44 @@ def _network() -> Iterator[Diagnosis]:
         )
     else:
         yield _good("ports", f"can be opened and reached at {address}")
+
+
+# --- other hosts --------------------------------------------------------------------------
+
+
+def _host_of(label: str) -> Host | None:
+    synced = state.read(layout.default(), label)
+    return synced.host if synced else find_project().resource(label).host
+
+
+def _host(host: Host) -> Iterator[Diagnosis]:
+    """Connect with a host, and look at what an environment needs there."""
+    from scalems.env.remote.link import connect
+
+    begun = time.monotonic()
+    try:
+        with connect(host) as link:
+            took = time.monotonic() - begun
+            yield _good(f"connection to {host.name}", f"{link.hostname} answers in {took:.1f} s")
+            facts = link.call("facts", interpreters=[], sites={})
+            skew = abs(time.time() - facts["time"]) - 1.0
+            python = facts["interpreters"][""]
+            yield _good(f"Python on {host.name}", f"{python['facts']['version']}: {python['path']}")
+            free = facts["free"]
+            make = _error if free < _ROOM_NEEDED else _warning
+            shown = f"{free / 2**30:.1f} GiB free in {link.root}"
+            yield (
+                _good(f"place on {host.name}", shown)
+                if free >= _ROOM_WISHED
+                else make(f"place on {host.name}", shown, "make room, or set `root`")
+            )
+            if skew > _SKEW:
+                yield _warning(f"clock of {host.name}", f"{skew:.0f} s apart", "set it by NTP")
+            index = bool(facts["uv"]) and not host.offline and link.call("reaches_index")
+            shown = "can be fetched there" if index else "are sent from here"
+            yield _good(f"packages on {host.name}", shown)
+    except ScalemsError as error:
+        yield _error(f"connection to {host.name}", error.cause, error.remedy or "")
 
 
 # --- what is there ------------------------------------------------------------------------

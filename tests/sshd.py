@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,11 +29,13 @@ class FarHost:
 
     :param folder: keys and configuration.
     :param home: the home of the user there; nothing else is shared but package caches.
+    :param run: of the client, where connections are kept: sockets need a short name.
     :param name: alias of the host in the client's configuration.
     """
 
     folder: Path
     home: Path
+    run: Path
     name: str = "lab"
 
     @property
@@ -44,7 +48,7 @@ class FarHost:
         """Variables of the client."""
         return {
             "SCALEMS_SSH": f"ssh -F {self.folder / 'config'}",
-            "XDG_RUNTIME_DIR": str(self.folder / "run"),
+            "XDG_RUNTIME_DIR": str(self.run),
         }
 
     def of(self, made: Scalems) -> Scalems:
@@ -58,7 +62,7 @@ class FarHost:
 
     def hang_up(self) -> None:
         """Close the connections that the client keeps for the next command."""
-        for socket in (self.folder / "run").glob("*/*"):
+        for socket in self.run.glob("*/*"):
             argv = ["ssh", "-F", str(self.folder / "config"), "-o", f"ControlPath={socket}"]
             words = [*argv, "-O", "exit", self.name]
             subprocess.run(words, capture_output=True, check=False)
@@ -88,7 +92,8 @@ def make_host(
     folder.chmod(0o700)
     home = folder / "home"
     home.mkdir(mode=0o700)
-    (folder / "run").mkdir(mode=0o700)
+    run = Path(tempfile.mkdtemp(prefix="run", dir="/tmp"))
+    atexit.register(shutil.rmtree, run, ignore_errors=True)
     for key in ("hostkey", "userkey"):
         words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key)]
         subprocess.run(words, check=True)
@@ -112,7 +117,7 @@ def make_host(
         f"Host {name}\n{where}  IdentityFile {folder / 'userkey'}\n  IdentitiesOnly yes\n"
         f"  UserKnownHostsFile {folder / 'known_hosts'}\n  StrictHostKeyChecking yes\n"
     )
-    return FarHost(folder=folder, home=home, name=name)
+    return FarHost(folder=folder, home=home, run=run, name=name)
 
 
 @contextlib.contextmanager

@@ -221,6 +221,64 @@ def test_what_changes_there_is_found_here_and_mended(lab: Scalems, far: FarHost)
 
 @pytest.mark.ssh
 @pytest.mark.network
+def test_all_commands_look_there(lab: Scalems, far: FarHost):
+    (build,) = lab.json("env", "list", "--resource", FAR)
+    assert (build["folder"], build["current"]) == (str(far_build(far)), [FAR])
+    assert lab.json("env", "list") == []
+    shown = lab.json("env", "show", "pilot", "--resource", FAR)
+    assert (shown["host"], shown["folder"]) == ("lab", str(far_build(far)))
+    same = lab.json("env", "diff", f"{FAR}/pilot", "lock:pilot")
+    assert same["distributions"] == {}
+    lab.run("env", "diff", f"{FAR}/pilot", "pilot", "--files", code=2)
+    explained = lab.json("env", "explain", "radical.pilot")
+    assert f"{FAR}/pilot" in explained["installed"]
+    subjects = {one["subject"]: one for one in lab.json("doctor", "--resource", FAR)}
+    assert subjects["connection to lab"]["verdict"] == "good"
+    lab.run("resource", "check", FAR)
+
+
+@pytest.mark.ssh
+@pytest.mark.network
+@pytest.mark.parametrize(
+    "word", ["two words", "a'b\"c", "$HOME `id` ; exit 7", "new\nline", "!x\\"]
+)
+def test_a_command_runs_there_with_its_words_as_they_are(lab: Scalems, far: FarHost, word):
+    code = "import sys; print(sys.prefix); print(repr(sys.argv[1]))"
+    command = ("env", "run", "pilot", "--resource", FAR, "--", "python", "-c", code, word)
+    done = lab.run(*command)
+    assert done.stdout.splitlines()[-2:] == [str(far_build(far) / "venv"), repr(word)]
+
+
+@pytest.mark.ssh
+@pytest.mark.network
+def test_former_builds_there_are_returned_to_and_removed(lab: Scalems, far: FarHost):
+    spec = lab.project / "envs" / "pilot.toml"
+    before, first = spec.read_text(), far_build(far)
+    try:
+        spec.write_text(before + 'shell = ["export OTHER=2"]\n')
+        lab.run("env", "sync", "--resource", FAR)
+        second = far_build(far)
+        assert second != first
+        result = lab.json("env", "rollback", "--resource", FAR)
+        assert result["envs"] == [{"name": "pilot", "folder": str(first)}]
+        assert far_build(far) == first
+        definition = far.home / ".radical" / "pilot" / "configs" / "resource_lab.json"
+        assert str(first) in definition.read_text()
+    finally:
+        spec.write_text(before)
+    gone = lab.json("env", "gc", "--resource", FAR, "--keep", "0", "--dry-run")
+    assert [one["folder"] for one in gone["builds"]] == [str(second)]
+    assert second.exists()
+    lab.run("env", "gc", "--resource", FAR, "--keep", "0")
+    assert first.exists()
+    assert not second.exists()
+    assert not (far.root / "shipped").exists()
+    lab.run("env", "sync", "--resource", FAR)
+    assert far_build(far) == first
+
+
+@pytest.mark.ssh
+@pytest.mark.network
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_sync_that_is_ended_leaves_nothing_there(lab: Scalems, far: FarHost, number):
     spec = lab.project / "envs" / "pilot.toml"

@@ -12,8 +12,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("-q", "--quiet", action="store_true", help="only what is not good")
     parser.add_argument("-v", "--verbose", action="store_true", help="log what is run")
+    parser.add_argument("--resource", metavar="LABEL", help="look at the host of this resource too")
     parser.epilog = (
-        "examples:\n  scalems doctor\n  scalems doctor --quiet\n\n"
+        "examples:\n  scalems doctor\n  scalems doctor --quiet\n"
+        "  scalems doctor --resource lab.cluster     the connection, and what is there\n\n"
         "exit codes: 0 nothing that stops a run, 3 something does"
     )
     parser.set_defaults(run=_doctor)
@@ -25,7 +27,7 @@ def _doctor(options: argparse.Namespace) -> int:
     from scalems.doctor import Verdict
 
     found = []
-    for diagnosis in doctor.examine():
+    for diagnosis in doctor.examine(options.resource):
         found.append(diagnosis)
         if not options.json and not (options.quiet and diagnosis.verdict is Verdict.GOOD):
             render.print_diagnosis(diagnosis)

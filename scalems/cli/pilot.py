@@ -84,6 +84,7 @@ def _start(given: argparse.Namespace) -> int:
 
     from scalems import radical
     from scalems.cli import render
+    from scalems.errors import UsageError
     from scalems.radical import warm
     from scalems.radical.backend import RadicalBackend
     from scalems.radical.launch import OwnServer
@@ -92,6 +93,12 @@ def _start(given: argparse.Namespace) -> int:
     name = given.name or given.venv
     warm.check_free(name)
     settings = radical.make_settings(given)
+    if settings.host:
+        raise UsageError(
+            f"{settings.label} is on {settings.host.name}: a pilot there cannot be kept warm "
+            "from here",
+            remedy="run scripts there without one: each starts its own pilot",
+        )
     if given.dry_run:
         radical.show_request(given, settings)
         return ExitCode.DONE

@@ -9,10 +9,12 @@ from typing import Any
 
 from scalems import probe
 from scalems.env import lock, manifest, spec, target
+from scalems.env.check import Depth
 from scalems.env.fingerprint import Entry
 from scalems.env.manifest import Manifest
 from scalems.env.selection import select
-from scalems.errors import UsageError
+from scalems.env.verify import see, sync_command
+from scalems.errors import EnvironmentNotReady, UsageError
 from scalems.resource.config import find_project
 
 _LOCAL = "(local)"
@@ -81,7 +83,20 @@ def side(text: str, *, resource: str | None = None, folder: Path | None = None) 
         return _lock(text, folder)
     if Path(text).is_dir():
         return _folder(Path(text).absolute())
-    _, env = select(text, resource=resource)
+    synced, env = select(text, resource=resource)
+    if synced.host:
+        (seen,) = see(synced, [env], depth=Depth.FAST)
+        if seen.manifest is None:
+            raise EnvironmentNotReady(
+                f"the build of {text!r} on {synced.host.name} is not usable",
+                remedy=sync_command(synced.label),
+            )
+        return Contents(
+            name=text,
+            python=seen.manifest.interpreter["version"],
+            versions=seen.manifest.versions,
+            build=seen.manifest,
+        )
     found = _folder(env.folder)
     return Contents(
         name=text,
@@ -168,8 +183,9 @@ def _facts(one: Contents, other: Contents) -> dict[str, str]:
 
 def _files(one: Contents) -> dict[str, str]:
     if one.build is None or one.folder is None:
+        why = "is on another host" if one.build else "is not a build"
         raise UsageError(
-            f"{one.name} is not a build, so there is no table of its files",
+            f"{one.name} {why}, so there is no table of its files here",
             remedy="leave out --files",
         )
     table: Mapping[str, Entry] = manifest.read_files(one.folder, one.build) or {}

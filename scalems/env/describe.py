@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from scalems.env import enter, lease, manifest, state, target
+from scalems.env import enter, state, target
+from scalems.env.check import Depth
 from scalems.env.selection import select
 from scalems.env.site import Site
+from scalems.env.verify import see
 from scalems.errors import EnvironmentNotReady
 
 
@@ -18,7 +20,8 @@ def describe(text: str, resource: str | None = None) -> dict[str, Any]:
     :raises EnvironmentNotReady: its build is not usable.
     """
     synced, env = select(text, resource=resource)
-    known = manifest.read(env.folder)
+    (seen,) = see(synced, [env], depth=Depth.FAST)
+    known = seen.manifest
     if known is None:
         raise EnvironmentNotReady(
             f"the build of {text!r} is not usable: {env.folder}",
@@ -31,6 +34,7 @@ def describe(text: str, resource: str | None = None) -> dict[str, Any]:
         "generation": synced.generation,
         "spec": str(env.spec),
         "spec changed": state.file_digest(env.spec) not in ("", env.spec_digest),
+        "host": synced.host.name if synced.host else None,
         "folder": str(env.folder),
         "python": known.python,
         "interpreter": dict(known.interpreter),
@@ -39,7 +43,7 @@ def describe(text: str, resource: str | None = None) -> dict[str, Any]:
         "seconds": known.seconds,
         "files": known.files,
         "bytes": known.bytes,
-        "in use": lease.held(env.folder),
+        "in use": seen.leased,
         "input digest": known.input_digest,
         "content digest": known.content_digest,
         "client's scalems": known.scalems_digest == target.client().scalems_digest,

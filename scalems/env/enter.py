@@ -8,14 +8,16 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from scalems.env import check, manifest
 from scalems.env.check import Depth
 from scalems.env.finding import not_ready
 from scalems.env.selection import select
 from scalems.env.site import Site
-from scalems.env.verify import sync_command
+from scalems.env.verify import see, sync_command
 from scalems.errors import EnvironmentNotReady
+from scalems.host import ssh
+from scalems.host.address import Host
 from scalems.host.local import LEAKING
 
 
@@ -65,8 +67,8 @@ def variables(site: Site) -> dict[str, str]:
     }
 
 
-def ready(text: str, resource: str | None, *, verified: bool) -> list[str]:
-    """Return the shell lines into an environment in use, after a look at it.
+def ready(text: str, resource: str | None, *, verified: bool) -> tuple[Host | None, list[str]]:
+    """Return the shell lines into an environment in use, after a look at it, and its host.
 
     :param text: see :func:`scalems.env.selection.select`.
     :param verified: refuse one that is not what was built.
@@ -74,25 +76,42 @@ def ready(text: str, resource: str | None, *, verified: bool) -> list[str]:
     :raises EnvironmentNotReady: it is not what was built.
     """
     synced, env = select(text, resource=resource)
-    findings = check.inspect(env.name, env.folder, depth=Depth.FAST) if verified else []
-    if findings:
-        problem = not_ready(synced.label, findings)
+    (seen,) = see(synced, [env], depth=Depth.FAST)
+    if seen.findings and verified:
+        problem = not_ready(synced.label, seen.findings)
         raise EnvironmentNotReady(
             problem.cause, remedy=f"{sync_command(synced.label)}; or enter it with --no-check"
         )
-    known = manifest.read(env.folder)
-    site = Site.from_dict(known.site) if known else Site()
-    return shell_lines(env.folder / "venv", site)
+    site = Site.from_dict(seen.manifest.site) if seen.manifest else Site()
+    return synced.host, shell_lines(env.folder / "venv", site)
 
 
-def replace_by(lines: Sequence[str], words: Sequence[str]) -> int:
-    """Replace this process by a command in an environment; bash tells if it is not there."""
+def replace_by(host: Host | None, lines: Sequence[str], words: Sequence[str]) -> int:
+    """Replace this process by a command in an environment; bash tells if it is not there.
+
+    :param host: where the environment is; ``None`` is this machine.
+    """
     script = "\n".join([*lines, 'exec "$@"'])
-    os.execvp("bash", ["bash", "-c", script, "scalems", *words])
+    _replace(host, ["bash", "-c", script, "scalems", *words])
 
 
-def replace_by_shell(lines: Sequence[str], *, prompt: str) -> int:
-    """Replace this process by an interactive bash in an environment."""
+def _replace(host: Host | None, words: Sequence[str]) -> NoReturn:
+    if host is None:
+        os.execvp(words[0], list(words))
+    argv = ssh.interactive(host)
+    os.execvp(argv[0], [*argv, f"exec {shlex.join(words)}"])
+
+
+def replace_by_shell(host: Host | None, lines: Sequence[str], *, prompt: str) -> int:
+    """Replace this process by an interactive bash in an environment.
+
+    :param host: where the environment is; ``None`` is this machine.
+    """
+    if host is not None:
+        name = shlex.quote(f"({prompt} on {host.name}) ")
+        start = ["[ -f ~/.bashrc ] && . ~/.bashrc", *lines, f'PS1={name}"$PS1"']
+        inner = 'exec bash --rcfile <(printf "%s" "$1") -i'
+        _replace(host, ["bash", "-c", inner, "scalems", "\n".join(start) + "\n"])
     handle, name = tempfile.mkstemp(prefix="scalems-shell-")
     with os.fdopen(handle, "w") as stream:
         stream.write('[ -f ~/.bashrc ] && . ~/.bashrc\nrm -f "$SCALEMS_RCFILE"\n')

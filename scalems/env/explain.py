@@ -8,10 +8,13 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from scalems.env import layout, lock, manifest, parity, spec, state, target
+from scalems.env import layout, lock, parity, spec, state, target
+from scalems.env.check import Depth
 from scalems.env.lock import ALWAYS
 from scalems.env.spec import EnvSpec
+from scalems.env.verify import see
 from scalems.errors import UsageError
+from scalems.host.ssh import HostError
 from scalems.probe import normalize
 from scalems.resource.config import Project
 from scalems.tomlfile import near
@@ -141,8 +144,14 @@ def _installed(name: str) -> dict[str, str]:
     found = {}
     for label in state.labels(place):
         synced = state.read(place, label)
-        for env in synced.envs if synced else ():
-            known = manifest.read(env.folder)
+        if synced is None:
+            continue
+        try:
+            seen = [one.manifest for one in see(synced, synced.envs, depth=Depth.FAST)]
+        except HostError:
+            found[label] = f"? ({synced.host.name if synced.host else ''} cannot be reached)"
+            continue
+        for env, known in zip(synced.envs, seen, strict=True):
             if known and name in known.versions:
                 found[f"{label}/{env.name}"] = known.versions[name]
     return found

@@ -124,7 +124,7 @@ def _findings(label: str, effective: dict[str, Any]) -> Iterator[Finding]:
             remedy=f"scalems resource write {label}",
         )
     virtenv = Path(str(effective.get("virtenv") or "/"))
-    if not (virtenv / "bin" / "python").exists():
+    if not synced.host and not (virtenv / "bin" / "python").exists():
         yield Finding(
             env=label, kind="missing venv", subject=str(virtenv), remedy=sync_command(label)
         )

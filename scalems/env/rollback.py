@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scalems.env import check, guard, layout, state
+from scalems.env import guard, layout, state
 from scalems.env.check import Depth
 from scalems.env.finding import Finding, not_ready
 from scalems.env.locking import Notify
 from scalems.env.state import Synced
-from scalems.env.verify import find
+from scalems.env.verify import find, see
 from scalems.errors import EnvironmentNotReady, UsageError
 from scalems.failpoint import failpoint
 from scalems.host import filelock
@@ -74,6 +74,10 @@ def rollback(
         if not dry_run:
             backup = definition.write(change, backups=place.backups()) if change.diff else None
             failpoint("rollback.defined")
+            if after.host:
+                from scalems.env.remote import far  # most resources are of this machine
+
+                far.record(after)
             state.write(place, _pinned(after))
     return RollbackResult(before=before, after=after, diff=change.diff, backup=backup)
 
@@ -102,8 +106,9 @@ def _chosen(used: Synced, known: list[Synced], to: int | None) -> Synced:
 
 def _prove(synced: Synced) -> None:
     findings: list[Finding] = []
-    for env in synced.envs:
-        findings += check.inspect(env.name, env.folder, depth=Depth.NORMAL)
+    for seen in see(synced, synced.envs, depth=Depth.NORMAL):
+        # What RP is told is of the present generation.
+        findings += [one for one in seen.findings if not one.kind.startswith("RP resource")]
     if findings:
         problem = not_ready(synced.label, findings)
         raise EnvironmentNotReady(

@@ -183,7 +183,7 @@ def examine(
     findings: list[Finding] = []
     manifests: dict[str, Manifest] = {}
     client = target.client()
-    for env, seen in zip(envs, _look(synced, envs, depth=depth, hold=hold), strict=True):
+    for env, seen in zip(envs, see(synced, envs, depth=depth, hold=hold), strict=True):
         again = sync_command(resource, depth=depth)
         findings += [replace(finding, remedy=again) for finding in seen.findings]
         if known := seen.manifest:
@@ -209,8 +209,12 @@ def examine(
     )
 
 
-def _look(synced: Synced, envs: Sequence[SyncedEnv], *, depth: Depth, hold: bool) -> list[Seen]:
+def see(
+    synced: Synced, envs: Sequence[SyncedEnv], *, depth: Depth, hold: bool = False
+) -> list[Seen]:
     """Look at builds where they are.
+
+    :param hold: keep them from being removed or built anew until this process ends.
 
     :raises HostError: their host cannot be reached.
     """

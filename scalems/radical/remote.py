@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalems.env.remote.link import Link
-from scalems.errors import BackendError, ScalemsError, UsageError
+from scalems.errors import BackendError, ScalemsError
 from scalems.radical import runs, wire
 
 if TYPE_CHECKING:
@@ -32,16 +32,9 @@ class RemoteServer:
 
     :param settings: of the run, with the host and the Pilot venv's interpreter there.
     :param notify: told why a connection was lost.
-    :raises UsageError: the pilot is to be kept, which nobody there could stop.
     """
 
     def __init__(self, settings: Settings, notify: Notify) -> None:
-        if settings.keep is not None:
-            assert settings.host
-            raise UsageError(
-                f"a pilot on {settings.host.name} cannot be kept warm from here",
-                remedy="run scalems there, or start a run without it",
-            )
         self.settings = settings
         self._notify = notify
         self._link: Link | None = None

@@ -182,7 +182,8 @@ class _Server:
             self._clients.tell(client, "status", self._status())
             self._clients.tell(client, "ready")
         elif kind == "calls":
-            self._plane.add(client, *values)
+            rows, area = values[0], self._settings.area
+            self._plane.add(client, [wire.placed(row, area) for row in rows] if area else rows)
         elif kind == "cancel":
             self._plane.cancel(client, *values)
         elif kind == "report":

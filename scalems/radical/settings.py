@@ -67,6 +67,14 @@ class Settings:
         return self.folder / "data"
 
     @property
+    def area(self) -> str:
+        """Where the files of tasks are on another host, see ``scalems.workflow.file.area``.
+
+        Empty on this machine, where the client decides.
+        """
+        return str(self.data / "files" / "scratch" / self.run) if self.host else ""
+
+    @property
     def log(self) -> Path:
         """What the process that holds RP's session has printed."""
         return self.folder / "server.log"

@@ -51,7 +51,7 @@ _CALL = [field.name for field in fields(Call)]
 _OUTCOME = [field.name for field in fields(Outcome)]
 _call_values = attrgetter(*_CALL)
 _outcome_values = attrgetter(*_OUTCOME)
-_NEEDS = _CALL.index("needs")
+_NEEDS, _AREA = _CALL.index("needs"), _CALL.index("area")
 _PAYLOAD = _CALL.index("payload")
 assert _OUTCOME.index("payload") == _PAYLOAD  # of a row of either kind
 _STARTED, _ENDED = _OUTCOME.index("started"), _OUTCOME.index("ended")
@@ -106,6 +106,11 @@ def size_of(row: Row) -> int:
 def numbered(row: Row, ident: int) -> Row:
     """Return a row with another id."""
     return (ident, *row[1:])
+
+
+def placed(row: Row, area: str) -> Row:
+    """Return the row of a call whose files are in another area."""
+    return (*row[:_AREA], area, *row[_AREA + 1 :])
 
 
 def light(rows: Sequence[Row]) -> list[Row]:

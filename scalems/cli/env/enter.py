@@ -30,6 +30,10 @@ def configure(commands: Commands) -> None:
 
 def _add_common(command: argparse.ArgumentParser) -> None:
     command.add_argument("name", metavar="NAME", help="environment, such as task")
+    _add_options(command)
+
+
+def _add_options(command: argparse.ArgumentParser) -> None:
     add_resource(command)
     command.add_argument(
         "--no-check", action="store_true", help="enter it even if it is not what was built"
@@ -40,18 +44,24 @@ def _run(options: argparse.Namespace) -> int:
     from scalems.env import enter
     from scalems.errors import UsageError
 
-    words = options.words[1:] if options.words[:1] == ["--"] else options.words
+    words = options.words
+    if "--" in words and (words[0] == "--" or words[0].startswith("-")):
+        # argparse takes options between NAME and the command for words of the command.
+        own = argparse.ArgumentParser(prog="scalems env run NAME", add_help=False)
+        _add_options(own)
+        own.parse_args(words[: words.index("--")], namespace=options)
+        words = words[words.index("--") + 1 :]
     if not words:
         raise UsageError(
             "there is no command to run",
             remedy=f"scalems env run {options.name} -- python --version",
         )
-    lines = enter.ready(options.name, options.resource, verified=not options.no_check)
-    return enter.replace_by(lines, words)
+    host, lines = enter.ready(options.name, options.resource, verified=not options.no_check)
+    return enter.replace_by(host, lines, words)
 
 
 def _shell(options: argparse.Namespace) -> int:
     from scalems.env import enter
 
-    lines = enter.ready(options.name, options.resource, verified=not options.no_check)
-    return enter.replace_by_shell(lines, prompt=options.name)
+    host, lines = enter.ready(options.name, options.resource, verified=not options.no_check)
+    return enter.replace_by_shell(host, lines, prompt=options.name)

@@ -47,6 +47,9 @@ def _add_gc(commands: Commands) -> None:
         metavar="N",
         help="generations of each resource to keep beside the one in use (default: %(default)s)",
     )
+    command.add_argument(
+        "--resource", metavar="LABEL", help="on the host of this resource (default: this machine)"
+    )
     command.add_argument("--dry-run", action="store_true", help="show it, change nothing")
     command.set_defaults(run=_gc)
 
@@ -69,11 +72,17 @@ def _rollback(options: argparse.Namespace) -> int:
 def _gc(options: argparse.Namespace) -> int:
     from scalems.cli import render
     from scalems.env import inventory, layout
+    from scalems.env.verify import find
 
+    keep, dry_run = max(options.keep, 0), options.dry_run
+    synced = find(options.resource) if options.resource else None
     with render.progress(quiet=options.quiet or options.json) as notify:
-        result = inventory.collect(
-            layout.default(), keep=max(options.keep, 0), dry_run=options.dry_run, notify=notify
-        )
+        if synced and synced.host:
+            from scalems.env.remote import far
+
+            result = far.collect(synced, keep=keep, dry_run=dry_run, notify=notify)
+        else:
+            result = inventory.collect(layout.default(), keep=keep, dry_run=dry_run, notify=notify)
     if options.json:
         render.print_json(result.to_dict())
     else:

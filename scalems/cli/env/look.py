@@ -77,6 +77,9 @@ def _add_list(commands: Commands) -> None:
         "list all builds: which resource and generation has each, and whether a run uses it",
         "  scalems env list\n  scalems env list --json | jq '.[].folder'",
     )
+    command.add_argument(
+        "--resource", metavar="LABEL", help="on the host of this resource (default: this machine)"
+    )
     command.set_defaults(run=_list)
 
 
@@ -148,22 +151,32 @@ def _check(options: argparse.Namespace) -> int:
     from scalems.cli import render
     from scalems.env.check import Depth
     from scalems.env.verify import examine
+    from scalems.host.ssh import HostError
 
     labels = _labels(options)
-    reports = [examine(label, depth=Depth(options.depth)) for label in labels]
+    reports, unreached = [], []
+    for label in labels:
+        try:
+            reports.append(examine(label, depth=Depth(options.depth)))
+        except HostError as error:  # which does not keep the others back
+            if len(labels) == 1:
+                raise
+            unreached.append({"resource": label, "ok": False, "error": error.cause})
+            render.print_error(error)
     if options.repair and not all(report.ok for report in reports):
         for report in reports:
             if not report.ok:
                 _repair(report, options)
-        reports = [examine(label, depth=Depth(options.depth)) for label in labels]
+        reports = [examine(report.label, depth=Depth(options.depth)) for report in reports]
     if options.json:
-        render.print_json([report.to_dict() for report in reports])
+        render.print_json([*(report.to_dict() for report in reports), *unreached])
     elif not options.quiet:
         for report in reports:
             render.print_report(report)
     elif findings := [finding for report in reports for finding in report.findings]:
         render.print_findings(findings)
-    return ExitCode.DONE if all(report.ok for report in reports) else ExitCode.NOT_READY
+    ready = not unreached and all(report.ok for report in reports)
+    return ExitCode.DONE if ready else ExitCode.NOT_READY
 
 
 def _labels(options: argparse.Namespace) -> list[str]:
@@ -207,12 +220,20 @@ def _watch(options: argparse.Namespace) -> int:
 def _list(options: argparse.Namespace) -> int:
     from scalems.cli import render
     from scalems.env import inventory, layout
+    from scalems.env.verify import find
 
-    found = inventory.builds(layout.default())
+    synced = find(options.resource) if options.resource else None
+    if synced and synced.host:
+        from scalems.env.remote import far
+
+        root, found = far.builds(synced.host)
+        folder = root / "builds"
+    else:
+        found, folder = inventory.builds(layout.default()), layout.default().builds
     if options.json:
         render.print_json([one.to_dict() for one in found])
     else:
-        render.print_builds(found, layout.default().builds)
+        render.print_builds(found, folder)
     return ExitCode.DONE
 
 

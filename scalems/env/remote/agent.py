@@ -16,6 +16,7 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -23,7 +24,18 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from scalems import probe
-from scalems.env import build, check, guard, inventory, layout, site, state, target, wheelhouse
+from scalems.env import (
+    build,
+    check,
+    guard,
+    inventory,
+    layout,
+    manifest,
+    site,
+    state,
+    target,
+    wheelhouse,
+)
 from scalems.env.build import BuildPlan
 from scalems.env.check import Depth
 from scalems.env.engine import choose
@@ -164,6 +176,7 @@ def _facts(
     own = {"path": str(target.client_interpreter()), "facts": probe.interpreter()}
     return {
         "home": str(Path.home()),
+        "time": time.time(),
         "machine": [platform.system(), platform.machine()],
         "free": room.f_bavail * room.f_frsize,
         "uv": str(uv) if uv else None,
@@ -335,14 +348,24 @@ def _record(
 
 def _builds(place: layout.Layout, notify: Notify) -> list[dict[str, Any]]:
     """List all builds."""
-    return [one.to_dict() for one in inventory.builds(place)]
+    return [_kept(one) for one in inventory.builds(place)]
 
 
 def _collect(place: layout.Layout, notify: Notify, *, keep: int, dry_run: bool) -> dict[str, Any]:
     """Remove builds that nothing refers to, and files that were shipped for builds."""
     result = inventory.collect(place, keep=keep, dry_run=dry_run, notify=notify)
     shipped = Store(place).clear(dry_run=dry_run)
-    return {**result.to_dict(), "shipped": shipped}
+    return {
+        "builds": [_kept(one) for one in result.builds],
+        "forgotten": [state.to_dict(one) for one in result.forgotten],
+        "wheels": [str(path) for path in result.wheels],
+        "bytes": result.bytes + shipped,
+    }
+
+
+def _kept(one: inventory.Kept) -> dict[str, Any]:
+    known = manifest.to_dict(one.manifest) if one.manifest else None
+    return {**vars(one), "folder": str(one.folder), "manifest": known}
 
 
 VERBS: Mapping[str, Verb] = {

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from scalems.env import layout, manifest, state
 from scalems.env.check import Depth
 from scalems.env.finding import Finding
+from scalems.env.inventory import Collection, Kept
+from scalems.env.locking import Notify
 from scalems.env.look import Seen
 from scalems.env.remote.link import Link, connect
 from scalems.env.state import Synced, SyncedEnv
@@ -32,13 +37,66 @@ def look(
         return _look(link, synced, envs, depth=depth, hold=False)
 
 
-def builds(host: Host) -> list[dict[str, Any]]:
-    """List all builds on a host; see :meth:`scalems.env.inventory.Kept.to_dict`.
+def record(synced: Synced) -> None:
+    """Use builds of a resource on its host, and tell RP of them there.
+
+    :raises HostError: it cannot be reached.
+    """
+    assert synced.host
+    # What the sources here are is of no use there.
+    bare = replace(synced, envs=tuple(replace(env, sources={}) for env in synced.envs))
+    with connect(synced.host) as link:
+        link.call(
+            "record", label=synced.label, synced=state.to_dict(bare), fields=dict(synced.fields)
+        )
+
+
+def builds(host: Host) -> tuple[Path, list[Kept]]:
+    """Return the state folder of a host, and all builds there.
 
     :raises HostError: it cannot be reached.
     """
     with connect(host) as link:
-        return list(link.call("builds"))
+        return link.root, [_kept(data) for data in link.call("builds")]
+
+
+def collect(synced: Synced, *, keep: int, dry_run: bool, notify: Notify) -> Collection:
+    """Remove builds on a resource's host that nothing there refers to.
+
+    Here the generations are forgotten whose builds are gone.
+
+    :param keep: see :func:`scalems.env.inventory.collect`.
+    :raises HostError: it cannot be reached.
+    """
+    assert synced.host
+    with connect(synced.host) as link:
+        told = link.call("collect", notify=notify, keep=keep, dry_run=dry_run)
+    gone = tuple(map(_kept, told["builds"]))
+    if not dry_run:
+        folders = {one.folder for one in gone}
+        place = layout.default()
+        for one in state.generations(place, synced.label):
+            if one.host == synced.host and folders & {env.folder for env in one.envs}:
+                state.forget(place, one)
+    forgotten = (state.from_dict(data, data["label"]) for data in told["forgotten"])
+    return Collection(
+        builds=gone,
+        forgotten=tuple(one for one in forgotten if one),
+        wheels=tuple(map(Path, told["wheels"])),
+        bytes=told["bytes"],
+    )
+
+
+def _kept(data: dict[str, Any]) -> Kept:
+    known = data["manifest"]
+    return Kept(
+        folder=Path(data["folder"]),
+        manifest=manifest.from_dict(known) if known else None,
+        current=tuple(data["current"]),
+        generations=tuple(data["generations"]),
+        leased=bool(data["leased"]),
+        bytes=int(data["bytes"]),
+    )
 
 
 def _look(

@@ -1,0 +1,157 @@
+"""Runs on a host that is reached over SSH: RADICAL-Pilot's session is there, the script here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from homes import Scalems, add_task, make_scalems
+from sshd import FarHost, listening, make_host, require_sshd
+
+FAR = "lab.cluster"
+SCRIPT = """
+import os, sys, time
+import scalems
+
+@scalems.task
+def place(number):
+    return number, os.environ["HOME"], sys.prefix
+
+@scalems.task
+def fail():
+    raise KeyError("far away")
+
+@scalems.task
+def size(data):
+    return len(data)
+
+@scalems.task
+def wait(path):
+    open(path, "w").close()
+    time.sleep(600)
+
+@scalems.app
+def main():
+    if sys.argv[1:]:
+        wait(sys.argv[1]).result()
+    print(sorted(place(number).result() for number in range(2)))
+    print(repr(fail().exception()))
+    print(size(b"x" * 3_000_000).result())
+    print(scalems.executable(["sh", "-c", "pwd; echo $HOME"]).result().stdout)
+"""
+
+pytestmark = [pytest.mark.ssh, pytest.mark.radical, pytest.mark.network]
+
+
+@pytest.fixture(scope="module")
+def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FarHost]:
+    require_sshd()
+    with listening(make_host(tmp_path_factory.mktemp("far") / "host")) as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def lab(far: FarHost, tmp_path_factory: pytest.TempPathFactory) -> Scalems:
+    made = far.of(make_scalems(tmp_path_factory.mktemp("lab")))
+    add_task(made.project)
+    (made.project / "resource-configs" / "lab.toml").write_text(
+        '[cluster]\nextends = "local.localhost"\npilot = "pilot"\ntasks = ["task"]\nhost = "lab"\n'
+    )
+    (made.project / "script.py").write_text(SCRIPT)
+    made.run("env", "sync", "--resource", FAR)
+    return made
+
+
+def start(lab: Scalems, *words: str | Path) -> subprocess.Popen[str]:
+    argv = [sys.executable, "-m", "scalems.radical", "--resource", FAR, "--venv", "task"]
+    return subprocess.Popen(
+        [*argv, "script.py", *map(str, words)],
+        cwd=lab.project,
+        env=lab.env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def nothing_is_left(far: FarHost) -> bool:
+    limit = time.monotonic() + 120
+    while far.processes() and time.monotonic() < limit:
+        time.sleep(0.2)
+    assert far.processes() == []
+    return not list((far.home / ".local" / "state" / "scalems" / "runs").glob("*/data"))
+
+
+def test_a_script_runs_there_as_it_does_here(lab: Scalems, far: FarHost):
+    process = start(lab)
+    stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    places, error, size, folder, home, *_ = stdout.splitlines()
+    venv = str((far.root / "current" / FAR / "task").resolve() / "venv")
+    assert eval(places) == [(number, str(far.home), venv) for number in range(2)]
+    assert error == "KeyError('far away')"
+    assert size == "3000000"
+    assert folder.startswith(str(far.home))
+    assert home == str(far.home)
+    assert "the session runs on" in stderr
+    assert nothing_is_left(far)
+
+
+@pytest.mark.parametrize("what", ["client", "connection"])
+def test_nothing_stays_there_when_the_client_or_the_connection_is_lost(
+    lab: Scalems, far: FarHost, tmp_path, what
+):
+    far.hang_up()
+    mark = tmp_path / "runs"
+    process = start(lab, mark)
+    limit = time.monotonic() + 200
+    while not mark.exists() and time.monotonic() < limit:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.2)
+    if what == "client":
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    else:
+        far.hang_up()
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 1, stderr
+        assert "lost" in stderr or "ended" in stderr
+        assert "Traceback" not in stderr
+    assert nothing_is_left(far)
+
+
+def test_what_has_drifted_there_is_refused_before_anything_starts(lab: Scalems, far: FarHost):
+    venv = (far.root / "current" / FAR / "task").resolve() / "venv"
+    extra = next((venv / "lib").iterdir()) / "site-packages" / "sneaked.py"
+    extra.write_text("")
+    try:
+        process = start(lab)
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 3
+        assert "sneaked.py" in stderr
+        assert f"scalems env sync --resource {FAR}" in stderr
+    finally:
+        extra.unlink()
+
+
+def test_the_local_backend_says_where_such_a_task_venv_is(lab: Scalems):
+    argv = [sys.executable, "-m", "scalems.local", "--resource", FAR, "--venv", "task"]
+    done = subprocess.run(
+        [*argv, "script.py"],
+        cwd=lab.project,
+        env=lab.env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "is on lab" in done.stderr
+    assert "scalems.radical" in done.stderr
