@@ -205,6 +205,15 @@ def test_a_block_can_be_run_as_calls_of_their_own():
     assert [(one.id, one.item, result(one)) for one in outcomes] == [(7, 0, 4), (7, 1, 9)]
 
 
+def test_nothing_is_shared_by_calls_of_their_own():
+    space = {"seen": []}
+    exec("def note(x):\n    seen.append(x)\n    return seen", space)
+    space["note"].__module__ = "__main__"
+    ((count, payload),) = block.encoded(space["note"], [([1],), ([2],)])
+    call = Call(id=7, name="note", payload=payload, items=range(count))
+    assert [result(execute(one)) for one in block.singles(call)] == [[[1]], [[2]]]
+
+
 def test_large_arguments_make_small_blocks():
     sizes = [count for count, _ in block.encoded(len, [(bytes(30_000),)] * 5)]
     assert sizes == [2, 2, 1]

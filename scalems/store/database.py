@@ -14,6 +14,7 @@ import queue
 import sqlite3
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from scalems.errors import ScalemsError, UsageError
 from scalems.host import filelock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
 FORMAT = 3
 FILE = "results.sqlite"
@@ -139,6 +140,10 @@ def environments(database: sqlite3.Connection) -> dict[str, dict[str, str]]:
     return {env: json.loads(versions) for env, versions in rows}
 
 
+class _Rows(tuple[Sequence[Any], ...]):
+    """Values for one statement that is executed for each of them."""
+
+
 class Writer:
     """Writes to the database in a thread of its own.
 
@@ -170,6 +175,15 @@ class Writer:
         if self._waiting.qsize() > _QUEUE and threading.current_thread() is not self._thread:
             self._room.clear()
             self._room.wait(_BUSY)
+
+    def put_many(
+        self,
+        statement: str,
+        rows: Sequence[Sequence[object]],
+        then: Callable[[], None] | None = None,
+    ) -> None:
+        """Write many rows soon, by one statement, see :meth:`put`."""
+        self.put(statement, _Rows(rows), then)
 
     def close(self) -> None:
         """Write what is left, and close the database."""
@@ -204,7 +218,10 @@ class Writer:
                 self._database.execute("BEGIN IMMEDIATE")
                 try:
                     for statement, values, _ in batch:
-                        self._database.execute(statement, values)
+                        if isinstance(values, _Rows):
+                            self._database.executemany(statement, values)
+                        else:
+                            self._database.execute(statement, values)
                     self._database.execute("COMMIT")
                 except BaseException:
                     with contextlib.suppress(sqlite3.Error):

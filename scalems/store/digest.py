@@ -52,6 +52,9 @@ def of(value: object) -> str:
 
     :raises Unstable: it has none.
     """
+    leaf = _LEAVES.get(type(value))
+    if leaf is not None and len(data := leaf(value)) <= _LARGE:
+        return _hex(data)
     return _hex(_Encoder().encode(value))
 
 

@@ -29,7 +29,20 @@ if TYPE_CHECKING:
 
 FOLDER = ".scalems"
 _LARGE = 100_000  # bytes above which a value is a file of its own
+_TOGETHER = 500  # keys that are looked up by one statement
 _RESULT = "payload, object, stdout, stderr, host, pid, started, ended, env, files, stamp"
+_FIELDS = _RESULT.split(", ")[2:]
+_COLUMNS = "run, id, name, state, code, args, env, shown, unstable, reused, submitted"
+_TASK = f"INSERT OR REPLACE INTO tasks ({_COLUMNS}) VALUES ({', '.join('?' * 11)})"
+_USED = (
+    f"INSERT OR REPLACE INTO tasks ({_COLUMNS}, key, stdout, stderr, host, pid, started, ended,"
+    f" stamp) VALUES ({', '.join('?' * 19)})"
+)
+_KEEP = f"INSERT OR REPLACE INTO results VALUES ({', '.join('?' * 15)})"
+_END = (
+    "UPDATE tasks SET state=?, key=?, env=?, reused=?, host=?, pid=?, started=?, ended=?,"
+    " stdout=?, stderr=?, error=?, stamp=? WHERE run=? AND id=?"
+)
 
 
 class _Short(reprlib.Repr):
@@ -40,6 +53,11 @@ class _Short(reprlib.Repr):
         return f"{value.name}#{value.task_id}"
 
 
+def _shown(value: object) -> str:
+    return repr(value) if type(value) in _NUMBERS else _short.repr(value)
+
+
+_NUMBERS = frozenset({int, float, bool, type(None)})
 _short = _Short()
 _short.maxstring = _short.maxother = 60
 _short.maxlevel = 3
@@ -182,19 +200,28 @@ class Store:
 
         :param identity: ``None`` if its result is not to be kept.
         """
+        row = self._row(ident, name, identity, args, kwargs)
+        self._writer.put(_TASK, row)
+
+    def _row(
+        self,
+        ident: int,
+        name: str,
+        identity: Identity | None,
+        args: Sequence[object],
+        kwargs: Mapping[str, object],
+    ) -> tuple[object, ...]:
+        """Return the values of :data:`_COLUMNS` for a task that waits."""
         shown = _plain(
-            ", ".join(
-                [*map(_short.repr, args), *(f"{k}={_short.repr(v)}" for k, v in kwargs.items())]
-            )
+            ", ".join([*map(_shown, args), *(f"{k}={_shown(v)}" for k, v in kwargs.items())])
         )
         code, digests, unstable = "", "{}", "it is not cached"
         if identity is not None:
             code, unstable = identity.code, identity.unstable
             digests = json.dumps(dict(identity.args))
-        self._writer.put(
-            "INSERT OR REPLACE INTO tasks (run, id, name, state, code, args, env, shown, unstable,"
-            " reused, submitted) VALUES (?, ?, ?, 'waiting', ?, ?, ?, ?, ?, 0, ?)",
-            (self.run, ident, name, code, digests, self._environment, shown, unstable, now()),
+        return (
+            *(self.run, ident, name, "waiting", code, digests, self._environment),
+            *(shown, unstable, 0, now()),
         )
 
     def find(self, ident: int, identity: Identity, values: Sequence[bytes]) -> tuple[str, Any]:
@@ -210,17 +237,19 @@ class Store:
             except sqlite3.Error as error:
                 self._lose(StoreError(str(error)))
                 return key, None
-        if row is None:
-            return key, None
+        return key, None if row is None else self._outcome(ident, row)
+
+    def _outcome(self, ident: int, row: Sequence[Any]) -> Outcome | None:
+        """Return the outcome that was kept; ``None`` if a part of it is gone."""
         payload = row[0] if row[1] is None else self._object(row[1])
         if payload is None:
-            return key, None
-        fields = dict(zip(_RESULT.split(", ")[2:], row[2:], strict=True))
+            return None
+        fields = dict(zip(_FIELDS, row[2:], strict=True))
         fields["stamp"] = fields["stamp"] or ""
         fields["files"] = tuple((fields["files"] or "").split())
         if not all(object_path(self.folder / OBJECTS, name).is_file() for name in fields["files"]):
-            return key, None  # removed by hand
-        return key, Outcome(id=ident, ok=True, payload=payload, **fields)
+            return None  # removed by hand
+        return Outcome(id=ident, ok=True, payload=payload, **fields)
 
     def begin_many(
         self,
@@ -230,18 +259,54 @@ class Store:
         options: TaskOptions,
     ) -> list[tuple[str, Outcome | None]]:
         """Record tasks that call one function; return their keys, and outcomes of former runs."""
-        found: list[tuple[str, Outcome | None]] = []
-        for future, args in zip(futures, items, strict=True):
-            identity = None
-            if options.cache:
-                identity = self.identify(function, args, {}, options.matters)
-            self.submitted(future.task_id, future.name, identity, args, {})
-            key, outcome = ("", None)
-            if identity is not None:
-                key, outcome = self.find(future.task_id, identity, ())
-            if outcome is not None:
-                self.reused(key, outcome)
-            found.append((key, outcome))
+        identities: list[Identity | None] = [None] * len(items)
+        if options.cache:
+            identities = [self.identify(function, args, {}, options.matters) for args in items]
+        keys = [one.key(self._environment, ()) if one is not None else "" for one in identities]
+        outcomes = self._find_many(keys, futures)
+        fresh, used = [], []
+        for future, identity, key, args in zip(futures, identities, keys, items, strict=True):
+            row = self._row(future.task_id, future.name, identity, args, {})
+            outcome = outcomes.get(key)
+            if outcome is None:
+                fresh.append(row)
+            else:
+                stdout, stderr, host, pid, started, ended, env = _stamp(outcome)
+                used.append(
+                    (
+                        *(*row[:3], "done", *row[4:6], env or row[6], *row[7:9], 1, row[10]),
+                        *(key, stdout, stderr, host, pid, started, ended, outcome.stamp),
+                    )
+                )
+        self._writer.put_many(_TASK, fresh)
+        if used:
+            self._writer.put_many(_USED, used)
+            time = now()
+            self._writer.put_many(
+                "UPDATE results SET used=? WHERE key=?", [(time, row[11]) for row in used]
+            )
+        return [(key, outcomes.get(key)) for key in keys]
+
+    def _find_many(self, keys: Sequence[str], futures: Sequence[Future[Any]]) -> dict[str, Outcome]:
+        """Return the outcomes that calls had in former runs, by their keys."""
+        found: dict[str, Outcome] = {}
+        ids = {key: future.task_id for key, future in zip(keys, futures, strict=True) if key}
+        names = [*ids] if not self._rerun else []
+        for start in range(0, len(names), _TOGETHER):
+            some = names[start : start + _TOGETHER]
+            marks = ", ".join("?" * len(some))
+            with self._lock:
+                try:
+                    rows = self._reader.execute(
+                        f"SELECT key, {_RESULT} FROM results WHERE key IN ({marks})", some
+                    ).fetchall()
+                except sqlite3.Error as error:
+                    self._lose(StoreError(str(error)))
+                    return found
+            for key, *row in rows:
+                outcome = self._outcome(ids[key], row)
+                if outcome is not None:
+                    found[key] = outcome
         return found
 
     def finished_many(
@@ -254,10 +319,25 @@ class Store:
         then: Callable[[], None],
     ) -> None:
         """Keep what items of a block have given; `then` is called when it is durable."""
-        last = len(ids) - 1
-        for index, (ident, key, place) in enumerate(zip(ids, keys, places, strict=True)):
-            outcome = replace(answers.outcome(place), id=ident)
-            self.finished(name, key, outcome, "", then if index == last else _nothing)
+        results, ended = [], []
+        host, pid, env, moment = answers.host, answers.pid, answers.env, now()
+        mark = answers.stamp
+        for ident, key, place in zip(ids, keys, places, strict=True):
+            index = place - answers.first
+            payload = answers.values[index]
+            times = (answers.started[index], answers.ended[index])
+            if len(payload) > _LARGE:
+                outcome = replace(answers.outcome(place), id=ident)
+                self.finished(name, key, outcome, "", _nothing)
+                continue
+            if key:
+                stamp = ("", "", host, pid, *times, env)
+                results.append((key, payload, None, len(payload), name, *stamp, moment, "", mark))
+            given = env or self._environment
+            end = (host, pid, *times, "", "", "", mark, self.run, ident)
+            ended.append(("done", key, given, 0, *end))
+        self._writer.put_many(_KEEP, results)
+        self._writer.put_many(_END, ended, then)
 
     def reused(self, key: str, outcome: Outcome) -> None:
         """Record that a result was taken from the store."""
@@ -285,8 +365,7 @@ class Store:
                     payload = None
             if payload is not None or name_of_file is not None:
                 self._writer.put(
-                    "INSERT OR REPLACE INTO results VALUES"
-                    " (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    _KEEP,
                     (
                         *(key, payload, name_of_file, len(outcome.payload), name),
                         *(*_stamp(outcome), now(), " ".join(outcome.files), outcome.stamp),
@@ -322,8 +401,7 @@ class Store:
         stdout, stderr, host, pid, started, ended, env = _stamp(outcome)
         env = env or self._environment
         self._writer.put(
-            "UPDATE tasks SET state=?, key=?, env=?, reused=?, host=?, pid=?, started=?, ended=?,"
-            " stdout=?, stderr=?, error=?, stamp=? WHERE run=? AND id=?",
+            _END,
             (
                 *(state, key, env, reused, host, pid, started, ended, stdout, stderr, error),
                 *(outcome.stamp, self.run, outcome.id),

@@ -127,9 +127,9 @@ def _decoded(payload: bytes) -> tuple[bytes, bool, list[Any]]:
 def singles(call: Call) -> Iterator[Call]:
     """Yield the items of a block as calls of their own, for who knows no blocks."""
     assert call.items is not None
-    pickled, _, packed = _decoded(call.payload)
+    pickled, constant, packed = _decoded(call.payload)
     for position in call.items:
-        payload = pickle.dumps((pickled, packed[position], {}), protocol=5)
+        payload = pickle.dumps((pickled, packed[position], {}, constant), protocol=5)
         yield replace(call, payload=payload, items=None, item=position)
 
 

@@ -51,9 +51,11 @@ def encode(
 
 def decode(payload: bytes) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
     """Return the function and the arguments that :func:`encode` was given."""
-    function, args, kwargs = pickle.loads(payload)
+    function, args, kwargs, *constant = pickle.loads(payload)
     if type(function) is bytes:
-        function = shared(function)
+        function = shared(function) if constant in ([], [True]) else pickle.loads(function)
+    if type(args) is bytes:  # it was an item of a block
+        args = pickle.loads(args)
     return function, args, kwargs
 
 
