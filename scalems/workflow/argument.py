@@ -104,6 +104,14 @@ def apply(template: bytes, values: Sequence[object]) -> object:
     return function(*args, **kwargs)
 
 
+def filled(template: bytes, values: Sequence[Packed]) -> object:
+    """Return the value that was pickled in `template`, its slots filled with `values`."""
+    ready = [part_of(pickle.loads(value.payload), value.path) for value in values]
+    return _Replacement(lambda item: ready[item.index] if type(item) is Slot else item).of(
+        pickle.loads(template)
+    )
+
+
 def resolved(value: Any) -> Any:
     """Return `value` with the values of the futures in it; they must have ended.
 

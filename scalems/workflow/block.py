@@ -25,6 +25,8 @@ from scalems.workflow.needs import NONE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from scalems.workflow.children import Unasked
+
 MOST = 2000
 """Items in a block at most."""
 
@@ -145,7 +147,7 @@ class Runner:
         self._call = call
         self._records = records
         self._alone = call.needs is NONE or call.needs == NONE
-        self._ended: tuple[bool, bytes, tuple[str, ...], float, float] | None = None
+        self._ended: tuple[bool, bytes, tuple[str, ...], Unasked | None, float, float] | None = None
 
     @contextlib.contextmanager
     def ready(self) -> Iterator[None]:
@@ -169,9 +171,9 @@ class Runner:
         :param err: what it has written to its standard error.
         """
         assert self._ended is not None
-        ok, payload, files, started, ended = self._ended
+        ok, payload, files, unasked, started, ended = self._ended
         kind = _VALUE
-        if not ok or files or out or err:
+        if not ok or files or unasked or out or err:
             kind = _OUTCOME
             payload = pickle.dumps(
                 Outcome(
@@ -187,6 +189,7 @@ class Runner:
                     env=os.environ.get(calls.ENV_VARIABLE, ""),
                     stamp=stamp.here(),
                     files=files,
+                    unasked=unasked,
                 ),
                 protocol=5,
             )

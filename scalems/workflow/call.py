@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from scalems.errors import TaskError, TaskLost, TaskTimeout
-from scalems.workflow import file, stamp
+from scalems.workflow import children, file, stamp
 from scalems.workflow.needs import NONE, Needs
 from scalems.workflow.pickling import LEAVES, decode, dumps, text_of
 from scalems.workflow.pickling import encode as encode
@@ -28,6 +28,8 @@ from scalems.workflow.pickling import summary as summary
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
+
+    from scalems.workflow.children import Unasked
 
 ENV_VARIABLE = "SCALEMS_ENV_DIGEST"
 """Names the verified environment to the call processes; every outcome is stamped with it."""
@@ -92,6 +94,8 @@ class Outcome:
     """Digests of the files that the value refers to, and that are kept with the results."""
     item: int | None = None
     """Position in the block, if the call was one of a block."""
+    unasked: Unasked | None = None
+    """Calls that the task has made, and whose values are still to be put into its value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +159,7 @@ def execute(call: Call, *, before: Callable[[], None] | None = None) -> Outcome:
 
     started = time.time()
     with marked(call), file.using(call.area):
-        ok, payload, files = ran(call.name, run)
+        ok, payload, files, unasked = ran(call.name, run)
     return Outcome(
         id=call.id,
         item=call.item,
@@ -168,26 +172,29 @@ def execute(call: Call, *, before: Callable[[], None] | None = None) -> Outcome:
         env=os.environ.get(ENV_VARIABLE, ""),
         stamp=stamp.here(),
         files=files,
+        unasked=unasked,
     )
 
 
 def ran(
     name: str, run: Callable[..., object], *args: object
-) -> tuple[bool, bytes, tuple[str, ...]]:
+) -> tuple[bool, bytes, tuple[str, ...], Unasked | None]:
     """Do what a call does; nothing is raised.
 
     :param name: of the function, for people.
-    :return: whether it went well; the pickled value or :class:`Failure`; digests of files in it.
+    :return: whether it went well; the pickled value or :class:`Failure`; digests of files in it;
+        calls in it that the task has made.
     """
-    files: tuple[str, ...] = ()
     try:
         value = run(*args)
         if type(value) in LEAVES:
-            return True, pickle.dumps(value, protocol=5), files
-        payload, files = file.travelled(lambda: encode_value(name, value))
-        return True, payload, files
+            return True, pickle.dumps(value, protocol=5), (), None
+        (payload, unasked), files = file.travelled(
+            lambda: children.encoded(value, lambda: encode_value(name, value))
+        )
+        return True, payload, files, unasked
     except BaseException as error:
-        return False, _encode_failure(failure_of(error)), ()
+        return False, _encode_failure(failure_of(error)), (), None
 
 
 def result(outcome: Outcome) -> Any:

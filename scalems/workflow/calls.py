@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from scalems.errors import UsageError
 from scalems.workflow import call, current
+from scalems.workflow.children import Child
 from scalems.workflow.options import DEFAULT, TaskOptions
 from scalems.workflow.task import Task
 
@@ -21,7 +22,8 @@ R = TypeVar("R")
 def submit(function: Callable[..., R], /, *args: object, **kwargs: object) -> Future[R]:
     """Call a function as a task: one that is marked, or anything that can be called.
 
-    Inside of another task it is a plain call.
+    Inside of another task too: asked for its value there, it runs there and then; returned from
+    the task, it is run as a task of its own when that has ended, and its value takes its place.
 
     :raises SerializationError: if the function or an argument cannot be sent.
     :raises UsageError: if no workflow is running, or this is not a function.
@@ -40,7 +42,7 @@ def submitted(
     :raises SerializationError: if the function or an argument cannot be sent.
     :raises UsageError: if no workflow is running, or this is not a function.
     """
-    if isinstance(function, Task) or call.running() is not None:
+    if isinstance(function, Task) and call.running() is None:
         plain: Callable[..., Any] = function
         return plain(*args, **kwargs)  # type: ignore[no-any-return]
     if not callable(function):
@@ -50,9 +52,25 @@ def submitted(
             remedy="write e.g. scalems.submit(simulate, 7), not scalems.submit(simulate(7))",
         )
     name = options.label or _name(function)
+    if call.running() is not None:
+        child: Any = _child(function, args, kwargs, name, options)
+        return child  # type: ignore[no-any-return]
     return current.graph(f"the function {name!r} was submitted").submit(
         function, args, kwargs, name=name, options=options
     )
+
+
+def _child(
+    function: Callable[..., R],
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+    name: str,
+    options: TaskOptions,
+) -> Child[R]:
+    if isinstance(function, Task):
+        function.check(tuple(args), dict(kwargs))
+        return Child(function.sent, args, kwargs, function.name, function.options)
+    return Child(function, args, kwargs, name, options)
 
 
 def uncached(

@@ -18,12 +18,14 @@ import tempfile
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from scalems.errors import TaskError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
 
 OBJECTS = "objects"
 """Folder of the kept files, in that of the store."""
@@ -262,7 +264,7 @@ def scratch() -> Path:
     return folder
 
 
-def travelled(make: Callable[[], bytes]) -> tuple[bytes, tuple[str, ...]]:
+def travelled(make: Callable[[], T]) -> tuple[T, tuple[str, ...]]:
     """Return what a function has pickled, and the digests of the objects in it."""
     _travelled.clear()
     data = make()

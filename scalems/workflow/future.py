@@ -357,6 +357,8 @@ def _ended(
 ) -> Iterator[concurrent.futures.Future[T]]:
     ended: queue.SimpleQueue[concurrent.futures.Future[T]] = queue.SimpleQueue()
     for future in waiting:
+        if isinstance(future, LightFuture):
+            future.demand()
         future.add_done_callback(ended.put)
     for left in range(len(waiting), 0, -1):
         pause = None if limit is None else limit - time.monotonic()
@@ -378,7 +380,11 @@ def wait(
     :param timeout: seconds to wait at most.
     :param return_when: a constant of :mod:`concurrent.futures`, such as ``FIRST_COMPLETED``.
     """
-    ended, others = concurrent.futures.wait(_futures(futures, "wait"), timeout, return_when)
+    all_of_them = _futures(futures, "wait")
+    for future in all_of_them:
+        if isinstance(future, LightFuture):
+            future.demand()
+    ended, others = concurrent.futures.wait(all_of_them, timeout, return_when)
     return ended, others
 
 

@@ -18,13 +18,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from scalems.errors import BackendError, ScalemsError, UsageError
-from scalems.workflow import argument, block, call, current
+from scalems.workflow import argument, block, call, current, spawned
 from scalems.workflow.bulk import Bulks
 from scalems.workflow.call import Call, Outcome
 from scalems.workflow.failures import DependencyError as DependencyError
 from scalems.workflow.failures import Failed, Failures, error_of
 from scalems.workflow.future import Future
+from scalems.workflow.node import Node
 from scalems.workflow.options import DEFAULT, TaskOptions
+from scalems.workflow.spawned import sendable
 from scalems.workflow.tally import Counts, State, Tally
 from scalems.workflow.work import Work
 
@@ -32,10 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from scalems.workflow.backend import Backend
+    from scalems.workflow.node import Finish
     from scalems.workflow.results import Results
-
-    Finish = Callable[[Any], object]
-    """Turns the value from the far side into the value of the future, in the client."""
 
     Withdraw = Callable[[Future[Any]], None]
 
@@ -50,29 +50,6 @@ class Promise(NamedTuple):
     future: Future[Any]
     settle: Callable[[Outcome], None]
     """Ends it."""
-
-
-class _Node:
-    """A task that has not ended."""
-
-    __slots__ = (
-        *("attempt", "dependencies", "finish", "future", "identity", "key", "lock", "missing"),
-        *("options", "payload", "state", "template"),
-    )
-
-    def __init__(self, future: Future[Any], finish: Finish | None, options: TaskOptions) -> None:
-        self.future = future
-        self.options = options
-        self.attempt = 1
-        self.payload = b""  # kept for another attempt, if there may be one
-        self.finish = finish
-        self.identity: Any = None  # what the call is, for the store of results
-        self.key = ""
-        self.state: State = "waiting"
-        self.template = b""
-        self.dependencies: list[AnyFuture[Any]] = []
-        self.missing = 0
-        self.lock = threading.Lock()
 
 
 class Graph:
@@ -99,7 +76,7 @@ class Graph:
         self._on_outcome = on_outcome
         self.results = results
         self.ids: Iterator[int] = itertools.count(1)
-        self._nodes: dict[int, _Node] = {}
+        self._nodes: dict[int, Node] = {}
         self._bulks = Bulks(self)
         self._failures = Failures()
         self.tally = Tally()
@@ -135,8 +112,7 @@ class Graph:
         payload = call.encode(function, args, kwargs)
         future: Future[Any] = Future(task_id=next(self.ids), name=name, withdraw=self._withdraw)
         current.child(future)
-        node = _Node(future, finish, options)
-        self._nodes[future.task_id] = node
+        node = self._nodes[future.task_id] = Node(future, finish, options)
         self.tally.moved("waiting")
         if self.results is None:
             self.start()
@@ -144,14 +120,34 @@ class Graph:
             if options.cache:
                 node.identity = self.results.identify(function, args, kwargs, options.matters)
             self.results.submitted(future.task_id, name, node.identity, *given)
+        self._feed(node, payload, futures)
+        return future
+
+    def submit_encoded(
+        self, payload: bytes, futures: list[AnyFuture[Any]], *, name: str, options: TaskOptions
+    ) -> Future[Any]:
+        """Add a task that another task has called; its result is not kept by itself.
+
+        :param payload: its call, from the far side.
+        :param futures: what the slots in it stand for.
+        """
+        future: Future[Any] = Future(task_id=next(self.ids), name=name, withdraw=self._withdraw)
+        node = self._nodes[future.task_id] = Node(future, None, options)
+        self.tally.moved("waiting")
+        if self.results is not None:
+            self.results.submitted(future.task_id, name, None, (), {})
+        self._feed(node, payload, futures)
+        return future
+
+    def _feed(self, node: Node, payload: bytes, futures: list[AnyFuture[Any]]) -> None:
+        """Hand a task over when the futures in its arguments have values."""
         if not futures:
             if not self._reuse(node):
                 self._hand_over(node, payload)
-            return future
+            return
         node.template, node.dependencies, node.missing = payload, futures, len(futures)
         for dependency in futures:
             dependency.add_done_callback(partial(self._arrived, node))
-        return future
 
     def submit_many(
         self,
@@ -194,11 +190,11 @@ class Graph:
         """
         if future.done():
             return  # cancelled
-        node = self._nodes[future.task_id] = _Node(future, None, options)
+        node = self._nodes[future.task_id] = Node(future, None, options)
         node.key, node.payload, node.state = key, payload, "submitted"
         future._withdraw = self._withdraw
         if isinstance(outcome, BaseException):
-            self.work.do(partial(self._fail, node, outcome))
+            self.work.do(partial(self.fail, node, outcome))
         else:
             self._receive(node, replace(outcome, id=future.task_id, item=None))
 
@@ -216,13 +212,13 @@ class Graph:
             self._withdraw(future)
 
         future: Future[Any] = Future(task_id=next(self.ids), name=name, withdraw=cancelled)
-        node = self._nodes[future.task_id] = _Node(future, None, DEFAULT)
+        node = self._nodes[future.task_id] = Node(future, None, DEFAULT)
         self.tally.moved("waiting")
         if self.results is not None:
             self.results.submitted(future.task_id, name, None, args, {})
         self._move(node, "submitted")
         future._started = True
-        return Promise(future, lambda outcome: self.work.do(partial(self._settle, node, outcome)))
+        return Promise(future, lambda outcome: self.work.do(partial(self.settle, node, outcome)))
 
     def _withdraw(self, future: Future[Any]) -> None:
         """Forget a task whose future was cancelled just now."""
@@ -231,6 +227,8 @@ class Graph:
             return  # cancelled before
         future.set_running_or_notify_cancel()  # tells concurrent.futures.wait and its like
         before = self._move(node, "cancelled")
+        for child in node.children:
+            child.cancel()
         if self.results is not None:
             self.results.ended(future.task_id, "cancelled", "")
         if before == "submitted" and not self.closed and self._starter is not None:
@@ -280,12 +278,12 @@ class Graph:
         """End all tasks that have not ended, and all later ones, by an error."""
         self.error = error
         for node in list(self._nodes.values()):
-            self.work.do(partial(self._fail, node, error))
+            self.work.do(partial(self.fail, node, error))
         self._bulks.fail(error)
 
     # --- a task's way ---------------------------------------------------------------------
 
-    def _arrived(self, node: _Node, dependency: AnyFuture[Any]) -> None:
+    def _arrived(self, node: Node, dependency: AnyFuture[Any]) -> None:
         with node.lock:
             node.missing -= 1
             last = node.missing == 0
@@ -294,22 +292,22 @@ class Graph:
         elif last:
             self.work.do(partial(self._complete, node))
 
-    def _complete(self, node: _Node) -> None:
+    def _complete(self, node: Node) -> None:
         """Hand over a task whose dependencies all have values."""
         if node.future.done():
             return
-        values = [_sendable(dependency) for dependency in node.dependencies]
+        values = [sendable(dependency) for dependency in node.dependencies]
         template, node.template, node.dependencies = node.template, b"", []
         if self._reuse(node, values):
             return
         try:
             payload = call.encode(argument.apply, (template, values), {})
         except ScalemsError as error:
-            self._fail(node, error)
+            self.fail(node, error)
             return
         self._hand_over(node, payload)
 
-    def _reuse(self, node: _Node, values: Sequence[object] = ()) -> bool:
+    def _reuse(self, node: Node, values: Sequence[object] = ()) -> bool:
         """Give a task the result that its call had in a former run, if it had one."""
         if self.results is None or node.identity is None:
             return False
@@ -320,23 +318,24 @@ class Graph:
             return False
         if self._move(node, "submitted") is not None:
             self.results.reused(node.key, outcome)
-            self.work.do(partial(self._settle, node, outcome, reused=True))
+            self.work.do(partial(self.settle, node, outcome, reused=True))
         return True
 
-    def _hand_over(self, node: _Node, payload: bytes) -> None:
+    def _hand_over(self, node: Node, payload: bytes) -> None:
         future = node.future
         self.start()
         if self.error is not None:
-            self._fail(node, self.error)
+            self.fail(node, self.error)
             return
         if self._move(node, "submitted") is None:
             return  # cancelled
         future._started = True
         if node.options.retries:
             node.payload = payload
-        self._send(node, payload)
+        self.send(node, payload)
 
-    def _send(self, node: _Node, payload: bytes) -> None:
+    def send(self, node: Node, payload: bytes) -> None:
+        """Give a call to the backend."""
         future = node.future
         sent = Call(
             id=future.task_id,
@@ -352,18 +351,25 @@ class Graph:
                 lambda outcome: self.work.do(partial(self._receive, node, cast(Outcome, outcome))),
             )
         except Exception as error:
-            self._fail(node, error)
+            self.fail(node, error)
         if future.cancelled():
             self.backend.cancel(future.task_id)  # cancelled before the backend knew of it
 
-    def _receive(self, node: _Node, outcome: Outcome) -> None:
+    def _receive(self, node: Node, outcome: Outcome) -> None:
         """Take the outcome of a call that has run."""
         if self._on_outcome is not None and (outcome.stdout or outcome.stderr):
             self._on_outcome(node.future.name, outcome)
-        self._settle(node, outcome)
+        self.settle(node, outcome)
 
-    def _settle(self, node: _Node, outcome: Outcome, *, reused: bool = False) -> None:
+    def settle(self, node: Node, outcome: Outcome, *, reused: bool = False) -> None:
         """End a task by an outcome, once that is kept."""
+        if outcome.unasked is not None:
+            if not node.future.done():
+                spawned.start(self, node, outcome, outcome.unasked)
+            return
+        if any(node.printed):
+            out, err = node.printed
+            outcome = replace(outcome, stdout=out + outcome.stdout, stderr=err + outcome.stderr)
         error: BaseException | None = None
         value = outcome
         node.future._ran = outcome
@@ -386,7 +392,7 @@ class Graph:
         if error is not None:
             if self._retry(node, error):
                 return
-            settle = partial(self._fail, node, error, outcome, recorded=True)
+            settle = partial(self.fail, node, error, outcome, recorded=True)
         if self.results is None or reused:
             settle()
             return
@@ -398,7 +404,7 @@ class Graph:
             lambda: self.work.do(settle),
         )
 
-    def _retry(self, node: _Node, error: BaseException) -> bool:
+    def _retry(self, node: Node, error: BaseException) -> bool:
         """Try a failed task again, after a while, if it may be tried again."""
         if node.attempt > node.options.retries or self.closed or node.future.done():
             return False
@@ -412,33 +418,38 @@ class Graph:
 
         def again() -> None:
             if not node.future.done():
-                self._send(node, node.payload)
+                self.send(node, node.payload)
 
         timer = threading.Timer(pause, again)
         timer.daemon = True
         timer.start()
         return True
 
-    def _succeed(self, node: _Node, value: Outcome, reused: bool) -> None:
+    def _succeed(self, node: Node, value: Outcome, reused: bool) -> None:
         with contextlib.suppress(InvalidStateError):  # cancelled
             node.future.set_result(value)
             self.tally.reused(reused)
             self._ended(node, "done")
 
-    def _stop(self, node: _Node, dependency: AnyFuture[Any]) -> None:
+    def _stop(self, node: Node, dependency: AnyFuture[Any]) -> None:
         """Fail a task since a dependency of it failed."""
         error, known = self._failures.inherited(node.future, dependency)
-        self._fail(node, error, by_itself=not known)
+        self.fail(node, error, by_itself=not known)
 
-    def _fail(
+    def fail(
         self,
-        node: _Node,
+        node: Node,
         error: BaseException,
         outcome: Outcome | None = None,
         *,
         by_itself: bool = True,
         recorded: bool = False,
     ) -> None:
+        """End a task by an error.
+
+        :param by_itself: it did not fail for another one's failure.
+        :param recorded: the store knows.
+        """
         if self.results is not None and not recorded:
             self.results.ended(node.future.task_id, "failed", call.summary(error))
         with contextlib.suppress(InvalidStateError):  # cancelled, or failed before
@@ -449,11 +460,11 @@ class Graph:
 
     # --- counting, starting ---------------------------------------------------------------
 
-    def _ended(self, node: _Node, how: State) -> None:
+    def _ended(self, node: Node, how: State) -> None:
         self._nodes.pop(node.future.task_id, None)
         self._move(node, how)
 
-    def _move(self, node: _Node, to: State) -> State | None:
+    def _move(self, node: Node, to: State) -> State | None:
         """Change a task's state.
 
         :return: the former state; ``None``, and nothing was changed, if it had ended.
@@ -487,10 +498,3 @@ class Graph:
             )
             failure.__cause__ = error
             self.end(failure)
-
-
-def _sendable(future: AnyFuture[Any]) -> object:
-    if isinstance(future, Future):
-        outcome: Outcome = future._sent()
-        return argument.Packed(outcome.payload, future._path)
-    return future.result()

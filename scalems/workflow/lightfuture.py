@@ -40,6 +40,9 @@ class LightFuture(concurrent.futures.Future[T]):
         self._callbacks: list[Callable[[AnyFuture], object]] | None = None
         self._waiting: list[Any] | None = None
 
+    def demand(self) -> None:
+        """Do what is needed before it can be waited for."""
+
     # --- what the base, and functions of its module, look at ------------------------------
 
     @property
@@ -153,6 +156,8 @@ class Awaited:
         self._over = threading.Event()
         self._left = 1  # this constructor
         for future in futures:
+            if isinstance(future, LightFuture):
+                future.demand()
             if not future.done():
                 with self._lock:
                     self._left += 1

@@ -39,7 +39,7 @@ class Task(Generic[P, R]):
         Futures among the arguments, at any depth of lists, tuples, dicts, sets and
         dataclasses, are replaced by their values when those are there. Everything else is
         taken as it is now. Inside of another task this is a plain call, whose value is
-        returned: a task never waits for another one from within.
+        returned; :func:`scalems.submit` makes tasks there.
 
         :raises TypeError: if the function does not take these arguments.
         :raises SerializationError: if the function or an argument cannot be sent.
