@@ -14,7 +14,7 @@ from homes import LABEL, add_task, make_scalems
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalems.env import enter, site, spec
+from scalems.env import site, spec
 from scalems.env.site import Site, Software
 from scalems.errors import EnvironmentNotReady, ExitCode, UsageError
 
@@ -99,12 +99,12 @@ def test_what_is_not_there_is_named(modulepath, wanted, told):
 def test_variables_are_those_that_the_lines_change(modulepath, monkeypatch):
     monkeypatch.setenv("KEPT", "same")
     taken = Site(modules=("tools/gmx",), shell=("export MY_SITE='a\nb'", "export KEPT=same"))
-    found = enter.variables(taken)
+    found = site.variables(taken)
     assert (found["GMX_MAXBACKUP"], found["MY_SITE"]) == ("-1", "a\nb")
     assert not {"KEPT", "PYTHONPATH", "_", "SHLVL"} & found.keys()
     with pytest.raises(EnvironmentNotReady, match="no-such-command"):
-        enter.variables(Site(shell=("no-such-command",)))
-    assert enter.variables(Site()) == {}
+        site.variables(Site(shell=("no-such-command",)))
+    assert site.variables(Site()) == {}
 
 
 # --- specs --------------------------------------------------------------------------------

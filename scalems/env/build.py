@@ -15,7 +15,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from scalems import probe
-from scalems.env import fingerprint, lease, manifest
+from scalems.env import fingerprint, lease, manifest, mpi
+from scalems.env.compile import Compiled
 from scalems.env.engine import Engine, InstallError, explain
 from scalems.env.fingerprint import Entry
 from scalems.env.layout import Layout
@@ -23,6 +24,7 @@ from scalems.env.lock import Pin
 from scalems.env.locking import Notify
 from scalems.env.manifest import Manifest
 from scalems.env.package import Prepared
+from scalems.env.prepare import Workshop
 from scalems.env.role import Role
 from scalems.env.site import Site
 from scalems.env.wheelhouse import Wheelhouse
@@ -44,6 +46,8 @@ class BuildPlan:
     :param site: what it takes from its site.
     :param software: versions of the programs of the site.
     :param packages: local packages.
+    :param compiled: distributions of the lock that are built here.
+    :param build_rules: see :attr:`scalems.env.spec.EnvSpec.build_rules`.
     """
 
     name: str
@@ -57,6 +61,8 @@ class BuildPlan:
     site: Site = field(default_factory=Site)
     software: Mapping[str, str] = field(default_factory=dict)
     packages: tuple[Prepared, ...] = ()
+    compiled: tuple[Compiled, ...] = ()
+    build_rules: str = ""
 
     def folder(self, layout: Layout) -> Path:
         """Return the build's folder."""
@@ -72,6 +78,7 @@ def ensure(
     offline: bool,
     good: Callable[[Path], bool],
     notify: Notify,
+    shop: Workshop | None = None,
     house: Wheelhouse | None = None,
 ) -> tuple[Manifest, bool]:
     """Return the manifest of a build, which is made unless it is there and good.
@@ -80,6 +87,7 @@ def ensure(
     unfinished, or is no longer good, is taken away first.
 
     :param wheel: scalems itself.
+    :param shop: where distributions are built that are not installed from wheels of an index.
     :param good: whether a build that has a manifest is still as the manifest says.
     :param house: where to take all wheels from, rather than from an index.
     :return: the manifest, and whether the build was made now.
@@ -114,6 +122,7 @@ def ensure(
                 folder,
                 engine=engine,
                 wheel=wheel,
+                shop=shop,
                 offline=offline,
                 holding=descriptor,
                 notify=notify,
@@ -131,6 +140,7 @@ def _make(
     *,
     engine: Engine,
     wheel: Path,
+    shop: Workshop | None,
     offline: bool,
     holding: int,
     notify: Notify,
@@ -138,12 +148,16 @@ def _make(
 ) -> Manifest:
     started = time.monotonic()
     venv = folder / "venv"
+    wheels = [
+        wheel,
+        *([one.wheel(shop) for one in plan.compiled] if shop else []),
+        *(one.wheel for one in plan.packages if not one.package.editable),
+    ]
+    built = {one.pin.name for one in plan.compiled}
+    pins = [pin for pin in plan.pins if pin.name not in built]
     requirements = folder / "requirements.txt"
-    if house:
-        text = house.requirements(plan.pins)
-    else:
-        text = "".join(pin.requirement() + "\n" for pin in plan.pins)
-    requirements.write_text(text)
+    lines = "".join(pin.requirement() + "\n" for pin in pins)
+    requirements.write_text(house.requirements(pins) if house else lines)
     notify(f"{plan.name}: making the venv with {engine.version()}")
     engine.create(venv, interpreter=plan.interpreter, holding=holding)
     failpoint("build.venv")
@@ -152,7 +166,7 @@ def _make(
         engine.install,
         venv,
         requirements,
-        wheels=[wheel, *(one.wheel for one in plan.packages if not one.package.editable)],
+        wheels=wheels,
         editables=[
             one.package.path for one in plan.packages if one.package.path and one.package.editable
         ],
@@ -180,6 +194,10 @@ def _make(
     failpoint("build.verified")
     entries.update(fingerprint.scan_compiled(venv))
     return _record(plan, folder, entries, engine=engine.version(), started=started)
+
+
+def _uses_mpi(plan: BuildPlan) -> bool:
+    return any(pin.name == mpi.PACKAGE for pin in plan.pins)
 
 
 def _record(
@@ -210,6 +228,9 @@ def _record(
         software=dict(plan.software),
         packages={one.name: one.to_dict() for one in plan.packages},
         pins=fingerprint.pin_items(plan.pins),
+        compiled={one.pin.name: one.folder for one in plan.compiled},
+        build_rules=plan.build_rules,
+        mpi=mpi.library(venv, plan.site) if _uses_mpi(plan) else {},
         python=str(python),
         python_stat=(status.st_size, status.st_mtime_ns),
         versions=probe.versions([probe.site_packages(venv)]),

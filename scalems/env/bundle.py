@@ -98,7 +98,9 @@ def make(
     """
     config = project.resource(label)
     specs = [spec.load(project.env_path(name)) for name in config.envs]
-    if local := [f"{one.name}: {each.name}" for one in specs for each in one.packages]:
+    local = [f"{one.name}: {each.name}" for one in specs for each in one.packages]
+    local += [f"{one.name}: {name} (no-binary)" for one in specs for name in one.no_binary]
+    if local:
         raise UsageError(
             f"local packages cannot be bundled yet: {', '.join(local)}",
             remedy="put a release of them on a package index, and name it in `dependencies`",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from scalems.env import check, layout, manifest, parity, state, target
 from scalems.env.canonical import digest
 from scalems.env.check import Depth
-from scalems.env.finding import Finding
+from scalems.env.finding import Finding, errors
 from scalems.env.parity import Side
 from scalems.env.state import Synced, SyncedEnv
 from scalems.resource import definition
@@ -61,6 +61,7 @@ def _still_good(known: Synced, depth: Depth) -> bool:
         and all(check.is_good(env.folder, depth=depth) for env in known.envs)
         and all(_same_software(env) for env in known.envs)
         and not any(_sources(env) for env in known.envs)
+        and not any(_other_mpi(env) for env in known.envs)
     )
 
 
@@ -80,3 +81,13 @@ def _sources(env: SyncedEnv) -> list[Finding]:
     from scalems.env import source_check  # only now: most environments have none
 
     return list(source_check.check(env, remedy=""))
+
+
+def _other_mpi(env: SyncedEnv) -> bool:
+    built = manifest.read(env.folder)
+    if built is None or not built.mpi:
+        return False
+    from scalems.env import mpi, site  # only now: most environments have none
+
+    found = mpi.check(env.name, site.Site.from_dict(built.site), built.mpi)
+    return bool(errors(found))

@@ -50,6 +50,8 @@ def describe(text: str, resource: str | None = None) -> dict[str, Any]:
         "definition": {"path": str(synced.definition), "fields": dict(synced.fields)},
         "entered by": enter.shell_lines(env.folder / "venv", Site.from_dict(known.site)),
         "software": dict(known.software),
+        "built here": sorted(known.compiled),
+        "MPI of mpi4py": dict(known.mpi),
         "local packages": {
             name: f"{one['reference']}, files {one['digest'][:16]}"
             for name, one in known.packages.items()

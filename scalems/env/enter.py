@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,6 @@ from scalems.env.verify import see, sync_command
 from scalems.errors import EnvironmentNotReady
 from scalems.host import ssh
 from scalems.host.address import Host
-from scalems.host.local import LEAKING
 
 
 def shell_lines(venv: Path, site: Site) -> list[str]:
@@ -32,39 +30,6 @@ def shell_lines(venv: Path, site: Site) -> list[str]:
         "unset PYTHONPATH PYTHONHOME",
         f". {shlex.quote(str(venv / 'bin' / 'activate'))}",
     ]
-
-
-def variables(site: Site) -> dict[str, str]:
-    """Return the environment variables that the shell lines of a site set or change.
-
-    :raises EnvironmentNotReady: a line fails, as `module load` of a module that is not there.
-    """
-    if not site.lines:
-        return {}
-    script = "\n".join(["set -e", *site.lines, "env -0 >&3"])
-    with tempfile.TemporaryFile() as output:
-        done = subprocess.run(
-            ["bash", "-c", f"exec 3>&{output.fileno()}\n{script}"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            pass_fds=[output.fileno()],
-            check=False,
-        )
-        output.seek(0)
-        pairs = output.read().decode(errors="surrogateescape").split("\0")
-    if done.returncode:
-        raise EnvironmentNotReady(
-            f"the shell lines of the environment fail: {done.stderr.strip()}",
-            remedy="correct `modules` or `shell` in its spec, and sync",
-        )
-    now = {name: value for name, _, value in (pair.partition("=") for pair in pairs) if name}
-    # Functions, and what bash sets of itself.
-    return {
-        name: value
-        for name, value in now.items()
-        if os.environ.get(name) != value and name not in ("_", "SHLVL", "PWD", *LEAKING)
-    }
 
 
 def ready(text: str, resource: str | None, *, verified: bool) -> tuple[Host | None, list[str]]:

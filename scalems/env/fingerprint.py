@@ -18,6 +18,7 @@ from scalems.env import bytecode
 from scalems.env.canonical import digest
 
 if TYPE_CHECKING:
+    from scalems.env.compile import Compiled
     from scalems.env.lock import Pin
     from scalems.env.package import Prepared
 
@@ -49,6 +50,8 @@ def input_digest(
     scalems_digest: str,
     site: Mapping[str, Any] | None = None,
     packages: Iterable[Prepared] = (),
+    compiled: Iterable[Compiled] = (),
+    mpi: str = "",
 ) -> str:
     """Return the digest of everything that decides a build; no paths, no clock, no order.
 
@@ -57,6 +60,8 @@ def input_digest(
     :param site: what it takes from its site, with the versions that were found there.
     :param packages: local packages. One that is editable brings its path: a build with a link
         to a folder is of no use elsewhere.
+    :param compiled: distributions that are built here.
+    :param mpi: the MPI of the site, if it is used.
     """
     inputs: dict[str, Any] = {
         "interpreter": dict(interpreter),
@@ -67,6 +72,10 @@ def input_digest(
         inputs["site"] = dict(site)
     if local := sorted(one.inputs for one in packages):
         inputs["packages"] = local
+    if built := sorted((one.inputs for one in compiled), key=str):
+        inputs["compiled"] = built
+    if mpi:
+        inputs["mpi"] = mpi
     return digest("build inputs 1", inputs)
 
 

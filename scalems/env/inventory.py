@@ -144,6 +144,7 @@ def _unused_packages(place: Layout, unused: set[Path]) -> list[Path]:
     """Return the wheels of local packages that were in no build but those that nobody needs."""
     kept = [known for one in builds(place) if one.folder not in unused and (known := one.manifest)]
     needed = {package["wheel"] for known in kept for package in known.packages.values()}
+    needed |= {folder for known in kept for folder in known.compiled.values()}
     return [one for one in sorted(place.packages.glob("*/*.whl")) if one.parent.name not in needed]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scalems.env import check, lease, manifest, site
+from scalems.env import check, lease, manifest, mpi, site
 from scalems.env.check import Depth
 from scalems.env.finding import Finding
 from scalems.env.manifest import Manifest
@@ -50,7 +50,8 @@ class Seen:
 
 
 def look(envs: Iterable[tuple[str, Path]], *, depth: Depth, hold: bool = False) -> list[Seen]:
-    """Compare builds with their manifests, and the software of their site with what it was.
+    """Compare builds with their manifests, and the software of their site with what it was,
+    its MPI included.
 
     :param envs: name and folder of each.
     :param hold: keep them from being removed or built anew until this process ends.
@@ -66,4 +67,5 @@ def _look(name: str, folder: Path, *, depth: Depth, hold: bool) -> Seen:
     known = manifest.read(folder)
     if known:
         findings += site.check(name, Site.from_dict(known.site), known.software, remedy="")
+        findings += mpi.check(name, Site.from_dict(known.site), known.mpi)
     return Seen(manifest=known, findings=tuple(findings), leased=leased)

@@ -36,6 +36,9 @@ class Manifest:
     :param packages: local packages, see :meth:`scalems.env.package.Prepared.to_dict`.
     :param pins: the lock as it applied, see :func:`scalems.env.fingerprint.pin_items`; empty if
         an older scalems made the build.
+    :param compiled: distributions that were built here, and the folders of their wheels.
+    :param build_rules: digest of how the spec wants packages built.
+    :param mpi: what mpi4py runs with, see :func:`scalems.env.mpi.library`.
     :param created: UTC time, ISO 8601.
     """
 
@@ -61,6 +64,9 @@ class Manifest:
     files_sha256: str
     packages: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     pins: Mapping[str, str] = field(default_factory=dict)
+    compiled: Mapping[str, str] = field(default_factory=dict)
+    build_rules: str = ""
+    mpi: Mapping[str, str] = field(default_factory=dict)
 
 
 def to_dict(manifest: Manifest) -> dict[str, Any]:

@@ -7,11 +7,11 @@ import email
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scalems.env import lock, repository, source
+from scalems.env import lock, repository, site, source
 from scalems.env.canonical import digest
 from scalems.env.engine import Engine, InstallError
 from scalems.env.guard import waiting
@@ -72,8 +72,25 @@ class Workshop:
         else:
             commit = self._commit(spec, one, former)
             content = digest("commit 1", [commit, one.subdirectory])
-        key = digest("wheel 1", [one.name, content, dict(interpreter.facts)])
-        wheel = self._wheel(one, table, commit, key, interpreter)
+        env = spec.build_env.get(one.name, {})
+        taken = spec.site.to_dict() if spec.site else {}
+        key = digest("wheel 1", [one.name, content, dict(interpreter.facts), dict(env), taken])
+
+        def tree(folder: Path) -> Path:
+            if one.path is not None:
+                source.copy(one.path, table, folder / one.name)
+            else:
+                repository.checkout(one.git, commit, folder / one.name)
+            return _inner(folder / one.name, one)
+
+        wheel = self.make(
+            one.name,
+            key,
+            tree,
+            what=f"{one.name} from {one.reference(commit)}",
+            interpreter=interpreter.path,
+            env={**site.variables(spec.site), **env},
+        )
         name, version, needs = metadata(wheel)
         if name != one.name:
             raise UsageError(
@@ -112,36 +129,60 @@ class Workshop:
         self._notify(f"{spec.name}: asking {one.git} what {one.rev} is", detail=True)
         return repository.commit_of(one.git, one.rev)
 
-    def _wheel(
-        self, one: Package, table: Table, commit: str, key: str, interpreter: Interpreter
+    @staticmethod
+    def folder(package: str, key: str) -> str:
+        """Return the name of the folder that a wheel is kept in."""
+        return f"{package}-{key[:16]}"
+
+    def make(
+        self,
+        package: str,
+        key: str,
+        tree: Callable[[Path], Path],
+        *,
+        what: str,
+        interpreter: Path,
+        env: Mapping[str, str],
+        remedy: str | None = None,
     ) -> Path:
-        name = f"{one.name}-{key[:16]}"
+        """Return a wheel, which is built unless it was.
+
+        :param key: digest of all that decides it.
+        :param tree: puts the source into a folder; returns where it is.
+        :param what: what is built from what, for people.
+        :param env: variables that its build gets.
+        :param remedy: what to do if it cannot be built.
+        :raises InstallError: it cannot be built.
+        """
+        name = self.folder(package, key)
         if found := _in(self._place.packages / name):
             return found
         with filelock.hold(
             self._folder / f".{name}.lock",
-            on_wait=waiting(self._notify, f"another sync is building {one.name}"),
+            on_wait=waiting(self._notify, f"another sync is building {package}"),
         ) as holding:
             target = self._folder / name
             if found := _in(target):
                 return found
-            self._notify(f"building {one.name} from {one.reference(commit)}")
+            self._notify(f"building {what}")
             with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=self._folder) as temporary:
-                tree, out = Path(temporary, "source"), Path(temporary, "out")
-                if one.path is not None:
-                    source.copy(one.path, table, tree)
-                else:
-                    repository.checkout(one.git, commit, tree)
-                self._engine.wheel(
-                    _inner(tree, one),
-                    out,
-                    interpreter=interpreter.path,
-                    offline=self._options.offline,
-                    holding=holding,
-                    on_line=lambda line: self._notify(f"{one.name}: {line.strip()}", detail=True),
-                )
+                out = Path(temporary, "out")
+                try:
+                    self._engine.wheel(
+                        tree(Path(temporary)),
+                        out,
+                        interpreter=interpreter,
+                        env=env,
+                        offline=self._options.offline,
+                        holding=holding,
+                        on_line=lambda line: self._notify(
+                            f"{package}: {line.strip()}", detail=True
+                        ),
+                    )
+                except InstallError as error:
+                    raise InstallError(error.cause, remedy=error.remedy or remedy) from error
                 if _in(out) is None:
-                    raise InstallError(f"building {one.name} gave no wheel")
+                    raise InstallError(f"building {what} gave no wheel")
                 (out / ".gitignore").unlink(missing_ok=True)  # by uv
                 shutil.rmtree(target, ignore_errors=True)
                 out.replace(target)

@@ -6,8 +6,10 @@ so the version that counts is the one that a task would get.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +19,7 @@ from typing import Any
 
 from scalems.env.finding import Finding
 from scalems.errors import EnvironmentNotReady
-from scalems.host.local import CommandFailed, run
+from scalems.host.local import LEAKING, CommandFailed, run
 
 _LIMIT = 60.0  # seconds for a program to tell its version
 
@@ -149,6 +151,39 @@ def check(env: str, site: Site, versions: Mapping[str, str], *, remedy: str) -> 
                 found=one.version,
                 remedy=remedy,
             )
+
+
+def variables(site: Site) -> dict[str, str]:
+    """Return the environment variables that the shell lines of a site set or change.
+
+    :raises EnvironmentNotReady: a line fails, as `module load` of a module that is not there.
+    """
+    if not site.lines:
+        return {}
+    script = "\n".join(["set -e", *site.lines, "env -0 >&3"])
+    with tempfile.TemporaryFile() as output:
+        done = subprocess.run(
+            ["bash", "-c", f"exec 3>&{output.fileno()}\n{script}"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            pass_fds=[output.fileno()],
+            check=False,
+        )
+        output.seek(0)
+        pairs = output.read().decode(errors="surrogateescape").split("\0")
+    if done.returncode:
+        raise EnvironmentNotReady(
+            f"the shell lines of the environment fail: {done.stderr.strip()}",
+            remedy="correct `modules` or `shell` in its spec, and sync",
+        )
+    now = {name: value for name, _, value in (pair.partition("=") for pair in pairs) if name}
+    # Functions, and what bash sets of itself.
+    return {
+        name: value
+        for name, value in now.items()
+        if os.environ.get(name) != value and name not in ("_", "SHLVL", "PWD", *LEAKING)
+    }
 
 
 def _probe(site: Site, software: Software) -> Probed:

@@ -14,6 +14,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from scalems import tomlfile
 from scalems.env import package, site
+from scalems.env.canonical import digest
 from scalems.env.package import Package
 from scalems.env.role import Role
 from scalems.env.site import Site, Software
@@ -38,6 +39,16 @@ class EnvSpec:
     constraints: tuple[str, ...]
     site: Site = field(default_factory=Site)
     packages: tuple[Package, ...] = ()
+    no_binary: tuple[str, ...] = ()
+    build_env: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @property
+    def build_rules(self) -> str:
+        """Digest of how packages are built here; empty if nothing is said of it."""
+        if not (self.no_binary or self.build_env):
+            return ""
+        envs = {name: dict(env) for name, env in self.build_env.items()}
+        return digest("build rules 1", [self.no_binary, envs])
 
     @property
     def lock_path(self) -> Path:
@@ -77,6 +88,8 @@ def load(path: Path) -> EnvSpec:
                 for name, table in sorted(data.get("software", {}).items())
             ),
         ),
+        no_binary=tuple(sorted(map(normalize, data.get("no-binary", ())))),
+        build_env={normalize(n): t.get("env", {}) for n, t in data.get("build", {}).items()},
         packages=package.load(data.get("packages", {}), beside=path.parent),
     )
 
@@ -89,6 +102,7 @@ def _mistakes(data: Mapping[str, Any], *, beside: Path) -> Iterator[tomlfile.Mis
         yield ("python",), f"{data['python']!r} is not a version range like '>=3.10'"
     yield from site.mistakes(data)
     yield from package.mistakes(data, beside=beside)
+    yield from _build_mistakes(data)
     seen: dict[str, Requirement] = {}
     for key in ("dependencies", "constraints"):
         listed = data.get(key)
@@ -105,6 +119,22 @@ def _mistakes(data: Mapping[str, Any], *, beside: Path) -> Iterator[tomlfile.Mis
                 yield where, what
             if key == "dependencies":
                 seen[normalize(requirement.name)] = requirement
+
+
+def _build_mistakes(data: Mapping[str, Any]) -> Iterator[tomlfile.Mistake]:
+    """Yield tables of `build` that nothing is built with, and names that nothing can have."""
+    built = set()
+    for key in ("no-binary", "packages"):
+        names = data.get(key)
+        for name in names if isinstance(names, (list, dict)) else ():
+            built.add(normalize(name) if isinstance(name, str) else "")
+    if "scalems" in built - set(map(normalize, data.get("packages") or {})):
+        yield ("no-binary",), "scalems is always installed as the code that the client runs"
+    tables = data.get("build")
+    for name in tables if isinstance(tables, dict) else ():
+        if normalize(name) not in built:
+            what = f"{name} is installed from a wheel of an index{tomlfile.near(name, built)}"
+            yield ("build", name), f"{what}; to build it here, add it to no-binary"
 
 
 def _contradictions(key: str, new: Requirement, seen: dict[str, Requirement]) -> list[str]:

@@ -11,12 +11,14 @@ from pathlib import Path
 from scalems.env import (
     build,
     check,
+    compile,
     current,
     fingerprint,
     guard,
     layout,
     locking,
     manifest,
+    mpi,
     parity,
     site,
     state,
@@ -32,7 +34,7 @@ from scalems.env.locking import LockResult, Notify, Options
 from scalems.env.outcome import Action, EnvResult, SyncResult, load_specs
 from scalems.env.package import Prepared
 from scalems.env.parity import Side
-from scalems.env.prepare import workshop
+from scalems.env.prepare import Workshop, workshop
 from scalems.env.spec import EnvSpec
 from scalems.env.state import Synced, SyncedEnv
 from scalems.errors import EnvironmentNotReady
@@ -83,7 +85,7 @@ def sync(project: Project, label: str, options: Options, *, notify: Notify) -> S
         if options.dry_run:
             return _dry(place, config, plans, results, change, options)
         definition.validate(change) if change.diff else None
-        envs = _build_all(place, plans, engine, options, notify=notify)
+        envs = _build_all(place, plans, engine, shop, options, notify=notify)
         failpoint("sync.built")
         _prove_parity(place, plans, client, label)
         failpoint("sync.parity")
@@ -115,7 +117,10 @@ def _plans(
         interpreter = target.find_interpreter(one)
         pins = locks[one.name].select(interpreter.markers)
         software = site.require(one.site, env=one.name)
+        uses_mpi = any(pin.name == mpi.PACKAGE for pin in pins)
+        world = mpi.launcher(one.site) if uses_mpi else ""
         taken = {**one.site.to_dict(), "found": software} if one.site else None
+        compiled = compile.select(one, pins, interpreter, {"site": taken, "mpi": world})
         plans.append(
             BuildPlan(
                 name=one.name,
@@ -131,9 +136,13 @@ def _plans(
                     scalems_digest=client.scalems_digest,
                     site=taken,
                     packages=packages[one.name],
+                    compiled=compiled,
+                    mpi=world,
                 ),
                 site=one.site,
                 packages=packages[one.name],
+                compiled=compiled,
+                build_rules=one.build_rules,
                 software=software,
             )
         )
@@ -144,13 +153,14 @@ def _build_all(
     place: Layout,
     plans: Sequence[BuildPlan],
     engine: Engine,
+    shop: Workshop,
     options: Options,
     *,
     notify: Notify,
 ) -> list[EnvResult]:
     own = wheel.pack(place.wheels)
     failpoint("sync.packed")
-    make = functools.partial(_build, place, engine, own, options, notify=notify)
+    make = functools.partial(_build, place, engine, own, shop, options, notify=notify)
     with local.threads(len(plans)) as pool:
         running = [pool.submit(make, plan) for plan in plans]
         wait(running)  # a build that fails does not spoil the others
@@ -158,13 +168,21 @@ def _build_all(
 
 
 def _build(
-    place: Layout, engine: Engine, own: Path, options: Options, plan: BuildPlan, *, notify: Notify
+    place: Layout,
+    engine: Engine,
+    own: Path,
+    shop: Workshop,
+    options: Options,
+    plan: BuildPlan,
+    *,
+    notify: Notify,
 ) -> EnvResult:
     known, made = build.ensure(
         plan,
         layout=place,
         engine=engine,
         wheel=own,
+        shop=shop,
         offline=options.offline,
         good=functools.partial(check.is_good, depth=options.depth),
         notify=notify,

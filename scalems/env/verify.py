@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalems.env import layout, parity, state, target
+from scalems.env import layout, mpi, parity, state, target
 from scalems.env.check import Depth
 from scalems.env.finding import About, Finding, Policy, Severity, errors, not_ready
 from scalems.env.look import Seen, look
@@ -185,7 +185,10 @@ def examine(
     client = target.client()
     for env, seen in zip(envs, see(synced, envs, depth=depth, hold=hold), strict=True):
         again = sync_command(resource, depth=depth)
-        findings += [replace(finding, remedy=again) for finding in seen.findings]
+        findings += [
+            replace(one, remedy=f"{one.remedy}; then {again}" if one.remedy else again)
+            for one in seen.findings
+        ]
         if known := seen.manifest:
             manifests[env.name] = known
             findings += _inputs(env, known, client, mend)
@@ -307,6 +310,7 @@ def _inputs(env: SyncedEnv, known: Manifest, client: Side, mend: str) -> list[Fi
     wanted = lock.inputs_digest(asked, parity.pins(client.versions), needs)
     same_site = asked.site == Site.from_dict(known.site)
     same_site &= _same_packages(asked.packages, known)
+    same_site &= asked.build_rules == known.build_rules
     if (same_site and wanted == known.lock_inputs) or any(
         known.versions.get(name) != version
         for name, version in parity.pins(client.versions).items()
@@ -336,7 +340,10 @@ def _same_packages(asked: Sequence[Package], known: Manifest) -> bool:
 def _software(manifests: Mapping[str, Manifest], findings: Sequence[Finding]) -> list[Row]:
     """Return rows of the parity table for what is not Python."""
     names = sorted({name for known in manifests.values() for name in known.software})
-    return [
+    world = {env: known.mpi["name"] for env, known in manifests.items() if known.mpi}
+    severities = [f.severity for f in findings if f.kind == mpi.DIFFERENT]
+    row = Row(what="MPI of mpi4py", values=world, severity=min(severities, default=None))
+    return ([row] if world else []) + [
         Row(
             what=name,
             values={env: known.software.get(name, "") for env, known in manifests.items()},

@@ -10,7 +10,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from scalems import probe
-from scalems.env import canonical
+from scalems.env import canonical, site
 from scalems.errors import BackendError
 from scalems.workflow import stamp
 from scalems.workflow.call import ENV_VARIABLE
@@ -112,10 +112,9 @@ class LocalBackend:
 
 
 def _variables(build: Build) -> dict[str, str]:
-    from scalems.env import enter
 
     given = {
         ENV_VARIABLE: build.content_digest,
         stamp.VARIABLE: stamp.text("local", build.software),
     }
-    return {**enter.variables(build.site), **given}
+    return {**site.variables(build.site), **given}

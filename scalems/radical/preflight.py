@@ -17,7 +17,7 @@ import threading
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from scalems.env import enter
+from scalems.env import site
 from scalems.env.finding import Policy
 from scalems.errors import EnvironmentNotReady, ScalemsError
 from scalems.workflow.inspection import HEADER
@@ -103,7 +103,7 @@ class Preflight:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd="/",  # what lies in a working folder is not to be found
-            env={**variables, **enter.variables(self._build.site)},
+            env={**variables, **site.variables(self._build.site)},
             start_new_session=True,
         )
 

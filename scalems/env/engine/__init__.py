@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
@@ -112,13 +112,16 @@ class Engine(Protocol):
         into: Path,
         *,
         interpreter: Path,
+        env: Mapping[str, str],
         offline: bool,
         holding: int,
         on_line: Callable[[str], None] | None,
     ) -> None:
         """Build a wheel from a source tree, in an environment of its own.
 
+        :param source: a folder, or a source distribution.
         :param into: folder that the wheel is written to.
+        :param env: variables that the build gets.
         :raises InstallError: it cannot be built.
         """
 

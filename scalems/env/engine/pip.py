@@ -9,7 +9,7 @@ import importlib.metadata
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -155,15 +155,16 @@ class PipEngine:
         into: Path,
         *,
         interpreter: Path,
+        env: Mapping[str, str],
         offline: bool,
         holding: int,
         on_line: Callable[[str], None] | None,
     ) -> None:
         """See :meth:`scalems.env.engine.Engine.wheel`."""
         argv = ["pip", "--python", str(interpreter), "wheel", "--no-deps", "--wheel-dir", str(into)]
-        env = {"PIP_NO_INDEX": "1"} if offline else {}
+        settings = {**env, **({"PIP_NO_INDEX": "1"} if offline else {})}
         try:
-            self._module([*argv, str(source)], env=env, holding=holding, on_line=on_line)
+            self._module([*argv, str(source)], env=settings, holding=holding, on_line=on_line)
         except CommandFailed as error:
             cause, remedy = explain(error, doing=f"building {source.name}")
             raise InstallError(cause, remedy=remedy) from error

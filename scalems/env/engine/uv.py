@@ -6,7 +6,7 @@ import re
 import shutil
 import sysconfig
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -143,6 +143,7 @@ class UvEngine:
         into: Path,
         *,
         interpreter: Path,
+        env: Mapping[str, str],
         offline: bool,
         holding: int,
         on_line: Callable[[str], None] | None,
@@ -151,7 +152,7 @@ class UvEngine:
         argv = ["build", "--wheel", "--out-dir", str(into), "--python", str(interpreter)]
         argv += ["--offline"] if offline else []
         try:
-            self._run([*argv, str(source)], holding=holding, on_line=on_line)
+            self._run([*argv, str(source)], env=env, holding=holding, on_line=on_line)
         except CommandFailed as error:
             cause, remedy = explain(error, doing=f"building {source.name}")
             raise InstallError(cause, remedy=remedy) from error
@@ -160,13 +161,14 @@ class UvEngine:
         self,
         argv: Sequence[str],
         *,
+        env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         holding: int | None = None,
         on_line: Callable[[str], None] | None = None,
     ) -> Completed:
         # Away from the user's folder, whose pyproject.toml or uv.toml is not about these venvs.
         words = [str(self._binary), *argv, "--no-progress"]
-        return run(words, cwd=cwd or Path("/"), holding=holding, on_line=on_line)
+        return run(words, env=env, cwd=cwd or Path("/"), holding=holding, on_line=on_line)
 
 
 def lowest(python: str) -> str:

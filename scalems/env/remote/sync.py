@@ -35,6 +35,7 @@ from scalems.env.package import Prepared
 from scalems.env.parity import Side
 from scalems.env.prepare import Workshop, workshop
 from scalems.env.remote.link import Link, connect, digest
+from scalems.env.site import Site
 from scalems.env.spec import EnvSpec
 from scalems.env.state import Synced, SyncedEnv
 from scalems.env.target import Interpreter
@@ -155,7 +156,13 @@ def _packages(shop: Workshop, one: EnvSpec, found: Interpreter) -> tuple[Prepare
     here = Interpreter(
         path=target.client_interpreter(), facts=probe.interpreter(), markers=probe.markers()
     )
-    made = shop.prepare(one, here) if one.packages else ()
+    if one.no_binary:
+        raise EnvironmentNotReady(
+            f"{one.path}: no-binary: packages cannot be built from source on a host over SSH yet",
+            remedy="sync on the host itself",
+        )
+    # The modules of the host are not here.
+    made = shop.prepare(replace(one, site=Site()), here) if one.packages else ()
     for own in made:
         if not own.wheel.stem.endswith("-none-any") and dict(here.facts) != dict(found.facts):
             raise EnvironmentNotReady(
