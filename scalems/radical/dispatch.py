@@ -138,6 +138,7 @@ class Dispatcher:
     def __init__(self) -> None:
         self.queue = Queue()
         self.places: dict[str, Place] = {}
+        self._total = self._largest = 0  # slots of all places, and of the largest one
 
     def __iter__(self) -> Iterator[int]:
         """Yield the ids of all calls that have no outcome."""
@@ -158,16 +159,25 @@ class Dispatcher:
         place = self.places.pop(name, None)
         return list(place.away.values()) if place is not None else []
 
-    def batches(self) -> Iterator[tuple[Place, list[Row]]]:
-        """Yield calls to send now, and where to; those with the least load come first."""
-        open_ones = [place for place in self.places.values() if not place.paused]
-        open_ones.sort(key=lambda place: place.load / place.slots)
-        largest = max((place.slots for place in open_ones), default=0)
-        total = sum(place.slots for place in open_ones)
+    def batches(self, name: str | None = None) -> Iterator[tuple[Place, list[Row]]]:
+        """Yield calls to send now, and where to; those with the least load come first.
+
+        :param name: of the only place that has room.
+        """
+        if not len(self.queue):
+            return
+        if name is None:
+            open_ones = [place for place in self.places.values() if not place.paused]
+            open_ones.sort(key=lambda place: place.load / place.slots)
+            self._largest = max((place.slots for place in open_ones), default=0)
+            self._total = sum(place.slots for place in open_ones)
+        else:
+            one = self.places.get(name)
+            open_ones = [one] if one is not None and not one.paused else []
         for place in open_ones:
             # Beyond what it can begin it gets no more than its share of what waits.
-            share = -(-len(self.queue) * place.slots // (2 * total))
-            if rows := self._batch(place, max(share, place.slots - place.load), largest):
+            share = -(-len(self.queue) * place.slots // (2 * (self._total or place.slots)))
+            if rows := self._batch(place, max(share, place.slots - place.load), self._largest):
                 yield place, rows
 
     def ended(self, name: str, outcomes: Iterable[Row]) -> list[Row]:

@@ -7,6 +7,7 @@ call-mode tasks to those that cannot.
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 from scalems.errors import BackendError
@@ -35,6 +36,7 @@ RP = "RADICAL-Pilot"
 """Name of the place of all Workers that are reached through RP's tasks only."""
 
 _CLIENT = 48  # bits of a call's id that it has at its client; above them is the client's number
+_BALANCE_EVERY = 0.2  # seconds
 _OWN = (1 << _CLIENT) - 1
 _RP_AHEAD = 2.0  # seconds of work that is sent ahead: RP needs some 0.1 s to bring a task
 _RP_BATCH = 0.5  # seconds of work that one of RP's tasks may take, as far as calls have shown
@@ -66,6 +68,7 @@ class Plane:
         self._waiting: dict[str, int] = {}  # Workers that were let in, and their slots
         self._batches: dict[str, list[int]] = {}
         self._count = 0
+        self._balanced = 0.0
 
     def __len__(self) -> int:
         """Number of calls that have no outcome."""
@@ -114,7 +117,9 @@ class Plane:
         place = self._dispatcher.places.get(worker)
         if kind == "outcomes":
             self._deliver(self._dispatcher.ended(worker, value))
-        elif kind == "open":
+            self.send(worker)  # the others have what they had
+            return
+        if kind == "open":
             self._dispatcher.open(Place(worker, self._waiting.pop(worker)))
         elif kind == "returned":
             self._dispatcher.returned(worker, value)
@@ -167,16 +172,23 @@ class Plane:
         """Withdraw all calls of a client."""
         self._withdraw([ident for ident in self._dispatcher if ident >> _CLIENT == client])
 
-    def send(self) -> None:
-        """Send what can be sent now."""
-        for place, rows in self._dispatcher.batches():
+    def send(self, worker: str | None = None) -> None:
+        """Send what can be sent now.
+
+        :param worker: the only one that has room.
+        """
+        for place, rows in self._dispatcher.batches(worker):
             if place.name == RP:
                 self._send_by_rp(place, rows)
             elif self._hub is not None:
                 self._hub.send(place.name, "calls", light(rows))
 
     def balance(self) -> None:
-        """Have calls given back that others could begin at once."""
+        """Have calls given back that others could begin at once, now and then."""
+        now = time.monotonic()
+        if now - self._balanced < _BALANCE_EVERY:
+            return
+        self._balanced = now
         for place in self._dispatcher.overloaded():
             if place.name != RP and self._hub is not None:
                 self._hub.send(place.name, "give back", place.load - place.slots)

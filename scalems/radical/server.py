@@ -256,7 +256,7 @@ class _Server:
         if self._closing.is_set():
             raise _Closed
         self._check()
-        if self._up:
+        if self._up and not isinstance(event, WorkerEvent):  # which has seen to it
             self._plane.send()
 
     def _on_pilot(self, event: PilotEvent) -> None:
