@@ -91,7 +91,7 @@ def manifest_of(prefix: Path) -> Mapping[str, Any]:
     """Return the manifest beside a managed venv, or an empty mapping if there is none to trust."""
     try:
         data = json.loads((prefix.parent / MANIFEST).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}
 

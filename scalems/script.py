@@ -93,7 +93,10 @@ def _takes_next(word: str, options: Mapping[str, bool]) -> bool | None:
 
 
 def _is_python_file(word: str) -> bool:
-    return word.endswith(".py") and Path(word).is_file()
+    try:
+        return word.endswith(".py") and Path(word).is_file()
+    except OSError:  # too long to be the name of a file
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)

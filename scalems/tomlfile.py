@@ -101,7 +101,9 @@ def _parse(text: str) -> dict[str, Any]:
     :raises ValueError: it is not TOML, or holds more than the parser can take.
     """
     try:
-        return tomllib.loads(text)
+        data = tomllib.loads(text)
+        json.dumps(data, default=str)  # a table of many levels is not one inside another for TOML
+        return data
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

@@ -85,7 +85,7 @@ def pin_items(pins: Iterable[Pin]) -> dict[str, str]:
 
 
 def walk(venv: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield each file and link below a venv, by relative path."""
+    """Yield each file and link below a venv, by relative path; not the empty lock file of uv."""
     root = str(venv)
     stack = [""]
     while stack:
@@ -95,7 +95,7 @@ def walk(venv: Path) -> Iterator[tuple[str, os.stat_result]]:
                 path = f"{folder}/{entry.name}" if folder else entry.name
                 if entry.is_dir(follow_symlinks=False):
                     stack.append(path)
-                else:
+                elif path != ".lock":
                     yield path, entry.stat(follow_symlinks=False)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from scalems import probe
+from scalems.errors import UsageError
 
 MANIFEST = probe.MANIFEST
 
@@ -17,17 +19,18 @@ class Layout:
 
     root: Path
 
-    def create(self) -> None:
+    def create(self, *, builds: bool = True) -> None:
         """Make the folder, for its owner alone; whoever wants to share it with a group opens it.
 
         What is in it may be read by whoever may enter it, but not the backups.
 
+        :param builds: it gets builds; those of a resource on another host are there.
         :raises OSError: it cannot be written.
         """
         if not self.root.is_dir():
             self.root.parent.mkdir(parents=True, exist_ok=True)
             self.root.mkdir(mode=0o700, exist_ok=True)
-        for folder in (self.builds, self.resource("x").parent):
+        for folder in (*([self.builds] if builds else []), self.resource("x").parent):
             folder.mkdir(mode=0o755, exist_ok=True)
         self.backups().mkdir(mode=0o700, exist_ok=True)
 
@@ -75,20 +78,33 @@ class Layout:
         return self.builds / f".{name}-{input_digest[:16]}.lock"
 
     def resource(self, label: str) -> Path:
-        """File that says what was last synced for a resource."""
-        return self.root / "resources" / f"{label}.json"
+        """File that says what was last synced for a resource.
+
+        :raises UsageError: there can be no such resource.
+        """
+        return self.root / "resources" / f"{_checked(label)}.json"
 
     def generations(self, label: str) -> Path:
         """Folder of the sets of builds that a resource has had."""
-        return self.root / "generations" / label
+        return self.root / "generations" / _checked(label)
 
     def current(self, label: str, name: str) -> Path:
         """Link to the build in use, for people and their scripts."""
-        return self.root / "current" / label / name
+        return self.root / "current" / _checked(label) / _checked(name)
 
     def backups(self) -> Path:
         """Folder of the former versions of RP's resource files."""
         return self.root / "backups"
+
+
+def _checked(name: str) -> str:
+    """Return a name that leads nowhere else than to a file of that name."""
+    if not re.fullmatch(r"[\w-][\w.-]*", name, re.ASCII):
+        raise UsageError(
+            f"{name!r} is not a name of letters, digits, '.', '-' and '_'",
+            remedy="`scalems env list` and `scalems resource list` show what there is",
+        )
+    return name
 
 
 def default() -> Layout:

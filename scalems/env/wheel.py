@@ -71,7 +71,7 @@ def pack(folder: Path, *, client: bool = False) -> Path:
     data = archive(files)
     place = folder / hashlib.sha256(data).hexdigest()[:16]
     path = place / f"scalems-{version()}-py3-none-any.whl"
-    if not path.is_file():
+    if not path.is_file() or path.read_bytes() != data:
         place.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         temporary.write_bytes(data)

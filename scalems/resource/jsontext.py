@@ -73,8 +73,8 @@ def merge_members(text: str, path: Sequence[str], members: Mapping[str, Any]) ->
 
 
 def _set(text: str, path: Sequence[str], value: Any) -> str:
+    parse(text)
     blank = _blank(text)
-    json.loads(blank)
     start = _skip(blank, 0)
     for depth, key in enumerate(path):
         if start >= len(blank) or blank[start] != "{":

@@ -162,6 +162,7 @@ _NO_NETWORK = re.compile(
     re.IGNORECASE,
 )
 _NO_SPACE = re.compile(r"No space left on device|os error 28|Disk quota exceeded", re.IGNORECASE)
+_NO_LOCKS = re.compile(r"failed to lock .*(os error (37|38|95))|No locks available")
 _BAD_HASH = re.compile(r"Hash mismatch|DO NOT MATCH THE HASHES", re.IGNORECASE)
 _OFFLINE = re.compile(r"network was disabled|was not found in the cache|offline mode")
 
@@ -178,6 +179,11 @@ def explain(error: CommandFailed, *, doing: str) -> tuple[str, str | None]:
     detail = detail or error.cause
     if _NO_SPACE.search(printed):
         return f"the disk is full while {doing}:\n{detail}", "free some space and run it again"
+    if _NO_LOCKS.search(printed):
+        return (
+            f"the file system of the installer's cache cannot lock files, while {doing}:\n{detail}",
+            "export UV_CACHE_DIR=/folder/on/a/local/disk, or use --engine pip",
+        )
     if _BAD_HASH.search(printed):
         return (
             f"a downloaded file does not have the hash that the lock demands, while {doing}:\n"

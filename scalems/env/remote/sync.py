@@ -63,7 +63,7 @@ def sync(
     engine = choose(options.engine)
     with ExitStack() as stack:
         if not options.dry_run:
-            place.create()
+            place.create(builds=False)
             stack.enter_context(guard.changing(place, config.label, notify=notify))
         notify(f"connecting to {host.name}")
         link = stack.enter_context(connect(host, notify=notify))
