@@ -58,6 +58,10 @@ class BackendError(ScalemsError):
     """A backend could not start, or was lost while work was in flight."""
 
 
+class RunStopped(ScalemsError):
+    """The run was stopped, since a task failed and ``--on-error stop`` says so."""
+
+
 class TaskError(ScalemsError):
     """A task ended without a result that could be brought back as it was."""
 

@@ -11,24 +11,22 @@ import contextlib
 import difflib
 import json
 import logging
-import os
 import signal
 import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from scalems import tracebacks
-from scalems.errors import ExitCode, ScalemsError, TaskError, TaskLost
+from scalems.errors import ExitCode, RunStopped, ScalemsError, TaskError, TaskLost
 from scalems.liveview import LiveView, say
 from scalems.script import Script, split
+from scalems.signals import Interrupted, Signals
 from scalems.workflow import call, file
 from scalems.workflow.current import activated
 from scalems.workflow.graph import Graph
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from types import FrameType
+    from collections.abc import Callable, Mapping, Sequence
 
     from scalems.env import VerifiedResource
     from scalems.env.finding import About, Policy
@@ -105,6 +103,11 @@ def base_parser(
     parser.add_argument(
         "--rerun", action="store_true", help="run all tasks again, and keep the new results"
     )
+    parser.add_argument(
+        "--on-error", choices=("continue", "stop"), default="continue",
+        help="when a task fails: go on with all that does not depend on it, or end the run "
+        "at once (default: continue)",
+    )  # fmt: skip
     parser.add_argument(
         "-j", "--max-workers", type=_positive, metavar="N", help="calls at a time (default: cores)"
     )
@@ -205,60 +208,6 @@ def _configure_logging(options: argparse.Namespace) -> None:
         logger.addHandler(handler)
 
 
-# --- signals ------------------------------------------------------------------------------
-
-
-class Interrupted(KeyboardInterrupt):
-    """A signal asked the run to end.
-
-    :param number: the signal.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.number = number
-
-    @property
-    def exit_code(self) -> int:
-        """The exit code that a shell expects."""
-        return 128 + self.number
-
-
-class _Signals:
-    """Makes the first signal an :class:`Interrupted`, and the second one the end."""
-
-    def __init__(self, kill: Callable[[], None]) -> None:
-        self._kill = kill
-        self._first: int | None = None
-
-    @contextlib.contextmanager
-    def handled(self) -> Iterator[None]:
-        """Handle signals as long as the context is open."""
-        if threading.current_thread() is not threading.main_thread():
-            yield  # only the main thread may set handlers
-            return
-        before = {}
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # e.g. nohup
-                before[number] = signal.signal(number, self._handle)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._first is None:
-            self._first = number
-            raise Interrupted(number)
-        # In a thread: what holds the main thread up may hold a lock that is needed too.
-        killer = threading.Thread(target=self._kill, daemon=True)
-        killer.start()
-        killer.join(_KILL_LIMIT)
-        os.write(2, b"scalems: ended at once\n")  # print() may be what was interrupted
-        os._exit(128 + number)
-
-
 # --- the run ------------------------------------------------------------------------------
 
 
@@ -278,7 +227,12 @@ def main(
     options = parser.parse_args(words.ours)
     _configure_logging(options)
     inline = getattr(options, "inline", False)  # a live view would be in a debugger's way
-    run = Run(quiet=options.quiet, verbose=options.verbose, live=not inline)
+    run = Run(
+        stop=options.on_error == "stop",
+        quiet=options.quiet,
+        verbose=options.verbose,
+        live=not inline,
+    )
     try:
         with run.signals.handled():
             script = Script.read(words)
@@ -330,9 +284,12 @@ def _open_store(
 class Run:
     """One run of a script."""
 
-    def __init__(self, *, quiet: bool = False, verbose: int = 0, live: bool = True) -> None:
+    def __init__(
+        self, *, quiet: bool = False, verbose: int = 0, live: bool = True, stop: bool = False
+    ) -> None:
+        self._stop = stop
         self.view = LiveView(quiet=quiet or not live)
-        self.signals = _Signals(self._kill)
+        self.signals = Signals(self._kill)
         self.error: BaseException | None = None
         """What ended the app before its end."""
         self.store: Store | None = None
@@ -353,7 +310,11 @@ class Run:
 
     def _execute(self, app: App, backend: Backend, area: str) -> None:
         graph = self._graph = Graph(
-            backend, on_outcome=self._show_output, results=self.store, area=area
+            backend,
+            on_outcome=self._show_output,
+            on_failure=self._stop_at if self._stop else None,
+            results=self.store,
+            area=area,
         )
         self.view.watch(graph)
         with self.view, activated(graph):
@@ -379,6 +340,17 @@ class Run:
     def _abort(self, graph: Graph, signalled: Interrupted) -> None:
         say(f"{signalled}: stopping; once more ends at once")
         graph.close(abort=True)
+
+    def _stop_at(self, failed: Failed) -> None:
+        """End the run since a task has failed."""
+        if self._graph is not None and self._graph.error is None:
+            what = f"{failed.future.name}#{failed.future.task_id}"
+            self._graph.end(
+                RunStopped(
+                    f"The run was stopped, since {what} failed: {call.summary(failed.error)}",
+                    remedy="run it again: what has finished is kept; or leave out --on-error stop",
+                )
+            )
 
     def _kill(self) -> None:
         if self._graph is not None:

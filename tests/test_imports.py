@@ -24,7 +24,7 @@ RANKS = (
     {"local", "radical"},
     {"executor"},
     {"invocation"},
-    {"liveview", "script", "tracebacks"},
+    {"liveview", "script", "signals", "tracebacks"},
     {"store"},
     {"workflow"},
     {"env"},

@@ -301,3 +301,24 @@ def test_app_that_handles_an_interrupt_goes_on(run):
         """
     )
     assert (done.returncode, done.stdout) == (0, "handled\n4\n")
+
+
+def test_a_run_can_stop_at_the_first_failure(run):
+    body = """
+        def work(x):
+            if x == 0:
+                raise ValueError("no")
+            time.sleep(600)
+
+        futures = [scalems.submit(work, x) for x in range(8)]
+        futures[-1].result()
+    """
+    done = run(
+        body, options=["--on-error", "stop"], head=HEAD.replace("asyncio,", "asyncio, time,")
+    )
+    assert done.returncode == 1
+    assert (
+        "error: The run was stopped, since main.<locals>.work#1 failed: ValueError: no"
+        in done.stderr
+    )
+    assert done.stderr.count("was stopped") == 1

@@ -129,6 +129,7 @@ class Bulks:
                 given.append(args)
             else:
                 future._ran = outcome
+                future._reused = True
                 future.set_result(outcome)
         count = len(futures) - len(left)
         self.graph.tally.moved("done", None, count)

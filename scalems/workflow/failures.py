@@ -12,6 +12,8 @@ from scalems.workflow.future import Future
 from scalems.workflow.pickling import summary
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from scalems.workflow.call import Outcome
 
 
@@ -32,15 +34,21 @@ class Failed:
 
 
 class Failures:
-    """Failed tasks, and what those that did not run have failed for."""
+    """Failed tasks, and what those that did not run have failed for.
 
-    def __init__(self) -> None:
+    :param told: of each task that has failed by itself.
+    """
+
+    def __init__(self, told: Callable[[Failed], None] | None = None) -> None:
+        self._told = told
         self._failed: list[Failed] = []
         self._roots: dict[int, tuple[Future[Any], Future[Any]]] = {}
 
     def add(self, failed: Failed) -> None:
         """Note a task that failed by itself."""
         self._failed.append(failed)
+        if self._told is not None:
+            self._told(failed)
 
     def all(self) -> list[Failed]:
         """Return the failed tasks as they failed, without those that failed for another one."""

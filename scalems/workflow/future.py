@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
+import html
 import queue
 import sys
 import time
+import weakref
 from concurrent.futures import ALL_COMPLETED
 from concurrent.futures._base import FINISHED
 from dataclasses import replace
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 
 T = TypeVar("T")
+
+_SHOWN = 5  # tasks that are named
 
 # What values have and futures have not: asking for it is a forgotten .result().
 _REFUSED = """
@@ -43,7 +47,7 @@ class Future(LightFuture[T]):
     """
 
     __slots__ = (
-        *("_asked", "_decoded", "_place", "_ran", "_started", "_withdraw"),
+        *("_asked", "_decoded", "_depends", "_place", "_reused", "_ran", "_started", "_withdraw"),
         *("name", "task_id"),
     )
 
@@ -68,6 +72,8 @@ class Future(LightFuture[T]):
         self._asked = False
         self._ran: call.Outcome | None = None  # set when it has run, well or not
         self._decoded: tuple[T] | None = None
+        self._depends: tuple[tuple[str, weakref.ref[Any]], ...] = ()
+        self._reused = False
 
     def result(self, timeout: float | None = None) -> T:
         """Return the value, waiting for it.
@@ -211,6 +217,49 @@ class Future(LightFuture[T]):
         """Versions of the site's software when it was computed, by name."""
         computed = _computed(self)
         return stamp.of(computed).software if computed is not None else {}
+
+    def explain(self) -> str:
+        """Return how it stands with the task: what it waits for, where it ran, why it failed."""
+        how = self._condition_word()
+        lines = [
+            f"{self.name}#{self.task_id}: {'taken from a former run' if self._reused else how}"
+        ]
+        outcome = self._came()
+        if outcome is not None:
+            took = max(0.0, outcome.ended - outcome.started)
+            lines.append(f"ran on {outcome.host}, process {outcome.pid}, for {took:.3g} s")
+        if self.env_digest:
+            lines.append(f"environment {self.env_digest[:16]}")
+        others = [(name, ref()) for name, ref in self._depends]
+        if others:
+            shown = ", ".join(name for name, _ in others[:_SHOWN])
+            more = f", and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+            lines.append(f"depends on {shown}{more}")
+        waits = [
+            f"{name} ({one._condition_word()})"
+            for name, one in others
+            if one is not None and not one.done()
+        ]
+        if waits and how == "waiting":
+            more = f", and {len(waits) - _SHOWN} more" if len(waits) > _SHOWN else ""
+            lines.append(f"waits for {', '.join(waits[:_SHOWN])}{more}")
+        if how == "failed":
+            error = concurrent.futures.Future.exception(self)
+            assert error is not None
+            lines.append(call.summary(error))
+        return "\n  ".join(lines)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        return f"<pre>{html.escape(self.explain())}</pre>"
+
+    def depend(self, futures: Iterable[concurrent.futures.Future[Any]]) -> None:
+        """Note what it depends on, for :meth:`explain`; for the graph only."""
+        self._depends = tuple(
+            (f"{one.name}#{one.task_id}", weakref.ref(one))
+            for one in futures
+            if isinstance(one, Future)
+        )
 
     def _outcome(self) -> call.Outcome | None:
         Awaited([self]).wait()

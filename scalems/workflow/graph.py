@@ -15,7 +15,7 @@ from concurrent.futures import CancelledError, InvalidStateError
 from concurrent.futures import Future as AnyFuture
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from scalems.errors import BackendError, ScalemsError, UsageError
 from scalems.workflow import argument, block, call, current, spawned
@@ -24,7 +24,7 @@ from scalems.workflow.call import Call, Outcome
 from scalems.workflow.failures import DependencyError as DependencyError
 from scalems.workflow.failures import Failed, Failures, error_of
 from scalems.workflow.future import Future
-from scalems.workflow.node import Node
+from scalems.workflow.node import Node, Promise
 from scalems.workflow.options import DEFAULT, TaskOptions
 from scalems.workflow.spawned import sendable
 from scalems.workflow.tally import Counts, State, Tally
@@ -44,20 +44,13 @@ log = logging.getLogger(__name__)
 _START_LIMIT = 30.0  # seconds that a closed backend gets to break off its start
 
 
-class Promise(NamedTuple):
-    """A task that the client itself sees to."""
-
-    future: Future[Any]
-    settle: Callable[[Outcome], None]
-    """Ends it."""
-
-
 class Graph:
     """All tasks of one run and the backend that they run on.
 
     :param backend: it is started, in a thread of its own, by the first task.
     :param on_outcome: told the outcome of each call that has printed something, from any thread.
     :param results: of former runs, and where those of this run are kept.
+    :param on_failure: told each task that has failed by itself.
     :param area: where files are kept, see ``scalems.workflow.file.area``.
     """
 
@@ -68,6 +61,7 @@ class Graph:
         on_outcome: Callable[[str, Outcome], None] | None = None,
         results: Results | None = None,
         area: str = "",
+        on_failure: Callable[[Failed], None] | None = None,
     ) -> None:
         self.backend = backend
         self.area = area
@@ -78,7 +72,7 @@ class Graph:
         self.ids: Iterator[int] = itertools.count(1)
         self._nodes: dict[int, Node] = {}
         self._bulks = Bulks(self)
-        self._failures = Failures()
+        self._failures = Failures(on_failure)
         self.tally = Tally()
         self._start_lock = threading.Lock()
         self.work = Work()
@@ -145,6 +139,7 @@ class Graph:
             if not self._reuse(node):
                 self._hand_over(node, payload)
             return
+        node.future.depend(futures)
         node.template, node.dependencies, node.missing = payload, futures, len(futures)
         for dependency in futures:
             dependency.add_done_callback(partial(self._arrived, node))
@@ -318,6 +313,7 @@ class Graph:
             return False
         if self._move(node, "submitted") is not None:
             self.results.reused(node.key, outcome)
+            node.future._reused = True
             self.work.do(partial(self.settle, node, outcome, reused=True))
         return True
 

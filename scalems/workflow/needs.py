@@ -9,7 +9,10 @@ import contextlib
 import importlib.util
 import os
 import random
+import re
+import resource
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -42,6 +45,8 @@ class Needs:
     """Of the generators of :mod:`random` and of NumPy's global one."""
     priority: int = 0
     """Calls with a higher one run first."""
+    memory: int = 0
+    """Bytes that it may take beyond what its process has; 0 if there is no limit."""
     once: bool = False
     """Whether it must not be begun again by itself when it was lost, as it may have effects."""
 
@@ -64,7 +69,7 @@ class Needs:
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """Set the variables and the seed, in this process, as long as the context is open."""
-        if not self.env and self.seed is None:
+        if not self.env and self.seed is None and not self.memory:
             yield
             return
         before = {name: os.environ.get(name) for name, _ in self.env}
@@ -76,13 +81,57 @@ class Needs:
 
                 np.random.seed(self.seed % 2**32)
         try:
-            yield
+            with _limited(self.memory):
+                yield
         finally:
             for name, value in before.items():
                 if value is None:
                     os.environ.pop(name, None)
                 else:
                     os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _limited(memory: int) -> Iterator[None]:
+    """Limit what this process may take in address space, see setrlimit(2).
+
+    :param memory: bytes beyond what it has; 0 for no limit.
+    :raises MemoryError: which names the limit.
+    """
+    if not memory:
+        yield
+        return
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + memory
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if resource.RLIM_INFINITY not in (soft, hard):
+        limit = min(limit, soft)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    try:
+        yield
+    except MemoryError as error:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        raise MemoryError(
+            f"the task has taken more than its memory={memory} bytes"
+            " (raise that limit, or give it less to do)"
+        ) from error
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d*)?)\s*([kKMGT]?)(i?)B?", re.ASCII)
+
+
+def size_of(text: str) -> int:
+    """Return the bytes that a size stands for: ``512 MiB`` (of 1024), ``2GB`` (of 1000), ``100``.
+
+    :raises ValueError: it is none.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"{text!r} is no size such as '2GB' or '512 MiB'")
+    number, unit, binary = found.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(unit.upper() or " "))
 
 
 NONE = Needs()

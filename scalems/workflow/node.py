@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future as AnyFuture
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from scalems.workflow.call import Outcome
     from scalems.workflow.future import Future
     from scalems.workflow.options import TaskOptions
     from scalems.workflow.tally import State
 
     Finish = Callable[[Any], object]
     """Turns the value from the far side into the value of the future, in the client."""
+
+
+class Promise(NamedTuple):
+    """A task that the client itself sees to."""
+
+    future: Future[Any]
+    settle: Callable[[Outcome], None]
+    """Ends it."""
 
 
 class Node:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from scalems.errors import UsageError
-from scalems.workflow.needs import NONE, Needs
+from scalems.workflow.needs import NONE, Needs, size_of
 
 # What executorlib and others call them: their "core" is a process of MPI.
 _ALIASES = {
@@ -39,6 +39,8 @@ class TaskOptions:
     cores_per_rank: int = 1
     """Cores, and so the threads that libraries may start."""
     gpus_per_rank: int = 0
+    memory: int | str | None = None
+    """Memory that it may take beyond what its process has: bytes, or a text such as ``2GB``."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Variables of the environment while it runs."""
     seed: int | None = None
@@ -63,6 +65,10 @@ class TaskOptions:
         for name in ("seed", "priority"):
             if type(given[name]) is not int and (name, given[name]) != ("seed", None):
                 faults.append(f"{name} is a whole number, not {given[name]!r}")
+        try:
+            object.__setattr__(self, "memory", _bytes(given["memory"]))
+        except ValueError as error:
+            faults.append(f"memory is a number of bytes or a size such as '2GB': {error}")
         if not isinstance(given["label"], str):
             faults.append(f"label is a text, not {self.label!r}")
         faults += _wrong_variables(given["env"])
@@ -76,6 +82,7 @@ class TaskOptions:
             ranks=self.ranks,
             cores_per_rank=self.cores_per_rank,
             gpus_per_rank=self.gpus_per_rank,
+            memory=int(self.memory or 0),
             env=tuple(sorted(self.env.items())),
             seed=self.seed,
             priority=self.priority,
@@ -118,6 +125,14 @@ class TaskOptions:
     def pause(self, attempt: int) -> float:
         """Return the seconds to wait after a failed attempt, counted from 1."""
         return float(min(_FIRST_PAUSE * 2 ** (attempt - 1), _LONGEST_PAUSE))
+
+
+def _bytes(memory: object) -> int | None:
+    if isinstance(memory, str):
+        memory = size_of(memory)
+    if memory is not None and (type(memory) is not int or memory < 1):
+        raise ValueError(f"not {memory!r}")
+    return memory
 
 
 def _wrong_variables(env: object) -> list[str]:

@@ -23,7 +23,7 @@ from scalems.workflow.future import Future
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from scalems.workflow.graph import Promise
+    from scalems.workflow.node import Promise
 
 P = ParamSpec("P")
 R = TypeVar("R")
