@@ -386,6 +386,7 @@ def test_a_connection_that_fails_says_why(far: FarHost, tmp_path, config, more, 
     [
         ('host = "-oProxyCommand=x"', "is not the name of a host"),
         ('host = "lab"\nroot = "relative"', "absolute path"),
+        ('host = "lab"\nroot = "~/two words"', "without spaces"),
         ('root = "/x"', "there is none"),
         ('host = "lab"\npython = "a!b"', "without '!'"),
     ],
