@@ -95,8 +95,12 @@ def from_dict(data: Mapping[str, Any]) -> Manifest:
 
 def write(folder: Path, manifest: Manifest) -> None:
     """Write a manifest, with a digest over itself; from here on the build counts."""
-    text = json.dumps(to_dict(manifest), indent=1, sort_keys=True) + "\n"
-    write_atomic(folder / MANIFEST, text)
+    write_atomic(folder / MANIFEST, text(manifest))
+
+
+def text(manifest: Manifest) -> str:
+    """Return the text of a manifest's file."""
+    return json.dumps(to_dict(manifest), indent=1, sort_keys=True) + "\n"
 
 
 def read(folder: Path) -> Manifest | None:
@@ -111,9 +115,9 @@ def read(folder: Path) -> Manifest | None:
 def write_files(folder: Path, entries: Mapping[str, Entry]) -> str:
     """Write the table of a build's files; return its digest for the manifest."""
     table = {path: [e.size, e.mtime_ns, e.sha256, e.mode] for path, e in sorted(entries.items())}
-    text = json.dumps(table, separators=(",", ":"))
-    write_atomic(folder / FILES, text)
-    return hashlib.sha256(text.encode()).hexdigest()
+    packed = json.dumps(table, separators=(",", ":"))
+    write_atomic(folder / FILES, packed)
+    return hashlib.sha256(packed.encode()).hexdigest()
 
 
 def read_files(folder: Path, manifest: Manifest) -> dict[str, Entry] | None:

@@ -193,6 +193,7 @@ def examine(
             manifests[env.name] = known
             findings += _inputs(env, known, client, mend)
             findings += _sources(env, mend)
+            findings += _signature(synced, env, known)
     compared = parity.compare(
         client,
         [_side(env, manifests[env.name]) for env in envs if env.name in manifests],
@@ -210,6 +211,15 @@ def examine(
         parity=compared,
         findings=tuple(findings),
     )
+
+
+def _signature(synced: Synced, env: SyncedEnv, known: Manifest) -> list[Finding]:
+    """Whether who may sign has signed, where the project says so."""
+    if not env.spec.with_name("allowed_signers").is_file():
+        return []
+    from scalems.env import signature  # only now: few projects have signatures
+
+    return list(signature.check(synced, env, known))
 
 
 def see(

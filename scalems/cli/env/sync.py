@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,12 @@ def _add_sync(commands: Commands) -> None:
         "--replace",
         action="store_true",
         help="with --bundle: overwrite specs and locks of the project that were edited here",
+    )
+    command.add_argument(
+        "--sign",
+        metavar="KEY",
+        help="then sign the manifests with this SSH key (default: $SCALEMS_SIGNING_KEY, if set); "
+        "envs/allowed_signers says who may",
     )
     command.set_defaults(run=_sync)
 
@@ -157,10 +164,31 @@ def _sync_one(
     options: argparse.Namespace,
     house: Wheelhouse | None = None,
 ) -> dict[str, Any]:
-    """Sync a resource and print how it went, unless the caller is to; return the result.
+    """Sync a resource, and sign it if that was asked for; return the result.
 
     :param house: where to take all wheels from, rather than from an index.
     """
+    result = _synced(project, label, options, house)
+    key = options.sign or os.environ.get("SCALEMS_SIGNING_KEY")
+    if key is None or options.dry_run:
+        return result
+    from scalems.env import signature
+    from scalems.env.verify import examine
+
+    report = examine(label)
+    signed = signature.sign(report.synced, report.manifests, Path(key).expanduser())
+    if not (options.json or options.quiet):
+        print(f"signed: {', '.join(signed)}, with {key}")
+    return {**result, "signed": signed}
+
+
+def _synced(
+    project: Project,
+    label: str,
+    options: argparse.Namespace,
+    house: Wheelhouse | None,
+) -> dict[str, Any]:
+    """Sync a resource and print how it went, unless the caller is to; return the result."""
     from scalems.env import current
     from scalems.env.check import Depth
 
