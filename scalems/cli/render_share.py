@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from scalems.cli.render import console, print_rows, size
 
 if TYPE_CHECKING:
     from scalems.env.bundle import BundleResult
     from scalems.env.keys import KeyDifference
+    from scalems.env.plan import UpgradePlan
 
 
 def print_bundle(result: BundleResult) -> None:
@@ -53,3 +55,62 @@ def print_key_difference(difference: KeyDifference) -> None:
             "[yellow]an older scalems made one of them and did not record its hashes:[/] "
             "what differs may be these"
         )
+
+
+def print_plan(
+    plan: UpgradePlan, pilots: Sequence[Mapping[str, str]], results: Mapping[str, Any]
+) -> None:
+    """Print what an upgrade would touch, and in which order it is done."""
+    out = console()
+    if plan.client:
+        out.print("[bold]the client's own venv[/]")
+        _print_changes(plan.client)
+    shown: dict[str, str] = {}
+    for one in plan.resources:
+        for env in one.envs:
+            where = f"{one.label}/{env.name}"
+            state = _impact(env.affected, env.in_use, built=env.build is not None)
+            out.print(f"[bold]{where}[/]: ", end="")
+            out.print("[red]cannot have it[/]" if env.problem else state, soft_wrap=True)
+            if env.name in shown:
+                if env.affected:
+                    out.print(f"  its lock is that of {shown[env.name]}")
+                continue
+            shown[env.name] = where
+            _print_changes(env.changes)
+            if env.problem:
+                out.print(env.problem, markup=False, soft_wrap=True)
+    for pilot in pilots:
+        out.print(f"the warm pilot {pilot['name']} stays as it is: ", end="")
+        out.print(f"scalems pilot stop {pilot['name']}, and start it again", soft_wrap=True)
+    for one in results["envs"]:
+        out.print(
+            f"{one['results']} results of {one['env']} ({size(one['bytes'])}) are kept, but the "
+            "new environment computes its own",
+            soft_wrap=True,
+        )
+    if not plan.steps and not plan.problems:
+        out.print("[green]nothing would change[/]")
+    for number, (command, why) in enumerate(plan.steps, start=1):
+        out.print(f"[bold]{number}.[/] {why}")
+        out.print(f"   {command}", markup=False, soft_wrap=True)
+
+
+def _impact(affected: bool, in_use: bool | None, *, built: bool) -> str:
+    if not affected:
+        return "[green]not affected[/]"
+    if in_use is None:
+        return "[yellow]built anew[/], on its host"
+    if in_use:
+        return "[yellow]built anew[/]; a run uses the present build, and keeps it"
+    return "[yellow]built anew[/]" if built else "[yellow]not built yet[/]"
+
+
+def _print_changes(changes: Sequence[str]) -> None:
+    out = console()
+    for line in changes[:12]:
+        out.print(
+            f"  {line}", style={"+": "green", "-": "red"}.get(line[0], "yellow"), markup=False
+        )
+    if len(changes) > 12:
+        out.print(f"  ... {len(changes) - 12} more; --json lists them all")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from scalems.host.files import write_atomic
 from scalems.probe import normalize
 from scalems.resource.config import Project
 from scalems.tomlfile import near
+
+_NAME = re.compile(r"[^A-Za-z0-9._-]")
 
 
 class Notify(Protocol):
@@ -151,7 +154,7 @@ def _known(names: Sequence[str], specs: Sequence[EnvSpec]) -> None:
     }
     locked |= {own.name for one in specs for own in one.packages}
     for name in names:
-        if locked and normalize(name) not in locked:
+        if locked and normalize(_NAME.split(name, maxsplit=1)[0]) not in locked:
             raise UsageError(
                 f"no lock has {name!r}{near(name, locked)}",
                 remedy="check the spelling; new packages go into `dependencies` of a spec",

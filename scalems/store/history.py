@@ -95,6 +95,11 @@ class History:
         )
         return [{**row, "state": _state(row), "argv": json.loads(row["argv"])} for row in rows]
 
+    def by_environment(self) -> dict[str, tuple[int, int]]:
+        """Return the number of results and their bytes, by content fingerprint."""
+        rows = self._rows("SELECT env, count(*) AS n, sum(size) AS size FROM results GROUP BY env")
+        return {str(row["env"]): (int(row["n"]), int(row["size"] or 0)) for row in rows}
+
     def run(self, number: int | None) -> dict[str, Any]:
         """Return a run; by default the last one.
 

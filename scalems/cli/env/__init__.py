@@ -18,6 +18,7 @@ MODULES = {
     "keep": ("rollback", "gc"),
     "share": ("export",),
     "bundle": ("bundle",),
+    "plan": ("plan",),
 }
 """The commands of each module."""
 
