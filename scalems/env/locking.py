@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from packaging.requirements import InvalidRequirement, Requirement
+
 from scalems.env import conflict, layout, lock, parity, spec, tag, target, wheel
 from scalems.env.check import Depth
 from scalems.env.engine import Engine, ResolveError, choose
@@ -26,7 +28,7 @@ from scalems.probe import normalize
 from scalems.resource.config import Project
 from scalems.tomlfile import near
 
-_NAME = re.compile(r"[^A-Za-z0-9._-]")
+_VERSION = re.compile(r"[^A-Za-z0-9._-]")
 
 
 class Notify(Protocol):
@@ -40,7 +42,8 @@ class Notify(Protocol):
 class Options:
     """How to sync.
 
-    :param upgrade: resolve anew to the newest versions; of these distributions only, if named.
+    :param upgrade: resolve anew to the newest versions; of these distributions only, if named,
+        or to the version that is named with one.
     :param frozen: never resolve: a lock that is not current is an error.
     :param offline: use what is cached, and no network.
     :param dry_run: show what would be done, change nothing.
@@ -154,7 +157,7 @@ def _known(names: Sequence[str], specs: Sequence[EnvSpec]) -> None:
     }
     locked |= {own.name for one in specs for own in one.packages}
     for name in names:
-        if locked and normalize(_NAME.split(name, maxsplit=1)[0]) not in locked:
+        if locked and normalize(_VERSION.split(name, maxsplit=1)[0]) not in locked:
             raise UsageError(
                 f"no lock has {name!r}{near(name, locked)}",
                 remedy="check the spelling; new packages go into `dependencies` of a spec",
@@ -253,6 +256,23 @@ def _current_lock(
     return former, ""
 
 
+def _asked(upgrade: bool | tuple[str, ...]) -> tuple[bool | tuple[str, ...], list[str]]:
+    """Return the packages to upgrade, and the versions that were asked for of them.
+
+    :raises UsageError: one is neither a name nor a name with a version.
+    """
+    if isinstance(upgrade, bool):
+        return upgrade, []
+    try:
+        wanted = [Requirement(text) for text in upgrade]
+    except InvalidRequirement as error:
+        raise UsageError(
+            f"not a package to upgrade: {error}", remedy="write NAME or NAME==VERSION"
+        ) from None
+    limits = [f"{one.name}{one.specifier}" for one in wanted if one.specifier]
+    return tuple(one.name for one in wanted), limits
+
+
 def _resolve(
     one: EnvSpec,
     packages: Sequence[Prepared],
@@ -268,13 +288,14 @@ def _resolve(
     wanted = [*lock.requirements(one), *(own.requirement for own in packages)]
     if packages:  # they may ask for scalems, which they get as the client's code
         wanted.append(f"scalems @ {wheel.pack(layout.default().wheels).as_uri()}")
+    upgrade, versions = _asked(options.upgrade)
     resolution = engine.resolve(
         wanted,
-        lock.constraints(one, pins),
+        sorted({*lock.constraints(one, pins), *versions}),
         python=one.python,
         interpreter=interpreter.path,
         former=former,
-        upgrade=options.upgrade,
+        upgrade=upgrade,
         offline=options.offline,
     )
     return lock.render(
