@@ -18,6 +18,7 @@ def made(small_home: Scalems, tmp_path) -> Scalems:
     project = tmp_path / "project"
     shutil.copytree(small_home.project, project)
     add_task(project)
+    (project / "resource-configs" / "lab.toml").unlink(missing_ok=True)
     config = project / "resource-configs" / "local.toml"
     config.write_text(
         config.read_text() + '\n[other]\nextends = "local.localhost"\npilot = "pilot"\n'
@@ -93,6 +94,8 @@ def test_what_a_lock_cannot_have_is_told(made: Scalems):
 
 
 def test_what_nobody_has_is_refused_with_near_names(scalems: Scalems):
+    # It names an environment that this small project does not have.
+    (scalems.project / "resource-configs" / "lab.toml").unlink(missing_ok=True)
     assert "'idna'" in scalems.run("env", "plan", "--upgrade", "idnaa", code=2).stderr
     for text in ("idna @ https://x.example/a.whl", "==", "idna[x]", "idna; python_version>'3'"):
         scalems.run("env", "plan", "--upgrade", text, code=2)
