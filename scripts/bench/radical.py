@@ -4,7 +4,8 @@
     python scripts/bench/radical.py -n 10000 --runs 3 --peers VENV   # with parsl, distributed
 
 Two workers each, all warm; every call of the first column has a future of its own. The bare script
-sends 200 calls, as it takes minutes for more. The environments are synced in a home that is
+sends 200 calls, as it takes minutes for more. Each case is printed as soon as it is measured.
+The environments are synced in a home that is
 removed. Needs a package index.
 """
 
@@ -238,6 +239,7 @@ def main() -> None:
         for _ in range(options.runs):
             for case, (argv, env) in commands.items():
                 taken[case].append(measure(argv, Path(name), env))
+                print(f"{case}: {taken[case][-1]}", file=sys.stderr, flush=True)
     table = Table(title=f"{options.n} calls, 2 workers (medians of {options.runs} runs)")
     table.add_column("what")
     for column in ("ratio", *COLUMNS.values()):
