@@ -1,0 +1,114 @@
+"""Checks of a build beside bare digests and `lstat` of the same files.
+
+    python scripts/bench/verify.py
+
+In one process, interpreter start left out; then the commands, with it. The last table shows
+that a check costs the same however many builds are kept. Needs a package index once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from timing import SCALEMS, Case, command, compare
+
+from scalems.env import check, manifest
+from scalems.env.check import Depth
+
+LABEL = "local.localhost"
+
+
+def main() -> None:
+    """Build the environments, then time."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--env", default="task", help="environment to look at")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="scalems-bench-") as name:
+        home = Path(name)
+        env = {"SCALEMS_HOME": str(home / "state"), "RADICAL_CONFIG_USER_DIR": name}
+        env["PYTHONDONTWRITEBYTECODE"] = ""  # of whoever runs this; a client venv is compiled
+        command([SCALEMS, "env", "sync", "--resource", LABEL], env=env)()
+        folder = (home / "state" / "current" / LABEL / options.env).resolve()
+        known = manifest.read(folder)
+        assert known
+        table = manifest.read_files(folder, known) or {}
+        files = [str(folder / "venv" / path) for path in table]
+        compare(
+            f"every byte: {known.files:,} files, {known.bytes / 1e6:.0f} MB",
+            [
+                *(Case(f"bare {kind}", digests(files, kind)) for kind in ("sha256", "blake2b")),
+                Case("check, deep", look(folder, Depth.DEEP)),
+            ],
+            runs=options.runs,
+        )
+        compare(
+            "size and time of every file",
+            [
+                Case("bare lstat", lambda: [os.lstat(path) for path in files]),
+                Case("check, normal", look(folder, Depth.NORMAL)),
+                Case("check, fast", look(folder, Depth.FAST)),
+            ],
+            runs=options.runs,
+        )
+        fast = command([SCALEMS, "env", "check", "--fast", "--quiet"], env=env)
+        commands = [
+            Case("python -c pass", command([sys.executable, "-c", "pass"], env=env)),
+            Case("scalems --help", command([SCALEMS, "--help"], env=env)),
+            Case("scalems env check --fast", fast),
+        ]
+        compare("commands", commands, runs=options.runs)
+        for number in range(100):
+            kept = folder.with_name(f"task-{number:016x}")
+            kept.mkdir()
+            shutil.copy(folder / "manifest.json", kept)
+        compare(
+            "with 100 more builds",
+            [
+                Case("check, fast", look(folder, Depth.FAST)),
+                Case("scalems env check --fast", fast),
+            ],
+            runs=options.runs,
+        )
+
+
+def look(folder: Path, depth: Depth) -> Callable[[], None]:
+    """Return a check that must find nothing."""
+
+    def run() -> None:
+        found = check.inspect("task", folder, depth=depth)
+        if found:
+            sys.exit("\n".join(map(str, found)))
+
+    return run
+
+
+def digests(paths: list[str], kind: str) -> Callable[[], object]:
+    """Return what digests files on all cores, and does nothing else."""
+
+    def one(share: list[str]) -> None:
+        for path in share:
+            if Path(path).is_symlink():
+                continue
+            with open(path, "rb", buffering=0) as stream:  # noqa: PTH123
+                hashlib.new(kind, stream.readall()).hexdigest()
+
+    count = os.cpu_count() or 1
+
+    def run() -> None:
+        with ThreadPoolExecutor(count) as pool:
+            list(pool.map(one, [paths[start::count] for start in range(count)]))
+
+    return run
+
+
+if __name__ == "__main__":
+    main()
