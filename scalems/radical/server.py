@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from scalems.radical.settings import Settings
 
 _STEP_LIMIT = 120.0  # seconds for RP to make its session, or a manager
+_ROOM = 5_000_000  # bytes that a run's logs take at least
 _STEP_SLOW = 20.0  # seconds after which it is said that it takes long
 _LOCAL_PILOT_LIMIT = 150.0  # seconds from submission to PMGR_ACTIVE on this machine
 _QUEUED_PILOT_LIMIT = 48 * 3600.0  # seconds; a batch system may let it wait
@@ -123,6 +124,7 @@ class _Server:
         """Run the session from its start to its end."""
         signal.signal(signal.SIGTERM, lambda *_: self._close())
         try:
+            self._look_first()
             self._session.open(self._proceed)
             self._stop_timer()
             for _ in range(self._session.workers):
@@ -210,10 +212,9 @@ class _Server:
         if self._closing.is_set():
             raise _Closed
         self._stop_timer()
-        slow = f"{step}: RADICAL-Pilot takes its time, and gets {_STEP_LIMIT:.0f} s"
         self._timers = (
-            threading.Timer(_STEP_LIMIT, self._hang, [step]),
-            threading.Timer(_STEP_SLOW, self._clients.tell_all, ["note", slow]),
+            threading.Timer(_STEP_LIMIT, self._hang, [step, _STEP_LIMIT]),
+            threading.Timer(_STEP_SLOW, self._is_slow, [step]),
         )
         for timer in self._timers:
             timer.daemon = True
@@ -226,9 +227,27 @@ class _Server:
             timer.cancel()
         self._timers = ()
 
-    def _hang(self, step: str) -> None:
+    def _look_first(self) -> None:
+        """See to what RP hangs without, and does not notice.
+
+        :raises BackendError: it is not there.
+        """
+        if problem := surroundings.no_loopback():
+            raise BackendError(problem, remedy="bring it up: ip link set lo up")
+        if problem := surroundings.no_room(self._settings.folder, needed=_ROOM):
+            raise BackendError(
+                problem, remedy="make room there, or set XDG_STATE_HOME to another folder"
+            )
+
+    def _is_slow(self, step: str) -> None:
+        if surroundings.no_room(self._settings.folder) or surroundings.no_loopback():
+            self._hang(step, _STEP_SLOW)
+        slow = f"{step}: RADICAL-Pilot takes its time, and gets {_STEP_LIMIT:.0f} s"
+        self._clients.tell_all("note", slow)
+
+    def _hang(self, step: str, seconds: float) -> None:
         # The main thread is somewhere in RP, and does not come back.
-        self._fail(self._lost(f"RADICAL-Pilot did not finish {step} in {_STEP_LIMIT:.0f} s."))
+        self._fail(self._lost(f"RADICAL-Pilot did not finish {step} in {seconds:.0f} s."))
         processes.sweep(self._settings.run, self._settings.folder)
         os._exit(1)
 

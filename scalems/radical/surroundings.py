@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import time
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from scalems.env import Build
 
 _FULL = 1_000_000  # bytes below which nothing can be written any more
+_ANSWER = 5.0  # seconds
 _SPEAKS = ("radical-pilot", "radical-utils")  # what the client and the agent must have alike
 
 
@@ -58,13 +60,36 @@ def faults(place: Place) -> Iterator[tuple[str, str]]:
         yield problem, sync
     if place.build is not None and (problem := _build_problem(place.build)):
         yield f"The Task venv {place.build.venv} {problem}.", sync
+    if problem := no_loopback():
+        yield problem, "bring it up: ip link set lo up"
     for folder in (place.sandbox, place.folder):
-        if folder is not None and folder.is_dir():
-            left = shutil.disk_usage(folder).free
-            if left < _FULL:
-                remedy = "free some space, or set another folder: --pilot-option sandbox=FOLDER"
-                yield f"There is no room left in {folder}.", remedy
-                return
+        if folder is not None and (problem := no_room(folder)):
+            yield problem, "free some space, or set another folder: --pilot-option sandbox=FOLDER"
+            return
+
+
+def no_room(folder: Path, *, needed: int = _FULL) -> str:
+    """Return that there is no room left in a folder; empty if there is.
+
+    :param needed: bytes.
+    """
+    try:
+        left = shutil.disk_usage(folder).free
+    except OSError:
+        return ""
+    return f"There is no room left in {folder}: {left / 1e6:.1f} MB." if left < needed else ""
+
+
+def no_loopback() -> str:
+    """Return that this host's parts cannot talk to each other; empty if they can."""
+    try:
+        with (
+            socket.create_server(("127.0.0.1", 0)) as server,
+            socket.create_connection(server.getsockname(), timeout=_ANSWER),
+        ):
+            return ""
+    except OSError as error:
+        return f"The loopback interface of this host does not work: {error.strerror or error}."
 
 
 def pilot_fault(place: Place) -> str:
