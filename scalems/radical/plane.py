@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalems.errors import BackendError
 from scalems.radical.dispatch import Dispatcher, Place
-from scalems.radical.hub import Hub, WorkerEvent
+from scalems.radical.hub import GONE, Hub, WorkerEvent
 from scalems.radical.wire import (
     CANCEL,
     call_of,
@@ -126,6 +126,9 @@ class Plane:
         elif kind in ("silent", "back") and place is not None:
             log.warning("%s is %s", worker, kind)
             place.paused = kind == "silent"
+            said = f"does not answer, and is given up after {GONE:.0f} s"
+            said = said if place.paused else "answers again"
+            self._clients.tell_all("note", f"{worker} {said}")
         elif kind == "gone":
             self.lose(worker, f"{worker} has not been heard of")
         self.send()
@@ -151,6 +154,10 @@ class Plane:
             for ident in place.away
             if ident >> _CLIENT == client
         ]
+
+    def reachable(self) -> bool:
+        """Tell if there is a Worker, and it is not silent."""
+        return any(not place.paused for place in self._dispatcher.places.values())
 
     def lively(self) -> bool:
         """Tell if there is a Worker that is reached without RP's master."""

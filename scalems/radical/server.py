@@ -25,7 +25,7 @@ from scalems.env.finding import About, Policy
 from scalems.errors import BackendError, ScalemsError
 from scalems.radical import admission, diagnosis, processes, surroundings, warm, wire
 from scalems.radical.clients import ClientEvent, Clients
-from scalems.radical.hub import WorkerEvent
+from scalems.radical.hub import GONE, WorkerEvent
 from scalems.radical.patience import Patience
 from scalems.radical.plane import Plane
 from scalems.radical.session import FINAL, JobEvent, PilotEvent, PilotSession, TaskEvent
@@ -110,6 +110,7 @@ class _Server:
         self._runs_since: float | None = None  # the pilot's job
         self._changed = self._alive_sent = time.monotonic()
         self._up = False
+        self._reached = self._changed  # when a Worker was there last
         self._timers: tuple[threading.Timer, ...] = ()
         self._patience = Patience(lambda line: self._clients.tell_all("note", line))
         self._suspicious = True
@@ -349,7 +350,7 @@ class _Server:
         way = self._plane.admit(description["worker"], description)
         self._clients.tell_all("way", f"calls get to {description['worker']} by {way}")
         if not self._up:
-            self._up = True
+            self._up, self._reached = True, time.monotonic()
             self._keep()
             self._clients.tell_all("ready")
         self._clients.tell_all("status", self._status())
@@ -390,6 +391,7 @@ class _Server:
         self._replace_gone(now)
         if self._up:
             self._plane.balance()
+            self._check_workers(now)
             self._check_used(now)
             return
         if self._session.stuck() > _SCHEDULING_LIMIT:
@@ -416,6 +418,15 @@ class _Server:
             raise _Hung(lost) if self._session.local else lost
         if not active and diagnosis.crashed(self._session.sandbox()):
             raise self._lost("The pilot's agent failed while it started.")
+
+    def _check_workers(self, now: float) -> None:
+        """Give up if no Worker has answered for long; sooner if none can."""
+        if self._plane.reachable():
+            self._reached = now
+        waited = now - self._reached
+        self._patience.waits("a Worker to answer", waited, _WORKER_LIMIT)
+        if waited > _WORKER_LIMIT or (waited > GONE / 2 and surroundings.no_loopback()):
+            raise self._lost(f"No Worker has answered for {waited:.0f} s.")
 
     def _look_around(self, what: str) -> None:
         """End a start that cannot succeed: RP does not notice that its venv is another one."""
