@@ -18,6 +18,7 @@ from scalems.env.verify import Build
 from scalems.errors import EnvironmentNotReady
 from scalems.radical.preflight import Preflight
 from scalems.workflow import argument, inspection, shipping
+from scalems.workflow.block import encoded
 from scalems.workflow.call import Call, encode
 from scalems.workflow.needs import Needs
 
@@ -170,6 +171,23 @@ def test_values_and_functions_of_a_missing_package_are_found(build):
     looked = Looked(build).at(yaml.safe_load, "a: 1")
     assert "needs the module 'yaml'" in looked.errors[0].cause
     assert "add PyYAML to the dependencies" in looked.errors[0].remedy
+
+
+def test_an_item_of_a_block_is_looked_at_as_a_call(build):
+    for function, items, expected in (
+        (local(innocent), [(1,), (2,)], []),
+        (local(innocent), [([1, {2: 3}],)], []),
+        (local(needs_numpy), [(4,), (9,)], ["numpy"]),
+    ):
+        ((count, payload),) = encoded(function, items)
+        block = Call(id=1, name="f", payload=payload, items=tuple(range(count)))
+        looked = Looked(build)
+        looked.preflight.offer(block)
+        looked.preflight._waiting.put(None)
+        looked.preflight._thread.join(LIMIT)
+        looked.preflight.end()
+        assert looked.notes == []
+        assert [name for name in ("numpy",) if name in str(looked.errors)] == expected
 
 
 def test_ranks_need_mpi4py(build):

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from scalems.env import site
 from scalems.env.finding import Policy
 from scalems.errors import EnvironmentNotReady, ScalemsError
+from scalems.workflow.block import singles
 from scalems.workflow.inspection import HEADER
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ class Preflight:
             if self._ended or call.name in self._seen:
                 return
             self._seen.add(call.name)
+            if call.items is not None:
+                call = next(singles(call))
             self._waiting.put(call)
             if self._thread is None:
                 self._thread = threading.Thread(
@@ -171,7 +174,7 @@ class Preflight:
                 )
         if answer.get("error"):
             yield (
-                True,
+                False,  # it may be our looking that fails
                 f"{call.name} cannot be rebuilt in the Task venv {name!r}: {answer['error']}",
                 "see what its arguments and its module need there",
             )

@@ -106,9 +106,11 @@ class _Unpickler(pickle.Unpickler):
 
 def _functions(payload: bytes, found: _Found) -> Iterator[types.FunctionType]:
     """Rebuild a call, and yield the functions that it will run as far as they can be seen."""
-    function, args, kwargs = _Unpickler(payload, found).load()
+    function, args, kwargs, *_ = _Unpickler(payload, found).load()
     if type(function) is bytes:
         function = _Unpickler(function, found).load()
+    if type(args) is bytes:  # it was an item of a block
+        args = _Unpickler(args, found).load()
     if function is argument.apply:
         template, values = args
         yield from _functions(template, found)
