@@ -104,10 +104,15 @@ class _Serve:
         """Run the items of a block, and record what each gives."""
         runner = Runner(call, self._records)
         told = time.monotonic()
-        with runner.ready():
+        with runner.ready(), _interruptible() as interrupts:
             for position in self._claims.some(number, call.items or ()):
-                with self._ready():
-                    runner.run(position)
+                self._streams.restore()
+                interrupts.raised = True
+                runner.run(position)
+                interrupts.raised = False
+                self._moved()
+                self._streams.flush()
+                self._own()
                 runner.record(*self._streams.collected())
                 if time.monotonic() - told > _TELL_EVERY:
                     self._link.send_bytes(RECORDED)
@@ -117,9 +122,23 @@ class _Serve:
     @contextlib.contextmanager
     def _ready(self) -> Iterator[None]:
         """Make this process as good as new for a call."""
-        os.chdir(self._folder)
-        with self._streams.restored(), _interruptible():
-            yield
+        self._streams.restore()
+        with _interruptible() as interrupts:
+            interrupts.raised = True
+            try:
+                yield
+            finally:
+                interrupts.raised = False
+                self._moved()
+                self._streams.flush()
+        self._own()
+
+    def _moved(self) -> None:
+        """Go back to the folder that calls begin in."""
+        with contextlib.suppress(OSError):
+            os.chdir(self._folder)
+
+    def _own(self) -> None:
         if os.getpid() != self._pid:
             # The function forked and this is the copy: the other one reports.
             os._exit(0)
@@ -201,12 +220,22 @@ def _watch(descriptor: int, parent: int) -> None:
     os.killpg(0, signal.SIGKILL)
 
 
+class _Interrupts:
+    """Whether a SIGINT is to interrupt what runs: only a call, never what is between two."""
+
+    raised = False
+
+    def __call__(self, number: int, frame: object) -> None:
+        if self.raised:
+            raise KeyboardInterrupt
+
+
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    # A late SIGINT that a call sent to itself must not end the loop between two calls.
+def _interruptible() -> Iterator[_Interrupts]:
+    interrupts = _Interrupts()
     try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        yield
+        signal.signal(signal.SIGINT, interrupts)
+        yield interrupts
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -216,6 +245,8 @@ class _Streams:
 
     def __init__(self) -> None:
         self._kept = [(number, os.dup(number)) for number in (1, 2)]
+        kept = [os.fstat(number) for number in (1, 2)]
+        self._files = [(status.st_dev, status.st_ino) for status in kept]
         self._names: tuple[tuple[str, TextIO], ...] = ()
         self._open()
         faulthandler.enable(self._kept[1][1], all_threads=False)  # ours tell nothing
@@ -237,18 +268,24 @@ class _Streams:
             os.ftruncate(descriptor, 0)
         return cut(data)
 
-    @contextlib.contextmanager
-    def restored(self) -> Iterator[None]:
-        for number, kept in self._kept:
-            with contextlib.suppress(OSError):
-                os.dup2(kept, number)
+    def restore(self) -> None:
+        """Make the streams good again, if they are not."""
+        for (number, kept), file in zip(self._kept, self._files, strict=True):
+            try:
+                status = os.fstat(number)
+                same = (status.st_dev, status.st_ino) == file
+            except OSError:
+                same = False
+            if not same:
+                with contextlib.suppress(OSError):
+                    os.dup2(kept, number)
         if any(stream.closed for _, stream in self._names):
             self._open()
         for name, stream in self._names:
             setattr(sys, name, stream)
-        try:
-            yield
-        finally:
-            for stream in (sys.stdout, sys.stderr, *(stream for _, stream in self._names)):
-                with contextlib.suppress(Exception):
-                    stream.flush()
+
+    def flush(self) -> None:
+        """Write what was printed and is not written yet."""
+        for stream in (sys.stdout, sys.stderr, *(stream for _, stream in self._names)):
+            with contextlib.suppress(Exception):
+                stream.flush()
