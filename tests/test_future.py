@@ -130,7 +130,7 @@ def test_use_as_a_value_says_what_to_do(use):
 
 def test_what_libraries_ask_of_anything_is_not_there():
     future = scalems.Future(task_id=1, name="double")
-    assert not hasattr(future, "_repr_html_")
+    assert not hasattr(future, "_repr_png_")
     with pytest.raises(TypeError, match=r"\.result\(\)"):
         future.reslt()
 
