@@ -18,7 +18,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from scalems.env import bundlefile
+from scalems.env.bundle import without_host
 from scalems.env.bundlefile import Damaged, Part
+from scalems.resource.config import Project
 
 TARGETS = ["cp311-manylinux_2_28_x86_64"]
 
@@ -286,3 +288,17 @@ def test_a_bundle_needs_a_current_lock_and_a_name(scalems: Scalems):
         *("env", "bundle", "--resource", LABEL, "-o", "a.pyz", "--since", "envs/pilot.toml"), code=3
     )
     assert not (scalems.project / "a.pyz").exists()
+
+
+def test_a_resource_config_for_its_own_host_names_no_host(tmp_path):
+    config = tmp_path / "resource-configs" / "lab.toml"
+    config.parent.mkdir()
+    (tmp_path / "envs").mkdir()
+    table = '[cluster]\nextends = "local.localhost"\npilot = "pilot"\n'
+    config.write_text(table + 'host = "me@lab.example"\nroot = "/scratch/me"\noffline = true\n')
+    assert Project(tmp_path).resource("lab.cluster").host
+    config.write_text(without_host(config.read_text()))
+    there = Project(tmp_path).resource("lab.cluster")
+    assert there.host is None
+    assert there.pilot == "pilot"
+    assert without_host(table) == table

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -241,8 +242,19 @@ def _project(project: Project, config: ResourceConfig) -> dict[Part, Path | byte
         paths += [project.env_path(name), project.envs / f"{name}.lock.txt"]
     files: dict[Part, Path | bytes] = {}
     for path in paths:
-        files |= _part(f"project/{path.relative_to(project.root).as_posix()}", path.read_bytes())
+        content = path.read_bytes()
+        if path == config.path and config.host:
+            content = without_host(content.decode()).encode()
+        files |= _part(f"project/{path.relative_to(project.root).as_posix()}", content)
     return files
+
+
+_HOST = re.compile(r"^(?=(?:host|root|python|offline)\s*=)", re.MULTILINE)
+
+
+def without_host(text: str) -> str:
+    """Return a resource config for its own host, where it is not reached over SSH."""
+    return _HOST.sub("# here: ", text)
 
 
 def _files(folder: str, house: Wheelhouse) -> dict[Part, Path | bytes]:
