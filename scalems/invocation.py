@@ -121,16 +121,26 @@ def policies(options: argparse.Namespace) -> Mapping[About, Policy]:
     return {about: Policy(getattr(options, about.value)) for about in About}
 
 
-def verify(resource: str, venv: str, options: argparse.Namespace) -> VerifiedResource:
+def verify(
+    resource: str, venv: str, options: argparse.Namespace, *, pilot: bool = True
+) -> VerifiedResource:
     """Verify the environments that a run is to use, and hold them; tell what a policy lets pass.
 
+    :param venv: name of a Task venv, or the folder of one that scalems did not build.
+    :param pilot: whether the run needs the Pilot venv of the resource too.
     :raises UsageError: if there is no such resource or Task venv.
     :raises EnvironmentNotReady: if the environments are not what was built.
     """
     from scalems import env
 
-    verified = env.verify(resource, tasks=[venv], policies=policies(options), hold=True)
-    for finding in verified.tolerated:
+    allowed = policies(options)
+    if "/" in venv:
+        from scalems.env import adopt
+
+        verified = adopt.verify(venv, resource=resource, pilot=pilot, policies=allowed)
+    else:
+        verified = env.verify(resource, tasks=[venv], policies=allowed, hold=True)
+    for finding in (*verified.remarks, *verified.tolerated):
         say(f"warning: {finding}")
     return verified
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from scalems import probe
-from scalems.env import fingerprint, layout, lock, manifest, site, spec, target, wheel
+from scalems.env import compile, fingerprint, layout, lock, manifest, mpi, site, spec, target, wheel
 from scalems.env.engine import choose
 from scalems.env.locking import Notify, Options
 from scalems.env.manifest import Manifest
@@ -125,6 +125,7 @@ def _built(name: str, folder: Path) -> Key:
         **_common(known.interpreter, known.scalems_digest, pins),
         **_site(known.site, known.software),
         **{f"local package {key}": _local(value) for key, value in known.packages.items()},
+        **{f"built here {key}": value[-16:] for key, value in known.compiled.items()},
     }
     return Key(
         name=name,
@@ -150,6 +151,9 @@ def _planned(text: str, folder: Path | None, notify: Notify) -> Key:
         options = Options(offline=True)
         with workshop(layout.default(), choose("auto"), options, notify=notify) as shop:
             packages = tuple(shop.prepare(one, interpreter))
+    uses_mpi = any(pin.name == mpi.PACKAGE for pin in pins)
+    world = mpi.launcher(one.site) if uses_mpi else ""
+    compiled = compile.select(one, pins, interpreter, {"site": taken, "mpi": world})
     scalems_digest = wheel.source_digest()
     return Key(
         name=text,
@@ -159,11 +163,14 @@ def _planned(text: str, folder: Path | None, notify: Notify) -> Key:
             scalems_digest=scalems_digest,
             site=taken,
             packages=packages,
+            compiled=compiled,
+            mpi=world,
         ),
         items={
             **_common(interpreter.facts, scalems_digest, fingerprint.pin_items(pins)),
             **_site(one.site.to_dict() if one.site else {}, software),
             **{f"local package {each.name}": _local(each.to_dict()) for each in packages},
+            **{f"built here {each.pin.name}": each.key[:16] for each in compiled},
         },
         files={
             name: hashlib.sha256(data).hexdigest() for name, data in wheel.source_files().items()

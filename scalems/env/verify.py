@@ -36,6 +36,7 @@ class Build:
     :param site: what it takes from its site.
     :param top_level: entries of its site-packages.
     :param software: versions of its site's programs.
+    :param place: the venv, if scalems did not build it; ``folder`` is then of no meaning.
     """
 
     name: str
@@ -48,11 +49,12 @@ class Build:
     site: Site = field(default_factory=Site)
     top_level: tuple[str, ...] = ()
     software: Mapping[str, str] = field(default_factory=dict)
+    place: Path | None = None
 
     @property
     def venv(self) -> Path:
         """The venv itself."""
-        return self.folder / "venv"
+        return self.place or self.folder / "venv"
 
     @property
     def python(self) -> Path:
@@ -67,6 +69,7 @@ class VerifiedResource:
     :param definition: RP's resource file that names the Pilot venv.
     :param tolerated: what was found, and a policy lets pass with a warning.
     :param host: where the builds are; ``None`` is this machine.
+    :param remarks: what else is worth telling, and is no difference.
     """
 
     label: str
@@ -74,6 +77,7 @@ class VerifiedResource:
     tasks: Mapping[str, Build]
     definition: Path
     tolerated: tuple[Finding, ...] = ()
+    remarks: tuple[Finding, ...] = ()
     host: Host | None = None
 
 

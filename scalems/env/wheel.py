@@ -24,9 +24,9 @@ FAR_SIDE = ("cloudpickle", "radical-pilot")
 """The only dependencies that the far side of scalems has; the rest is the client's."""
 
 
-def source_files() -> dict[str, bytes]:
-    """Return the files of the running package, by their path in a wheel."""
-    root = Path(scalems.__file__).parent
+def source_files(root: Path | None = None) -> dict[str, bytes]:
+    """Return the files of the running package, or of another one, by their path in a wheel."""
+    root = root or Path(scalems.__file__).parent
     return {
         path.relative_to(root.parent).as_posix(): path.read_bytes()
         for path in sorted(root.rglob("*"))
@@ -34,10 +34,15 @@ def source_files() -> dict[str, bytes]:
     }
 
 
-def source_digest() -> str:
-    """Return the digest of the running package's files; no paths, no times."""
-    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in source_files().items()}
-    return digest("scalems source 1", {"version": version(), "files": hashes})
+def source_digest(root: Path | None = None, of: str | None = None) -> str:
+    """Return the digest of the running package's files; no paths, no times.
+
+    :param root: folder of another scalems.
+    :param of: version of that one.
+    """
+    files = source_files(root)
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    return digest("scalems source 1", {"version": of or version(), "files": hashes})
 
 
 def version() -> str:

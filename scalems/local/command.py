@@ -32,7 +32,9 @@ def make_parser() -> argparse.ArgumentParser:
         help="run the calls in this process, one after the other: for debuggers; no live view",
     )
     group.add_argument(
-        "--venv", metavar="NAME", help="run the calls in this Task venv, after verifying it"
+        "--venv",
+        metavar="NAME",
+        help="run the calls in this Task venv, after verifying it; or in the venv /PATH",
     )
     group.add_argument(
         "--resource",
@@ -68,7 +70,7 @@ def make_backend(options: argparse.Namespace, notify: Notify) -> LocalBackend | 
         return LocalBackend(workers=workers)
     from scalems import invocation
 
-    resource = invocation.verify(options.resource, options.venv, options)
+    resource = invocation.verify(options.resource, options.venv, options, pilot=False)
     if resource.host:
         raise UsageError(
             f"the Task venv {options.venv!r} of {options.resource} is on {resource.host.name}, "

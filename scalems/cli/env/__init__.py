@@ -15,6 +15,7 @@ MODULES = {
     "sync": ("sync", "lock"),
     "look": ("check", "watch", "list", "show", "diff", "explain", "explain-key"),
     "enter": ("run", "shell"),
+    "adopt": ("adopt",),
     "keep": ("rollback", "gc"),
     "share": ("export",),
     "bundle": ("bundle",),
