@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -18,7 +19,7 @@ from faults import (
     nothing_bad_is_trusted,
     processes_of,
 )
-from homes import LABEL, Scalems, debian, make_scalems
+from homes import LABEL, Scalems, debian, in_namespace, make_scalems
 
 from scalems.errors import ExitCode
 
@@ -152,6 +153,34 @@ def test_files_of_the_future(used: Scalems):
     the_next_sync_mends_it(used)
 
 
+def test_a_disk_that_is_full_beside_an_environment_in_use(tmp_path: Path):
+    """The former environment goes on working; with room again, so does the next sync."""
+    made = make_scalems(tmp_path)
+    sync, check = (" ".join(made.argv(*words)) for words in (SYNC, ("env", "check", "--deep")))
+    script = f"""
+        set -e
+        {sync} --quiet
+        former=$(readlink {made.root}/current/{LABEL}/pilot)
+        printf 'constraints = ["idna<3.7"]\\n' >> envs/pilot.toml
+        {" ".join(made.argv("env", "lock", "pilot", "--quiet"))} >&2
+        used=$(du -sk "$HOME" | cut -f1)
+        for more in 100 3000 9000; do
+            mount -o remount,size=$((used + more))k "$HOME"
+            {sync} >&2 && exit 90
+            test "$(readlink {made.root}/current/{LABEL}/pilot)" = "$former"
+            $former/venv/bin/python -I -B -c 'import cloudpickle, zmq'
+            {check} --json | grep -c '"kind": "spec changed since the sync"'
+        done
+        mount -o remount,size=1g "$HOME"
+        {sync} --quiet
+        {check} --quiet
+    """
+    done = in_namespace('mount -t tmpfs none "$HOME"', ["sh", "-c", script], made)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["1", "1", "1"]
+    assert len(re.findall("the disk is full|No space left on device", done.stderr)) >= 3
+
+
 def together(made: Scalems, argvs: list[list[str]]) -> list[dict[str, object]]:
     """Run commands at once; all must succeed."""
     running = [
@@ -192,3 +221,20 @@ def test_eight_at_once_make_one_build(scalems: Scalems):
     assert all(report["ok"] for report in scalems.json("env", "check", "--deep"))
     foreign_is_kept(scalems)
     assert left_over(scalems) == []
+
+
+def test_several_at_once_where_the_file_system_has_no_locks(scalems: Scalems):
+    strace = debian("strace")
+    two_resources(scalems)
+    no_locks = [strace, "-f", "--seccomp-bpf", "-qqq", "-o", "/dev/null"]
+    no_locks += ["-e", "trace=flock", "-e", "inject=flock:error=ENOLCK"]
+    for path in (scalems.root / "sync.lock", scalems.root / "definition.lock"):
+        no_locks += ["-P", str(path)]  # uv cannot do without a lock on its cache
+    labels = [LABEL, "local.second", LABEL]
+    argvs = [scalems.argv("env", "sync", "--resource", one, "--json") for one in labels]
+    results = together(scalems, [[*no_locks, *argv] for argv in argvs])
+    actions = [result["envs"][0]["action"] for result in results]
+    assert actions.count("built") == 1
+    assert len(builds(scalems)) == 1
+    assert list(scalems.root.rglob("*.claim")) == []
+    assert all(report["ok"] for report in scalems.json("env", "check", "--deep"))
