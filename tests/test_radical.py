@@ -30,6 +30,7 @@ from scalems.radical.wire import (
     FILE_LIMIT,
     call_of,
     call_row,
+    needs_of,
     outcome_of,
     outcome_row,
     pack,
@@ -116,6 +117,73 @@ def test_few_calls_are_shared_however_short():
     for ident in range(8):
         dispatcher.queue.add(row_of(ident))
     assert [len(rows) for _, rows in dispatcher.batches()] == [2, 2]
+
+
+def gang_of(*slots, expected=0):
+    made = Dispatcher()
+    for number, count in enumerate(slots):
+        made.open(Place(f"w{number}", count, host=f"n{number}"))
+    made.gangs.expected = expected or sum(slots)
+    return made
+
+
+def sent_by(dispatcher):
+    return [(place.name, row) for place, rows in dispatcher.batches() for row in rows]
+
+
+def test_a_call_that_no_worker_has_room_for_runs_on_several():
+    dispatcher = gang_of(4, 3, 4)
+    dispatcher.queue.add(row_of(0))
+    ((name, first),) = sent_by(dispatcher)
+    dispatcher.queue.add(row_of(1, ranks=9))
+    dispatcher.queue.add(row_of(2))  # it waits, or the other would never have its room
+    dispatcher.queue.add(row_of(3, ranks=12))  # more than there is: refused where it is sent
+    ((lead, wide),) = [one for one in sent_by(dispatcher) if one[1][0] == 1]
+    assert needs_of(wide).hosts == (("n2", 4), ("n1", 3), ("n0", 2))
+    assert sum(place.load for place in dispatcher.places.values()) == 11
+    dispatcher.ended(lead, [outcome_of_row(wide)])
+    dispatcher.ended(name, [outcome_of_row(first)])
+    run_out(dispatcher)
+    assert [place.load for place in dispatcher.places.values()] == [0, 0, 0]
+
+
+def run_out(dispatcher):
+    """Let all calls end, one after the other."""
+    for _ in range(100):
+        sent_by(dispatcher)
+        for place in dispatcher.places.values():
+            for row in list(place.away.values())[:1]:
+                dispatcher.ended(place.name, [outcome_of_row(row, 5.0)])
+        if not len(dispatcher):
+            return
+    raise AssertionError("some calls never end")
+
+
+def test_a_wide_call_waits_for_workers_that_are_to_come_and_for_room():
+    dispatcher = gang_of(4, expected=8)
+    dispatcher.queue.add(row_of(1, ranks=6))
+    assert sent_by(dispatcher) == []
+    dispatcher.open(Place("late", 4, host="n9"))
+    dispatcher.queue.add(row_of(0, priority=1))
+    sent = {row[0]: row for _, row in sent_by(dispatcher)}
+    assert set(sent) == {0, 1}
+    dispatcher.queue.add(row_of(2, ranks=8))
+    assert sent_by(dispatcher) == []
+    assert dispatcher.close("w0")  # its node has died: what is left has no room for eight
+    dispatcher.gangs.expected = 4
+    run_out(dispatcher)
+
+
+@given(
+    st.lists(st.integers(1, 5), min_size=1, max_size=4),
+    st.lists(st.tuples(st.integers(1, 12), st.integers(1, 3)), max_size=12),
+)
+def test_every_wide_call_ends_and_gives_back_what_it_was_lent(slots, calls):
+    dispatcher = gang_of(*slots)
+    for ident, (ranks, cores) in enumerate(calls):
+        dispatcher.queue.add(row_of(ident, ranks=ranks, cores_per_rank=cores))
+    run_out(dispatcher)
+    assert [place.load for place in dispatcher.places.values()] == [0] * len(slots)
 
 
 def test_urgent_calls_go_first_and_large_ones_do_not_pile_up():

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
-from homes import REPO
+from homes import REPO, Scalems
 
 from scalems.radical.batch import Job, Queue, Watch
 
@@ -92,3 +95,140 @@ def test_the_queue_tells_of_a_job_until_its_end(cluster, tmp_path, monkeypatch):
     assert job.state == "CANCELLED"
     watch.join(LIMIT)
     assert not watch.is_alive()
+
+
+# --- pilots ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory, synced_home):
+    """Run a cluster, with the environments of the repository synced for it."""
+    folder = tmp_path_factory.mktemp("lab")
+    slurm("start", folder)
+    env = {**synced_home.env, "SLURM_CONF": str(folder / "slurm.conf")}
+    made = Scalems(home=synced_home.home, project=synced_home.project, env=env)
+    made.run("env", "sync", "--resource", "lab.slurm")
+    yield made, folder
+    slurm("stop", folder)
+    assert processes_of(folder) == []
+
+
+def jobs(folder):
+    return on(folder, "squeue", "--noheader", "--format=%i").split()
+
+
+def python(made, *words, code=0):
+    place = ("--resource", "lab.slurm", "--venv", "task")
+    done = subprocess.run(
+        [sys.executable, "-m", "scalems.radical", *place, *words],
+        cwd=made.project, env=made.env, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+SCRIPT_OF_ALL = """
+import json, os, subprocess, sys, time
+from pathlib import Path
+import scalems
+
+folder, run = Path(sys.argv[1]), Path(sys.argv[2])
+
+@scalems.task
+def where(n):
+    time.sleep(1)
+    return os.environ["SLURM_JOB_ID"]
+
+@scalems.task
+def hold(name):
+    path = Path(run, name)
+    if not path.exists():
+        path.touch()
+        time.sleep(1000)
+    return os.environ["SLURM_JOB_ID"]
+
+def begun(name):
+    future = hold(name)
+    while not Path(run, name).exists():
+        time.sleep(0.1)
+    return future
+
+RANK = '''
+import os
+from mpi4py import MPI
+total = MPI.COMM_WORLD.allreduce(MPI.COMM_WORLD.Get_rank())
+print(os.environ["SLURMD_NODENAME"], MPI.COMM_WORLD.Get_size(), total, flush=True)
+'''
+
+def tell(**facts):
+    print(json.dumps(facts), flush=True)
+
+@scalems.app
+def main():
+    hosts, jobs, end = set(), set(), time.monotonic() + 100
+    while len(hosts) < int(sys.argv[3]) and time.monotonic() < end:
+        calls = [where(n) for n in range(8)]  # one Worker may be there before the other
+        jobs |= {call.result() for call in calls}
+        hosts |= {call.host for call in calls}
+    (job,) = jobs
+    tell(job=job, hosts=sorted(hosts))
+    nodes = ["srun", "--overlap", "-N2", "-n2", "sh", "-c", "echo $SLURMD_NODENAME"]
+    tell(srun=sorted(scalems.executable(nodes).result().stdout.split()))
+    # Open MPI's shared memory of two nodes that are one machine would be in each other's way.
+    apart = {"OMPI_MCA_btl": "self,tcp", "OMPI_MCA_btl_tcp_if_include": "lo"}
+    wide = scalems.executable([sys.executable, "-c", RANK], ranks=8, env=apart)
+    tell(ranks=sorted(wide.result().stdout.splitlines()), after=where(99).result() == job)
+    held = begun("held")
+    subprocess.run(["scontrol", "update", f"JobId={job}", "EndTime=now+1"], check=True)
+    tell(again=held.result())
+    held = begun("lost")
+    subprocess.run(["kill", "-KILL", (folder / "run" / "node2.pid").read_text().strip()])
+    subprocess.run(["scontrol", "update", "NodeName=node2", "State=DOWN", "Reason=test"])
+    tell(error=str(held.exception()))
+"""
+
+
+def test_a_run_on_two_nodes_outlives_its_walltime_and_tells_of_a_dead_node(lab, tmp_path):
+    made, folder = lab
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT_OF_ALL)
+    words = ("--nodes", "2", "--max-pilots", "2", "--no-store", script, folder, tmp_path, 2)
+    try:
+        done = python(made, *map(str, words))
+    finally:
+        slurm("start", folder)  # the dead node
+    print(done.stdout, done.stderr)  # shown if it fails
+    told: dict[str, object] = {}
+    for line in done.stdout.splitlines():
+        told.update(json.loads(line))
+    assert told["hosts"] == ["node1", "node2"]
+    assert told["srun"] == ["node1", "node2"]
+    assert told["ranks"] == ["node1 8 28"] * 4 + ["node2 8 28"] * 4
+    assert told["after"]
+    assert told["again"] != told["job"]
+    assert "its run time is over" in done.stderr
+    assert "Going on in another pilot" in done.stderr
+    assert "a node has failed" in str(told["error"])
+    assert jobs(folder) == []
+
+
+def test_a_warm_pilot_ends_when_its_job_is_cancelled(lab, tmp_path):
+    made, folder = lab
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT_OF_ALL.partition("    nodes =")[0])
+    started = made.json(
+        *("pilot", "start", "--resource", "lab.slurm", "--venv", "task", "--queue", "short"),
+        *("--cores", "2", "--runtime", "10"),
+    )
+    assert started["slots"] == 2
+    (job,) = jobs(folder)
+    assert on(folder, "squeue", "--noheader", "--format=%P %l").split() == ["short", "10:00"]
+    done = python(made, "--pilot", "warm", "--no-store", *map(str, (script, folder, tmp_path, 1)))
+    assert json.loads(done.stdout) == {"job": job, "hosts": ["node1"]}
+    on(folder, "scancel", job)
+    limit = time.monotonic() + LIMIT
+    while made.json("pilot", "list"):
+        assert time.monotonic() < limit, "the warm pilot is still there"
+        time.sleep(1)
+    log = Path(str(started["folder"]), "server.log").read_text()
+    assert f"Slurm has ended job {job}: it was cancelled" in log

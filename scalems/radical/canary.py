@@ -156,7 +156,7 @@ def _mpi() -> dict[str, Any]:
     """Start ranks, and return how many see each other and by which library."""
     try:
         done = subprocess.run(
-            [*mpi.command(_RANKS), sys.executable, "-c", _MPI],
+            [*mpi.command(Needs(ranks=_RANKS)), sys.executable, "-c", _MPI],
             env=mpi.environment(Needs(ranks=_RANKS)),
             stdin=subprocess.DEVNULL,
             capture_output=True,

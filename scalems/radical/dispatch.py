@@ -12,7 +12,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from scalems.radical.gang import Gangs
 from scalems.radical.wire import duration_of, needs_of, size_of
+from scalems.workflow.needs import NONE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -74,12 +76,16 @@ class Place:
     """Where calls run: a Worker, or all those that are reached through RP.
 
     :param slots: cores that calls run on.
+    :param host: its name, for those who start ranks there; empty if none can be.
     :param most: calls that one batch has at most.
     """
 
-    def __init__(self, name: str, slots: int, *, ahead: float = AHEAD, most: int = MOST) -> None:
+    def __init__(
+        self, name: str, slots: int, *, host: str = "", ahead: float = AHEAD, most: int = MOST
+    ) -> None:
         self.name = name
         self.slots = slots
+        self.host = host
         self.away: dict[int, Row] = {}
         """The calls that it has."""
         self.load = 0
@@ -139,6 +145,7 @@ class Dispatcher:
         self.queue = Queue()
         self.places: dict[str, Place] = {}
         self._total = self._largest = 0  # slots of all places, and of the largest one
+        self.gangs = Gangs()
 
     def __iter__(self) -> Iterator[int]:
         """Yield the ids of all calls that have no outcome."""
@@ -157,7 +164,10 @@ class Dispatcher:
     def close(self, name: str) -> list[Row]:
         """Let a place have calls no more; return those that it had."""
         place = self.places.pop(name, None)
-        return list(place.away.values()) if place is not None else []
+        rows = list(place.away.values()) if place is not None else []
+        for row in rows:
+            self.gangs.release(row[0])
+        return rows
 
     def batches(self, name: str | None = None) -> Iterator[tuple[Place, list[Row]]]:
         """Yield calls to send now, and where to; those with the least load come first.
@@ -166,7 +176,8 @@ class Dispatcher:
         """
         if not len(self.queue):
             return
-        if name is None:
+        if name is None or self.gangs.freed:
+            self.gangs.freed = False
             open_ones = [place for place in self.places.values() if not place.paused]
             open_ones.sort(key=lambda place: place.load / place.slots)
             self._largest = max((place.slots for place in open_ones), default=0)
@@ -174,11 +185,26 @@ class Dispatcher:
         else:
             one = self.places.get(name)
             open_ones = [one] if one is not None and not one.paused else []
+        yield from self._wide()
         for place in open_ones:
             # Beyond what it can begin it gets no more than its share of what waits.
             share = -(-len(self.queue) * place.slots // (2 * (self._total or place.slots)))
             if rows := self._batch(place, max(share, place.slots - place.load), self._largest):
                 yield place, rows
+        yield from self._wide()
+
+    def _wide(self) -> Iterator[tuple[Place, list[Row]]]:
+        """Yield calls that run on several places, as long as one of them is the next.
+
+        If it has no room it waits, and all others with it: they would take what it waits for.
+        """
+        while (row := self.queue.first()) is not None and self._wants_several(row):
+            places = [place for place in self.places.values() if not place.paused]
+            if (found := self.gangs.spread(row, places)) is None:
+                return
+            self.queue.take()
+            found[0].took(found[1])
+            yield found[0], [found[1]]
 
     def ended(self, name: str, outcomes: Iterable[Row]) -> list[Row]:
         """Note outcomes of calls of a place; return those that it had to give."""
@@ -188,6 +214,7 @@ class Dispatcher:
         known = []
         for row in outcomes:
             if place.lost(row[0]) is not None:
+                self.gangs.release(row[0])
                 place.stalled = False
                 place.learn(duration_of(row))
                 known.append(row)
@@ -199,6 +226,7 @@ class Dispatcher:
         if place is not None:
             place.recalled, place.stalled = False, True
             for row in reversed([row for i in idents if (row := place.lost(i)) is not None]):
+                self.gangs.release(row[0])
                 self.queue.add(row, first=True)
 
     def withdraw(self, idents: Sequence[int]) -> tuple[list[Row], dict[str, list[int]]]:
@@ -228,10 +256,18 @@ class Dispatcher:
             place.recalled = True
         return found
 
+    def _wants_several(self, row: Row) -> bool:
+        needs = needs_of(row)
+        return (
+            needs is not NONE and needs.units > 1 and self.gangs.wanted(row, self.places.values())
+        )
+
     def _batch(self, place: Place, limit: int, largest: int) -> list[Row]:
         rows: list[Row] = []
         window = place.window
         while limit > 0 and (row := self.queue.first()) is not None:
+            if self._wants_several(row):
+                break
             cores = needs_of(row).cores
             # One that fits nowhere is sent all the same, to be refused there.
             if cores <= largest and (place.load + cores > window or place.bytes > MOST_BYTES):

@@ -65,7 +65,7 @@ class Plane:
         self._folder = folder
         self._dispatcher = Dispatcher()
         self._hub: Hub | None = None
-        self._waiting: dict[str, int] = {}  # Workers that were let in, and their slots
+        self._waiting: dict[str, tuple[int, str]] = {}  # Workers let in: their slots and host
         self._batches: dict[str, list[int]] = {}
         self._count = 0
         self._balanced = 0.0
@@ -95,7 +95,7 @@ class Plane:
         """
         slots = int(answer["slots"])
         if answer["address"] and self._hub is not None:
-            self._waiting[worker] = slots
+            self._waiting[worker] = (slots, str(answer["host"]))
             self._hub.admit(worker, answer["channel"])
             return f"a data channel to {answer['address']}"
         log.warning("%s is reached through RADICAL-Pilot: %s", worker, answer["reason"])
@@ -120,7 +120,8 @@ class Plane:
             self.send(worker)  # the others have what they had
             return
         if kind == "open":
-            self._dispatcher.open(Place(worker, self._waiting.pop(worker)))
+            slots, host = self._waiting.pop(worker)
+            self._dispatcher.open(Place(worker, slots, host=host))
         elif kind == "returned":
             self._dispatcher.returned(worker, value)
         elif kind in ("silent", "back") and place is not None:
@@ -184,6 +185,7 @@ class Plane:
 
         :param worker: the only one that has room.
         """
+        self._dispatcher.gangs.expected = self._session.slots
         for place, rows in self._dispatcher.batches(worker):
             if place.name == RP:
                 self._send_by_rp(place, rows)

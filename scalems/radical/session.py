@@ -32,7 +32,11 @@ if TYPE_CHECKING:
 _LOCAL = ("fork://", "local://")
 _SAFE = re.compile(r"[\w./+@:,=~-]+")
 _CANCEL_LIMIT = 15.0  # seconds
-_OPEN = "unset SLURM_EXPORT_ENV"  # PSI/J sets it to NONE: `srun` in a call would have no PATH
+_IN_JOB = (
+    "unset SLURM_EXPORT_ENV",  # PSI/J sets it to NONE: `srun` in a call would have no PATH
+    # RP brings the variables of its agent's node to all others.
+    'test -z "$SLURM_STEP_NODELIST" || export SLURMD_NODENAME="$SLURM_STEP_NODELIST"',
+)
 
 CHANNEL = "SCALEMS_CHANNEL"
 """Environment variable: addresses that Workers reach the server by, or ``off``."""
@@ -104,6 +108,8 @@ class PilotSession:
         """
         import radical.pilot as rp
 
+        # A pilot's job that Slurm begins anew would find no session.
+        os.environ["SBATCH_NO_REQUEUE"] = "1"
         proceed("starting the RADICAL-Pilot session")
         config = lean.prepare(self._settings.folder / "config", self._settings.label)
         self._session = rp.Session(uid=self._settings.run, cfg=config)
@@ -289,6 +295,11 @@ class PilotSession:
         del self.staff[uid]
         self._hire_master(rp)
 
+    def dismiss(self, uid: str) -> None:
+        """Do without a Worker that has ended."""
+        del self.staff[uid]
+        self.slots -= self._shares[self._places[uid]][1]
+
     def replace_worker(self, uid: str) -> str:
         """Start a Worker in the place of one that has ended; return what it is, for people."""
         import radical.pilot as rp
@@ -322,7 +333,7 @@ class PilotSession:
                         "ranks": 1,
                         "cores_per_rank": cores,
                         "environment": {SLOTS: str(slots)},
-                        "pre_exec": [_OPEN, *enter.shell_lines(build.venv, build.site)],
+                        "pre_exec": [*_IN_JOB, *enter.shell_lines(build.venv, build.site)],
                     }
                 )
             )

@@ -56,7 +56,7 @@ class Staffing:
             name = self._session.replace_worker(uid)
             self.greet()
             return f"{how} {name} takes its place"
-        del self._session.staff[uid]
+        self._session.dismiss(uid)
         if not self._session.workers:
             return ""
         return f"{how} It is not replaced: too many were lost in {_SPAN / 60:.0f} minutes"

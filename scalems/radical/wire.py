@@ -93,6 +93,11 @@ def needs_of(row: Row) -> Needs:
     return row[_NEEDS] or NONE
 
 
+def with_needs(row: Row, needs: Needs) -> Row:
+    """Return the row of a call with other needs."""
+    return (*row[:_NEEDS], needs, *row[_NEEDS + 1 :])
+
+
 def duration_of(row: Row) -> float:
     """Return how long the call took whose outcome this is, in seconds."""
     return float(row[_ENDED] - row[_STARTED])

@@ -36,7 +36,7 @@ from scalems.radical.wire import (
     unpack,
 )
 from scalems.workflow import stamp
-from scalems.workflow.call import CANCELLED, ENV_VARIABLE, Failure, failed
+from scalems.workflow.call import CANCELLED, ENV_VARIABLE, Failure, failed, hostname
 from scalems.workflow.pool import CallPool
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class RaptorWorker(rp.raptor.Worker):  # type: ignore[misc]  # RP has no types
         except NoRoute as error:
             reason = str(error)
         channel = {"channel": self._link.key, "address": address, "reason": reason}
-        told = {**channel, "worker": self._uid, "slots": self._slots}
+        told = {**channel, "worker": self._uid, "slots": self._slots, "host": hostname()}
         report(pack({**probe.describe(), **told, "canary": self._canary.result()}))
         if address:
             with self._lock:

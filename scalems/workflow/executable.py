@@ -151,6 +151,7 @@ def executable(
             ranks=1,
             cores_per_rank=ranks * cores_per_rank,
             gpus_per_rank=ranks * gpus_per_rank,
+            parts=ranks,
         ),
     )
 

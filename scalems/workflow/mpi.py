@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,19 @@ MPIEXEC = "SCALEMS_MPIEXEC"
 """Environment variable: the command that starts ranks, where it is not ``mpiexec``."""
 
 _RANKS = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
+_SLURM = {
+    "SLURM_NODELIST": "SLURM_JOB_NODELIST",
+    "SLURM_NNODES": "SLURM_JOB_NUM_NODES",
+    "SLURM_TASKS_PER_NODE": "SLURM_JOB_CPUS_PER_NODE",
+}
+"""What a step of a job has to say of the whole job, and the variable that does."""
+_STEP = (
+    "SLURM_CPUS_PER_TASK",
+    "SLURM_EXPORT_ENV",
+    "SLURM_NPROCS",
+    "SLURM_NTASKS",
+    "SLURM_NTASKS_PER_NODE",
+)
 _INHERITED = ("PMIX_", "PMI_", "OMPI_COMM_WORLD_", "OMPI_MCA_orte_", "OMPI_MCA_ess")
 _START = (
     "import sys; sys.path[:1] = [] if sys.path[0] == '' else sys.path[:1];"
@@ -38,11 +52,12 @@ _START = (
 )
 
 
-def command(ranks: int) -> list[str]:
-    """Return the words before a program that start it on ranks of this machine.
+def command(needs: Needs) -> list[str]:
+    """Return the words before a program that start it on ranks, here or on several hosts.
 
     :raises UsageError: there is no ``mpiexec``.
     """
+    ranks = needs.ranks
     given = os.environ.get(MPIEXEC, "").split()
     found = given or [path for name in ("mpiexec", "mpirun") if (path := shutil.which(name))][:1]
     if not found:
@@ -52,9 +67,16 @@ def command(ranks: int) -> list[str]:
             "e.g. openmpi-bin",
         )
     options = []
+    counts: Counter[str] = Counter()  # two Workers may be on one host
+    for host, count in needs.hosts:
+        counts[host] += count
+    where = ",".join(f"{host}:{count}" for host, count in counts.items())
     if _is_open_mpi(found[0]):
         # Two at a time would both be bound to the first cores; the pool counts them already.
         options = ["--bind-to", "none", "--oversubscribe"]
+        options += ["-host", where] if len(counts) > 1 else []
+    elif len(counts) > 1:
+        options = ["-hosts", where]  # Hydra's, of MPICH and those made of it
     return [*found, *options, "-n", str(ranks)]
 
 
@@ -63,6 +85,11 @@ def environment(needs: Needs) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_INHERITED)}
     if os.getuid() == 0:  # in containers everything is root; Open MPI refuses it otherwise
         kept.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+    if needs.hosts and "SLURM_JOB_ID" in kept:
+        # This process is in a step of one node. mpiexec starts another step, on those of the job.
+        kept = {name: value for name, value in kept.items() if name not in _STEP}
+        kept.update({step: kept[job] for step, job in _SLURM.items() if job in kept})
+        kept["SLURM_OVERLAP"] = "1"  # Workers' steps have all cores
     return {**kept, **variables(needs, ())}
 
 
@@ -86,7 +113,7 @@ def run(call: Call) -> Outcome:
     :raises TaskLost: a rank ended before the call did.
     :raises UsageError: there is no ``mpiexec``.
     """
-    words = command(call.needs.ranks)
+    words = command(call.needs)
     with tempfile.TemporaryDirectory(prefix="ranks-", dir=file.scratch()) as name:
         folder = Path(name)
         (folder / "call").write_bytes(pickle.dumps((sys.path, call), protocol=5))
@@ -147,7 +174,7 @@ def _check_size(ranks: int) -> None:
     if size != ranks:
         raise TaskError(
             f"mpiexec started {ranks} ranks, and mpi4py sees {size}: "
-            f"{' '.join(command(ranks))} is of another MPI than mpi4py "
+            f"{' '.join(command(Needs(ranks=ranks)))} is of another MPI than mpi4py "
             f"({MPI.Get_library_version().splitlines()[0]})",
             remedy="build mpi4py against the MPI of that mpiexec (no-binary in the env spec), "
             f"or name the right one in {MPIEXEC}",

@@ -47,13 +47,28 @@ class Needs:
     """Calls with a higher one run first."""
     memory: int = 0
     """Bytes that it may take beyond what its process has; 0 if there is no limit."""
+    parts: int = 1
+    """MPI processes that it starts by itself, as programs do, and shares its cores among."""
+    hosts: tuple[tuple[str, int], ...] = ()
+    """Where its ranks run, each host with how many, the first being where they are started; empty
+    if all of them run there."""
     once: bool = False
     """Whether it must not be begun again by itself when it was lost, as it may have effects."""
 
     @property
     def cores(self) -> int:
-        """Cores that it takes in all."""
-        return self.ranks * self.cores_per_rank
+        """Cores that it takes in all; of one with `hosts`, those that it takes on the first."""
+        return self.hosts[0][1] * self.unit if self.hosts else self.ranks * self.cores_per_rank
+
+    @property
+    def units(self) -> int:
+        """Parts that it can be spread over hosts in: its ranks, or those that it starts."""
+        return self.ranks if self.ranks > 1 else self.parts
+
+    @property
+    def unit(self) -> int:
+        """Cores of each of these."""
+        return max(1, self.ranks * self.cores_per_rank // self.units)
 
     @property
     def gpus(self) -> int:

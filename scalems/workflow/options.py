@@ -47,6 +47,8 @@ class TaskOptions:
     """Of the generators of ``random`` and of NumPy's global one."""
     priority: int = 0
     """Tasks with a higher one run first, of those that could run."""
+    parts: int = 1
+    """MPI processes that it starts by itself: its cores may be those of several workers then."""
     label: str = ""
     """Name of its calls, by default that of the function."""
 
@@ -55,7 +57,7 @@ class TaskOptions:
         faults = []
         if type(given["cache"]) is not bool:
             faults.append(f"cache is True or False, not {self.cache!r}")
-        least = {"retries": 0, "ranks": 1, "cores_per_rank": 1, "gpus_per_rank": 0}
+        least = {"retries": 0, "ranks": 1, "parts": 1, "cores_per_rank": 1, "gpus_per_rank": 0}
         for name, number in least.items():
             if type(given[name]) is not int or given[name] < number:
                 faults.append(f"{name} is a whole number of at least {number}, not {given[name]!r}")
@@ -87,6 +89,7 @@ class TaskOptions:
             seed=self.seed,
             priority=self.priority,
             once=not self.cache,
+            parts=self.parts,
         )
         return NONE if needs == NONE else needs
 

@@ -16,7 +16,7 @@ from numbers import Number
 from pathlib import Path, PurePosixPath
 
 from scalems.errors import TaskError, UsageError
-from scalems.workflow import file, mpi
+from scalems.workflow import call, file, mpi
 from scalems.workflow import needs as needs_of
 from scalems.workflow.file import File
 from scalems.workflow.needs import NONE, Needs
@@ -111,9 +111,12 @@ def run(program: Program) -> Printed:
 
 def _start(needs: Needs) -> tuple[list[str], dict[str, str]]:
     """Return the words before a program, and its variables."""
+    running = call.running()
+    if running is not None:
+        needs = replace(needs, hosts=running.needs.hosts)
     if needs.ranks == 1:
         return [], {**os.environ, **needs_of.variables(needs, ())}
-    return mpi.command(needs.ranks), mpi.environment(needs)
+    return mpi.command(needs), mpi.environment(needs)
 
 
 def how(returncode: int) -> str:
