@@ -137,10 +137,10 @@ def test_a_call_that_no_worker_has_room_for_runs_on_several():
     ((name, first),) = sent_by(dispatcher)
     dispatcher.queue.add(row_of(1, ranks=9))
     dispatcher.queue.add(row_of(2))  # it waits, or the other would never have its room
-    dispatcher.queue.add(row_of(3, ranks=12))  # more than there is: refused where it is sent
     ((lead, wide),) = [one for one in sent_by(dispatcher) if one[1][0] == 1]
     assert needs_of(wide).hosts == (("n2", 4), ("n0", 3), ("n1", 2))
     assert sum(place.load for place in dispatcher.places.values()) == 11
+    dispatcher.queue.add(row_of(3, ranks=12))  # more than there is: refused where it is sent
     dispatcher.ended(lead, [outcome_of_row(wide)])
     dispatcher.ended(name, [outcome_of_row(first)])
     run_out(dispatcher)
