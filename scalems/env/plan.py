@@ -247,9 +247,14 @@ def _lock(
     try:
         with workshop(layout.default(), engine, asked, notify=notify) as shop:
             packages = {one.name: shop.prepare(one, target.find_interpreter(one))}
-            _, (result,) = locking.ensure([one], packages, client, engine, asked, notify=notify)
+            locks, (result,) = locking.ensure([one], packages, client, engine, asked, notify=notify)
     except ResolveError as error:
         return (), error.cause
+    # A resolver may rather take old versions of others, which do not need it.
+    had = [pin.version for pin in locks[one.name].pins if pin.name == normalize(wanted.name)]
+    if there and not any(wanted.specifier.contains(version, prereleases=True) for version in had):
+        lost = "; ".join(line for line in result.changes if line[0] in "-~")
+        return (), f"{one.lock_path}: with {wanted} it would have none of it, but: {lost}"
     return result.changes, ""
 
 
