@@ -181,6 +181,8 @@ class RaptorWorker(rp.raptor.Worker):  # type: ignore[misc]  # RP has no types
             self._link.send("returned", self._reclaim(value))
 
     def _done(self, outcome: Outcome) -> None:
+        if self._ended.is_set():
+            return  # it was ended with the Worker: what becomes of it is not said here
         row = outcome_row(outcome)
         self._blocks.pop(outcome.id, None)
         with self._lock:
