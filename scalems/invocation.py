@@ -150,7 +150,7 @@ def environment(resource: VerifiedResource, venv: str) -> str:
 
     It is empty if a policy let differences pass: what computes is not what was verified then.
     """
-    return "" if resource.tolerated else resource.tasks[venv].content_digest
+    return "" if resource.tolerated else resource.tasks[venv].computes
 
 
 def _formatter(prog: str) -> argparse.HelpFormatter:

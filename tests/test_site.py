@@ -198,6 +198,13 @@ def test_it_is_built_checked_and_entered(tmp_path):
     assert (finding["kind"], finding["found"]) == ("changed version of software", "2031.1")
     made.json(*finding["remedy"].split()[1:])
     assert made.check()["ok"]
+
+    # What the former software has computed is not taken for what this one would.
+    again = subprocess.run(argv, env=made.env, cwd=made.project, capture_output=True, text=True)
+    assert again.stdout == ran.stdout, again.stderr
+    told = made.run("why", "--store", tmp_path / ".scalems").stdout
+    assert "the software of the site" in told
+    assert "became 2031.1" in told
     assert made.build("task") != before
 
     # The spec changes what it takes.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalems.env import layout, mpi, parity, state, target
+from scalems.env import canonical, layout, mpi, parity, state, target
 from scalems.env.check import Depth
 from scalems.env.finding import About, Finding, Policy, Severity, errors, not_ready
 from scalems.env.look import Seen, look
@@ -50,6 +50,14 @@ class Build:
     top_level: tuple[str, ...] = ()
     software: Mapping[str, str] = field(default_factory=dict)
     place: Path | None = None
+
+    @property
+    def computes(self) -> str:
+        """Fingerprint of all that computes in it: what is installed, and programs of the site."""
+        if not self.software:
+            return self.content_digest
+        parts = {"content": self.content_digest, "software": dict(self.software)}
+        return canonical.digest("environment with software 1", parts)
 
     @property
     def venv(self) -> Path:

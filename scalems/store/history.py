@@ -158,6 +158,7 @@ class History:
                     "the environment", f"{_short(former['env'])} became {_short(task['env'])}"
                 )
             )
+        found += _software(former, task)
         if not found and former["key"] != task["key"] and task["key"]:
             found.append(Difference("what it depends on", "a task gave it another value"))
         if not found:
@@ -254,6 +255,17 @@ class History:
 
     def _rows(self, query: str, *values: object) -> list[dict[str, Any]]:
         return [dict(row) for row in self._database.execute(query, values)]
+
+
+def _software(former: Mapping[str, Any], task: Mapping[str, Any]) -> Iterator[Difference]:
+    """Yield the programs of the site whose versions differ, of tasks that have run."""
+    if not (former["stamp"] and task["stamp"]):
+        return
+    before, after = (stamp.read(row["stamp"])[1] for row in (former, task))
+    for name in sorted({*before, *after}):
+        was, now = before.get(name, "nothing"), after.get(name, "nothing")
+        if was != now:
+            yield Difference("the software of the site", f"{name}: {was} became {now}")
 
 
 def _arguments(former: Mapping[str, Any], task: Mapping[str, Any]) -> Iterator[Difference]:

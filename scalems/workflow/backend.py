@@ -63,7 +63,7 @@ class Backend(Protocol):
         """Take a call, also before the backend has started, and return at once.
 
         It may be a block of calls, which the backend may send in parts, to whom it likes
-        (:mod:`scalems.workflow.block`): an item is not to wait behind a long one for its place.
+        (``scalems.workflow.block``): an item is not to wait behind a long one for its place.
         Afterwards `done` is told exactly one outcome, whatever happens: if the backend
         is lost, the failure names the cause.
         """

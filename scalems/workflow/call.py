@@ -89,7 +89,7 @@ class Outcome:
     env: str = ""
     """Fingerprint of the environment that computed it; empty when that is unmanaged."""
     stamp: str = ""
-    """The Worker that computed it and its software, see :mod:`scalems.workflow.stamp`."""
+    """The Worker that computed it and its software, see ``scalems.workflow.stamp``."""
     files: tuple[str, ...] = ()
     """Digests of the files that the value refers to, and that are kept with the results."""
     item: int | None = None

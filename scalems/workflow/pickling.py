@@ -34,7 +34,7 @@ def encode(
     """Pickle a call.
 
     What is defined in the script travels by value, and so does what is in modules that the far
-    side does not have, see :mod:`scalems.workflow.shipping`.
+    side does not have, see ``scalems.workflow.shipping``.
 
     :raises SerializationError: naming the argument or the variable that cannot travel.
     """
