@@ -36,7 +36,15 @@ from scalems.radical.wire import (
     unpack,
 )
 from scalems.workflow import stamp
-from scalems.workflow.call import CANCELLED, ENV_VARIABLE, Failure, failed, hostname
+from scalems.workflow.call import (
+    CANCELLED,
+    ENV_VARIABLE,
+    LOST,
+    Failure,
+    failed,
+    failure_in,
+    hostname,
+)
 from scalems.workflow.pool import CallPool
 
 if TYPE_CHECKING:
@@ -48,6 +56,7 @@ if TYPE_CHECKING:
     Report = Callable[..., None]
 
 _CALLABLE = frozenset({"hello", "run_calls"})
+_LAST = 2.0  # seconds between the end of a call process and that of its Worker, if a job ends
 _GATHER = 0.001  # seconds that outcomes are gathered, while there is more to do
 
 
@@ -181,6 +190,9 @@ class RaptorWorker(rp.raptor.Worker):  # type: ignore[misc]  # RP has no types
             self._link.send("returned", self._reclaim(value))
 
     def _done(self, outcome: Outcome) -> None:
+        if not outcome.ok and "SLURM_JOB_ID" in os.environ and failure_in(outcome).type == LOST:
+            # Slurm ends all processes of a job at once; this one may be the next to hear of it.
+            self._ended.wait(_LAST)
         if self._ended.is_set():
             return  # it was ended with the Worker: what becomes of it is not said here
         row = outcome_row(outcome)
