@@ -36,9 +36,11 @@ _LEVELS = (
     ("x86-64-v3", "avx avx2 bmi1 bmi2 f16c fma movbe xsave"),
     ("x86-64-v4", "avx512f avx512bw avx512cd avx512dq avx512vl"),
 )
+# In one write, and by one rank if they see each other: mpiexec mixes what several write.
 _MPI = (
-    "from mpi4py import MPI; print('scalems', MPI.COMM_WORLD.size,"
-    " MPI.Get_library_version().split(chr(10))[0])"
+    "import os; from mpi4py import MPI; world = MPI.COMM_WORLD;"
+    " line = MPI.Get_library_version().split(chr(10))[0];"
+    " world.rank or os.write(1, f'scalems {world.size} {line}{chr(10)}'.encode())"
 )
 
 
