@@ -44,13 +44,18 @@ def test_all_that_a_config_may_say(bare: Project) -> None:
     assert config.definition == {"cores_per_node": 4, "nested": {"a": [1, 2]}}
 
 
+def test_one_env_may_be_the_pilots_and_a_tasks(bare: Project) -> None:
+    write(bare, GOOD.replace('["task"]', '["task", "pilot"]'))
+    assert bare.resource("local.localhost").envs == ("pilot", "task")
+
+
 def test_several_mistakes_are_one_error(bare: Project) -> None:
     write(
         bare,
         "[one]\n"
         'extends = "local.localhost"\n'
         'pilot = "pilot"\n'
-        'tasks = ["task", "pilot"]\n'
+        'tasks = ["task"]\n'
         "[one.definition]\n"
         'virtenv = "/x"\n'
         'rp_version = "release"\n'
@@ -61,7 +66,6 @@ def test_several_mistakes_are_one_error(bare: Project) -> None:
         bare.resource("local.one")
     path = bare.configs / "local.toml"
     assert caught.value.cause.splitlines() == [
-        f"{path}:4: one.tasks[1]: 'pilot' is the pilot's environment already",
         f"{path}:6: one.definition.virtenv: set by scalems itself; leave it out",
         f"{path}:7: one.definition.rp_version: set by scalems itself; leave it out",
         f"{path}:8: two: missing key 'extends', or a whole [two.definition] with "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,7 +74,10 @@ class SyncResult:
 
 
 def load_specs(project: Project, config: ResourceConfig) -> list[EnvSpec]:
-    """Load the specs of a resource, the Pilot's first; every mistake is in one error."""
+    """Load the specs of a resource, the Pilot's first; every mistake is in one error.
+
+    The role of each is what it is to this resource: a spec for both may be used for one.
+    """
     specs: list[EnvSpec] = []
     faults: list[UsageError] = []
     for name in config.envs:
@@ -83,12 +86,14 @@ def load_specs(project: Project, config: ResourceConfig) -> list[EnvSpec]:
         except UsageError as error:
             faults.append(error)
     for one in specs:
-        wanted = Role.PILOT if one.name == config.pilot else Role.TASK
-        if one.role is not wanted:
+        wanted = _role(config, one.name)
+        if one.role not in (wanted, Role.BOTH):
+            use = "pilot and the task" if wanted is Role.BOTH else wanted.value
             faults.append(
                 UsageError(
                     f"{one.path}: role is {one.role.value!r}, but {config.path} uses it as the "
-                    f"{wanted.value} environment of {config.label}"
+                    f"{use} environment of {config.label}",
+                    remedy=f'write role = "both" in {one.path}' if use != wanted.value else None,
                 )
             )
     if faults:
@@ -96,4 +101,11 @@ def load_specs(project: Project, config: ResourceConfig) -> list[EnvSpec]:
         raise UsageError(
             "\n".join(fault.cause for fault in faults), remedy="\n          ".join(remedies) or None
         )
-    return specs
+    return [replace(one, role=_role(config, one.name)) for one in specs]
+
+
+def _role(config: ResourceConfig, name: str) -> Role:
+    """Return what an environment is to a resource."""
+    if name != config.pilot:
+        return Role.TASK
+    return Role.BOTH if name in config.tasks else Role.PILOT

@@ -155,7 +155,7 @@ def _judge(rule: Rule, side: Side, mine: str, theirs: str) -> Severity | None:
     if mine == theirs:
         return None
     same = bool(mine and theirs) and _leading(mine, rule.level) == _leading(theirs, rule.level)
-    if same or side.role not in rule.roles:
+    if same or not (side.role and any(map(side.role.plays, rule.roles))):
         return Severity.WARNING if rule.warn else None
     return rule.severity
 

@@ -85,12 +85,12 @@ class Synced:
     @property
     def pilot(self) -> SyncedEnv:
         """The environment of RP's agent."""
-        return next(env for env in self.envs if env.role is Role.PILOT)
+        return next(env for env in self.envs if env.role.plays(Role.PILOT))
 
     @property
     def tasks(self) -> tuple[SyncedEnv, ...]:
         """The environments of Workers."""
-        return tuple(env for env in self.envs if env.role is Role.TASK)
+        return tuple(env for env in self.envs if env.role.plays(Role.TASK))
 
 
 def file_digest(path: Path) -> str:
@@ -178,7 +178,8 @@ def from_dict(data: dict[str, Any], label: str) -> Synced | None:
             )
             for env in data["envs"]
         )
-        if not (any(env.role is Role.PILOT for env in envs) and isinstance(data["fields"], dict)):
+        pilots = [env for env in envs if env.role.plays(Role.PILOT)]
+        if not (pilots and isinstance(data["fields"], dict)):
             return None
         return Synced(
             label=label,

@@ -190,7 +190,8 @@ def examine(
     :raises EnvironmentNotReady: the resource was never synced.
     """
     synced = find(resource)
-    envs = [synced.pilot, *_chosen(synced, tasks)]
+    others = [env for env in _chosen(synced, tasks) if env is not synced.pilot]
+    envs = [synced.pilot, *others]
     mend = sync_command(resource)
     findings: list[Finding] = []
     manifests: dict[str, Manifest] = {}

@@ -49,8 +49,8 @@ class ResourceConfig:
 
     @property
     def envs(self) -> tuple[str, ...]:
-        """Names of all its environments, the Pilot's first."""
-        return (self.pilot, *self.tasks)
+        """Names of all its environments, each once, the Pilot's first."""
+        return tuple(dict.fromkeys((self.pilot, *self.tasks)))
 
 
 @dataclass(frozen=True)
@@ -154,10 +154,7 @@ def _mistakes(data: Mapping[str, Any]) -> Iterator[tomlfile.Mistake]:
     for name, table in data.items():
         if not isinstance(table, dict):
             continue  # the schema reports it
-        tasks, fields = table.get("tasks"), table.get("definition", {})
-        for index, env in enumerate(tasks if isinstance(tasks, list) else ()):
-            if env == table.get("pilot"):
-                yield (name, "tasks", index), f"{env!r} is the pilot's environment already"
+        fields = table.get("definition", {})
         for key in fields if isinstance(fields, dict) else ():
             if key in MANAGED:
                 yield (name, "definition", key), "set by scalems itself; leave it out"

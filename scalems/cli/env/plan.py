@@ -68,7 +68,7 @@ def _pilots(found: UpgradePlan) -> list[dict[str, str]]:
         if env.affected
     }
     hit = {(label, name) for label, name, _ in affected}
-    agents = {label for label, _, role in affected if role == "pilot"}
+    agents = {label for label, _, role in affected if role != "task"}
     return [
         {"name": one.name, "resource": one.label, "env": one.env}
         for one in warm.known()
