@@ -181,13 +181,14 @@ def _make(
     with ThreadPoolExecutor(1) as pool:
         compiling = pool.submit(_compile, venv, plan.interpreter, holding=holding)
         entries = fingerprint.scan(venv)
-        compiling.result()
     if engine.unpacked_cache and (spoilt := fingerprint.spoilt(venv, entries)):
         # Somebody has edited a file of a venv of their own that is a hard link into the cache.
         notify(f"{plan.name}: {engine.name}'s cache was changed; again: {', '.join(spoilt)}")
         install(afresh=spoilt)
         entries = fingerprint.scan(venv)
-        _compile(venv, plan.interpreter, holding=holding)
+        _compile(venv, plan.interpreter, "-f", holding=holding)
+    else:
+        compiling.result()  # not before: what is spoilt may be no Python
     failpoint("build.compiled")
     # Only now, with all as it must be, does anything of it run.
     _verify(plan, venv, scalems_version=wheel.name.split("-")[1])
@@ -274,13 +275,16 @@ def _verify(plan: BuildPlan, venv: Path, *, scalems_version: str) -> None:
         )
 
 
-def _compile(venv: Path, interpreter: Path, *, holding: int) -> None:
-    """Byte-compile what every run imports; measured to take seconds off the agent's start."""
+def _compile(venv: Path, interpreter: Path, *options: str, holding: int) -> None:
+    """Byte-compile what every run imports; measured to take seconds off the agent's start.
+
+    :param options: of ``compileall``, besides.
+    """
     site = probe.site_packages(venv)
     folders = [str(site / name) for name in IMPORTED if (site / name).is_dir()]
     try:
         run(
-            [interpreter, "-I", "-S", "-m", "compileall", "-q", "-j", "0", *folders],
+            [interpreter, "-I", "-S", "-m", "compileall", "-q", "-j", "0", *options, *folders],
             cwd=Path("/"),
             holding=holding,
         )
