@@ -18,7 +18,9 @@ from scalems.workflow.call import (
     Call,
     Failure,
     RemoteTraceback,
+    decode,
     encode,
+    encode_apart,
     execute,
     failed,
     failure_in,
@@ -209,3 +211,20 @@ def test_the_far_side_needs_only_the_standard_library_and_cloudpickle():
         cwd=Path(__file__).parent,
     )
     assert run.stdout.strip() == "['__main__', '__mp_main__', 'cloudpickle', 'scalems']"
+
+
+def test_calls_share_the_bytes_of_their_function():
+    text = "a long one" * 200
+
+    def big(x, *, more=0):
+        return len(text) + x + more
+
+    one, other = (encode_apart(big, (number,), {"more": 4}) for number in (1, 2))
+    assert one.function is other.function
+    assert len(one.function) > 1000 > len(one.payload)
+    outcome = execute(Call(id=1, name="big", payload=one.payload, function=one.function))
+    assert result(outcome) == 2005
+    made, args, kwargs = decode(*other)
+    assert made(*args, **kwargs) == 2006
+    made, args, kwargs = decode(encode(big, (3,), {}))
+    assert (made(*args), kwargs) == (2003, {})

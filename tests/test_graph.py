@@ -7,12 +7,14 @@ import signal
 import sys
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 import scalems
 import scalems.errors
+import scalems.local
 from scalems.errors import BackendError, EnvironmentNotReady, TaskLost, UsageError
 from scalems.workflow import current
 from scalems.workflow.call import CANCELLED, LOST, Failure, Outcome, failed
@@ -426,3 +428,21 @@ def test_current_is_set_and_restored(recorder):
     with activated(other):
         assert current.graph("x") is other
     assert current.graph("x") is recorder.graph
+
+
+def test_a_task_that_waits_takes_less_than_a_kilobyte():
+    count = 2000
+    with scalems.local.Executor(max_workers=1) as executor:
+        first = executor.submit(nap, LIMIT)
+        given = list(range(1000, 1000 + count))
+        futures = [executor.submit(increment, number) for number in given[:100]]
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            futures += [executor.submit(increment, number) for number in given]
+            size = (tracemalloc.get_traced_memory()[0] - before) / count
+        finally:
+            tracemalloc.stop()
+            for future in (first, *futures):
+                future.cancel()
+    assert size < 1000

@@ -19,7 +19,7 @@ from scalems.errors import EnvironmentNotReady
 from scalems.radical.preflight import Preflight
 from scalems.workflow import argument, inspection, shipping
 from scalems.workflow.block import encoded
-from scalems.workflow.call import Call, encode
+from scalems.workflow.call import Call, encode, encode_apart
 from scalems.workflow.needs import Needs
 
 LIMIT = 60  # seconds
@@ -73,9 +73,10 @@ class Looked:
         self.event.set()
 
     def at(self, function, *args, expect=True, **options):
-        payload = encode(function, args, {})
+        payload, apart = encode_apart(function, args, {})
         name = getattr(function, "__name__", "f")
-        self.preflight.offer(Call(id=1, name=name, payload=payload, **options))
+        call = Call(id=1, name=name, payload=payload, function=apart, **options)
+        self.preflight.offer(call)
         if expect:
             assert self.event.wait(LIMIT)
         else:

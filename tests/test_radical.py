@@ -81,7 +81,7 @@ def dispatcher_of(*slots, calls=0):
 
 def test_rows_are_the_calls_and_outcomes_that_they_are_of():
     call = Call(id=3, name="f", payload=b"x", timeout=2.0, area="/a", needs=Needs(priority=4))
-    for one in (call, replace(call, needs=NONE)):
+    for one in (call, replace(call, needs=NONE), replace(call, function=b"f")):
         assert call_of(load(dump(call_row(one)))) == one
     assert call_of(call_row(replace(call, needs=Needs()))).needs is NONE
     outcome = failed(call, Failure(type="E", message="m"))

@@ -115,11 +115,13 @@ class Preflight:
         """Return what the process found out; ``None`` if it has ended."""
         assert process.stdin is not None
         assert process.stdout is not None
-        if len(call.payload) > _LARGEST:
+        if len(call.payload) > _LARGEST:  # a function that is apart is never large
             return {}
         with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(HEADER.pack(len(call.payload), call.needs.ranks > 1))
-            process.stdin.write(call.payload)
+            process.stdin.write(
+                HEADER.pack(len(call.payload), len(call.function), call.needs.ranks > 1)
+            )
+            process.stdin.write(call.payload + call.function)
             process.stdin.flush()
         line = process.stdout.readline()
         return dict(json.loads(line)) if line else None

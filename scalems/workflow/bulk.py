@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from scalems.workflow.backend import Backend
     from scalems.workflow.call import Outcome
     from scalems.workflow.options import TaskOptions
+    from scalems.workflow.pickling import Encoded
     from scalems.workflow.results import Results
     from scalems.workflow.tally import Tally
     from scalems.workflow.work import Work
@@ -49,7 +50,7 @@ class Owner(Protocol):
         outcome: Outcome | BaseException,
         key: str,
         options: TaskOptions,
-        payload: bytes,
+        encoded: Encoded | None,
     ) -> None:
         """See to an item that has not given just a value."""
         ...
@@ -223,11 +224,11 @@ class Bulk:
         self._ended(len(told))
 
     def _adopt(self, place: int, outcome: Outcome | BaseException) -> None:
-        payload = b""
+        encoded = None
         if self.again is not None:
-            payload = pickling.encode(self.again[0], self.again[1][place], {})
+            encoded = pickling.encode_apart(self.again[0], self.again[1][place], {})
         future, key = self.futures[place], self.keys[place]
-        self._bulks.graph.adopt(future, outcome, key, self.options, payload)
+        self._bulks.graph.adopt(future, outcome, key, self.options, encoded)
 
     def _ended(self, count: int) -> None:
         self._left -= count

@@ -21,7 +21,9 @@ from scalems.errors import TaskError, TaskLost, TaskTimeout
 from scalems.workflow import children, file, stamp
 from scalems.workflow.needs import NONE, Needs
 from scalems.workflow.pickling import LEAVES, decode, dumps, text_of
+from scalems.workflow.pickling import Encoded as Encoded
 from scalems.workflow.pickling import encode as encode
+from scalems.workflow.pickling import encode_apart as encode_apart
 from scalems.workflow.pickling import encode_value as encode_value
 from scalems.workflow.pickling import summary as summary
 
@@ -56,7 +58,7 @@ class Call:
     name: str
     """Name of the function, for people."""
     payload: bytes
-    """The function and its arguments, from :func:`encode`."""
+    """The function and its arguments, from :func:`encode`; the arguments if `function` is set."""
     timeout: float | None = None
     """Seconds that it may run."""
     area: str = ""
@@ -67,6 +69,9 @@ class Call:
     """Of a block of calls (``scalems.workflow.block``): which of those in the payload are meant."""
     item: int | None = None
     """Of a call that was one of a block: its position there."""
+    function: bytes = b""
+    """The function, from :func:`encode_apart`: the same object for all calls of it, so it is kept
+    once, and sent once in a message."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +159,7 @@ def execute(call: Call, *, before: Callable[[], None] | None = None) -> Outcome:
         with _ALONE if call.needs is NONE else call.needs.applied():
             if before is not None:
                 before()
-            function, args, kwargs = decode(call.payload)
+            function, args, kwargs = decode(call.payload, call.function)
             return function(*args, **kwargs)
 
     started = time.time()

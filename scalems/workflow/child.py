@@ -154,8 +154,9 @@ def _received(link: Connection[Any, Any]) -> tuple[int, list[Call]]:
             area=area,
             needs=needs or NONE,
             items=items,
+            function=function,
         )
-        for ident, name, payload, area, needs, items in calls
+        for ident, name, payload, area, needs, items, function in calls
     ]
 
 

@@ -15,16 +15,16 @@ from concurrent.futures import CancelledError, InvalidStateError
 from concurrent.futures import Future as AnyFuture
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from scalems.errors import BackendError, ScalemsError, UsageError
 from scalems.workflow import argument, block, call, current, spawned
 from scalems.workflow.bulk import Bulks
-from scalems.workflow.call import Call, Outcome
+from scalems.workflow.call import Call, Encoded, Outcome
 from scalems.workflow.failures import DependencyError as DependencyError
 from scalems.workflow.failures import Failed, Failures, error_of
 from scalems.workflow.future import Future
-from scalems.workflow.node import Node, Promise
+from scalems.workflow.node import Node, Promise, guard
 from scalems.workflow.options import DEFAULT, TaskOptions
 from scalems.workflow.spawned import sendable
 from scalems.workflow.tally import Counts, State, Tally
@@ -78,6 +78,7 @@ class Graph:
         self.work = Work()
         self._starter: threading.Thread | None = None
         self.closed = False
+        self._forget, self._take = self._withdraw, self._told  # the same objects for all tasks
 
     # --- what tasks and futures call ------------------------------------------------------
 
@@ -93,7 +94,6 @@ class Graph:
     ) -> Future[Any]:
         """Add a task; it goes to the backend when the futures in its arguments have values.
 
-
         :raises SerializationError: if the function or an argument cannot be sent.
         :raises UsageError: if the run has ended.
         """
@@ -101,10 +101,12 @@ class Graph:
             raise UsageError(f"The task {name!r} was called after the workflow had ended.")
         given = (args, kwargs)
         futures = argument.futures_in(*args, *kwargs.values())
-        if futures:
+        if futures:  # it becomes an argument of another call
             args, kwargs = argument.with_slots((tuple(args), dict(kwargs)), futures)
-        payload = call.encode(function, args, kwargs)
-        future: Future[Any] = Future(task_id=next(self.ids), name=name, withdraw=self._withdraw)
+            encoded = Encoded(call.encode(function, args, kwargs))
+        else:
+            encoded = call.encode_apart(function, args, kwargs)
+        future: Future[Any] = Future(task_id=next(self.ids), name=name, withdraw=self._forget)
         current.child(future)
         node = self._nodes[future.task_id] = Node(future, finish, options)
         self.tally.moved("waiting")
@@ -114,7 +116,7 @@ class Graph:
             if options.cache:
                 node.identity = self.results.identify(function, args, kwargs, options.matters)
             self.results.submitted(future.task_id, name, node.identity, *given)
-        self._feed(node, payload, futures)
+        self._feed(node, encoded, futures)
         return future
 
     def submit_encoded(
@@ -125,22 +127,22 @@ class Graph:
         :param payload: its call, from the far side.
         :param futures: what the slots in it stand for.
         """
-        future: Future[Any] = Future(task_id=next(self.ids), name=name, withdraw=self._withdraw)
+        future: Future[Any] = Future(task_id=next(self.ids), name=name, withdraw=self._forget)
         node = self._nodes[future.task_id] = Node(future, None, options)
         self.tally.moved("waiting")
         if self.results is not None:
             self.results.submitted(future.task_id, name, None, (), {})
-        self._feed(node, payload, futures)
+        self._feed(node, Encoded(payload), futures)
         return future
 
-    def _feed(self, node: Node, payload: bytes, futures: list[AnyFuture[Any]]) -> None:
+    def _feed(self, node: Node, encoded: Encoded, futures: list[AnyFuture[Any]]) -> None:
         """Hand a task over when the futures in its arguments have values."""
         if not futures:
             if not self._reuse(node):
-                self._hand_over(node, payload)
+                self._hand_over(node, encoded)
             return
         node.future.depend(futures)
-        node.template, node.dependencies, node.missing = payload, futures, len(futures)
+        node.template, node.dependencies, node.missing = encoded.payload, futures, len(futures)
         for dependency in futures:
             dependency.add_done_callback(partial(self._arrived, node))
 
@@ -175,19 +177,19 @@ class Graph:
         outcome: Outcome | BaseException,
         key: str,
         options: TaskOptions,
-        payload: bytes,
+        encoded: Encoded | None,
     ) -> None:
         """See to an item of a bulk that has not given just a value, as to any task.
 
         :param outcome: of it, or why it cannot run.
         :param key: of the call in the store of results.
-        :param payload: of the call, if it may be tried again.
+        :param encoded: the call, if it may be tried again.
         """
         if future.done():
             return  # cancelled
         node = self._nodes[future.task_id] = Node(future, None, options)
-        node.key, node.payload, node.state = key, payload, "submitted"
-        future._withdraw = self._withdraw
+        node.key, node.encoded, node.state = key, encoded, "submitted"
+        future._withdraw = self._forget
         if isinstance(outcome, BaseException):
             self.work.do(partial(self.fail, node, outcome))
         else:
@@ -279,7 +281,7 @@ class Graph:
     # --- a task's way ---------------------------------------------------------------------
 
     def _arrived(self, node: Node, dependency: AnyFuture[Any]) -> None:
-        with node.lock:
+        with guard:
             node.missing -= 1
             last = node.missing == 0
         if error_of(dependency) is not None:
@@ -292,15 +294,15 @@ class Graph:
         if node.future.done():
             return
         values = [sendable(dependency) for dependency in node.dependencies]
-        template, node.template, node.dependencies = node.template, b"", []
+        template, node.template, node.dependencies = node.template, b"", ()
         if self._reuse(node, values):
             return
         try:
-            payload = call.encode(argument.apply, (template, values), {})
+            encoded = call.encode_apart(argument.apply, (template, values), {})
         except ScalemsError as error:
             self.fail(node, error)
             return
-        self._hand_over(node, payload)
+        self._hand_over(node, encoded)
 
     def _reuse(self, node: Node, values: Sequence[object] = ()) -> bool:
         """Give a task the result that its call had in a former run, if it had one."""
@@ -317,7 +319,7 @@ class Graph:
             self.work.do(partial(self.settle, node, outcome, reused=True))
         return True
 
-    def _hand_over(self, node: Node, payload: bytes) -> None:
+    def _hand_over(self, node: Node, encoded: Encoded) -> None:
         future = node.future
         self.start()
         if self.error is not None:
@@ -327,29 +329,31 @@ class Graph:
             return  # cancelled
         future._started = True
         if node.options.retries:
-            node.payload = payload
-        self.send(node, payload)
+            node.encoded = encoded
+        self.send(node, encoded)
 
-    def send(self, node: Node, payload: bytes) -> None:
+    def send(self, node: Node, encoded: Encoded) -> None:
         """Give a call to the backend."""
         future = node.future
         sent = Call(
             id=future.task_id,
             name=future.name,
-            payload=payload,
+            payload=encoded.payload,
+            function=encoded.function,
             timeout=node.options.timeout,
             area=self.area,
             needs=node.options.needs,
         )
+        node.take = self._take
         try:
-            self.backend.submit(
-                sent,
-                lambda outcome: self.work.do(partial(self._receive, node, cast(Outcome, outcome))),
-            )
+            self.backend.submit(sent, node)
         except Exception as error:
             self.fail(node, error)
         if future.cancelled():
             self.backend.cancel(future.task_id)  # cancelled before the backend knew of it
+
+    def _told(self, node: Node, outcome: Outcome) -> None:
+        self.work.do(partial(self._receive, node, outcome))
 
     def _receive(self, node: Node, outcome: Outcome) -> None:
         """Take the outcome of a call that has run."""
@@ -413,8 +417,8 @@ class Graph:
         node.attempt += 1
 
         def again() -> None:
-            if not node.future.done():
-                self.send(node, node.payload)
+            if not node.future.done() and node.encoded is not None:
+                self.send(node, node.encoded)
 
         timer = threading.Timer(pause, again)
         timer.daemon = True
@@ -465,7 +469,7 @@ class Graph:
 
         :return: the former state; ``None``, and nothing was changed, if it had ended.
         """
-        with node.lock:
+        with guard:
             before = node.state
             if before not in ("waiting", "submitted"):
                 return None

@@ -24,7 +24,7 @@ from scalems.workflow import argument, call, code
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-HEADER = struct.Struct("!Q?")
+HEADER = struct.Struct("!QQ?")
 """What comes before each payload: its bytes, and whether its call is one of several ranks."""
 
 _OURS = frozenset({"scalems", "cloudpickle", "__main__", "__mp_main__"})
@@ -39,15 +39,17 @@ def main() -> None:
     os.dup2(2, 1)  # what modules print when they are loaded
     source = sys.stdin.buffer
     while len(header := source.read(HEADER.size)) == HEADER.size:
-        size, ranks = HEADER.unpack(header)
-        answers.write(json.dumps(examine(source.read(size), ranks=ranks)) + "\n")
+        size, more, ranks = HEADER.unpack(header)
+        payload, function = source.read(size), source.read(more)
+        answers.write(json.dumps(examine(payload, function=function, ranks=ranks)) + "\n")
         answers.flush()
 
 
-def examine(payload: bytes, *, ranks: bool = False) -> dict[str, Any]:
+def examine(payload: bytes, *, function: bytes = b"", ranks: bool = False) -> dict[str, Any]:
     """Return what a call needs here, and what of it is missing.
 
-    :param payload: from :func:`scalems.workflow.call.encode`.
+    :param payload: of the :class:`~scalems.workflow.call.Call`.
+    :param function: of the call, if it is apart.
     :param ranks: whether it runs on several MPI ranks.
     :return: ``python``, the version here; ``by_value``, whether code travels in it;
         ``missing``, modules that are not here, each with whether it is certain that the call
@@ -57,13 +59,13 @@ def examine(payload: bytes, *, ranks: bool = False) -> dict[str, Any]:
     found = _Found()
     answer: dict[str, Any] = {"python": platform.python_version(), "error": ""}
     try:
-        functions = list(_functions(payload, found))
+        functions = list(_functions(payload, found, function))
     except Exception as error:
         functions = []
         if not found.missing:
             answer["error"] = call.summary(error)
-    for function in functions:
-        for module, certain in imports(function):
+    for one in functions:
+        for module, certain in imports(one):
             if module not in _OURS and not _is_there(module):
                 found.missing[module] = certain or found.missing.get(module, False)
     if ranks and not _is_there("mpi4py"):
@@ -104,9 +106,10 @@ class _Unpickler(pickle.Unpickler):
             raise
 
 
-def _functions(payload: bytes, found: _Found) -> Iterator[types.FunctionType]:
+def _functions(payload: bytes, found: _Found, pickled: bytes = b"") -> Iterator[types.FunctionType]:
     """Rebuild a call, and yield the functions that it will run as far as they can be seen."""
-    function, args, kwargs, *_ = _Unpickler(payload, found).load()
+    call = _Unpickler(payload, found).load()
+    function, args, kwargs, *_ = (pickled, *call) if pickled else call
     if type(function) is bytes:
         function = _Unpickler(function, found).load()
     if type(args) is bytes:  # it was an item of a block

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future as AnyFuture
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from scalems.workflow.block import Answers
     from scalems.workflow.call import Outcome
     from scalems.workflow.future import Future
     from scalems.workflow.options import TaskOptions
+    from scalems.workflow.pickling import Encoded
     from scalems.workflow.tally import State
 
     Finish = Callable[[Any], object]
@@ -26,26 +28,38 @@ class Promise(NamedTuple):
     """Ends it."""
 
 
+guard = threading.Lock()
+"""Guards what changes of a node in several threads. One for all: each costs memory."""
+
+
 class Node:
-    """A task that has not ended."""
+    """A task that has not ended. A backend tells it the outcome of its call by calling it.
+
+    There may be very many of them, so whatever only few tasks need is not made for each.
+    """
 
     __slots__ = (
-        *("attempt", "children", "dependencies", "finish", "future", "identity", "key", "lock"),
-        *("missing", "options", "payload", "printed", "state", "template"),
+        *("attempt", "children", "dependencies", "encoded", "finish", "future", "identity", "key"),
+        *("missing", "options", "printed", "state", "take", "template"),
     )
 
     def __init__(self, future: Future[Any], finish: Finish | None, options: TaskOptions) -> None:
         self.future = future
         self.options = options
         self.attempt = 1
-        self.payload = b""  # kept for another attempt, if there may be one
+        self.encoded: Encoded | None = None  # kept for another attempt, if there may be one
         self.finish = finish
         self.identity: Any = None  # what the call is, for the store of results
         self.key = ""
         self.state: State = "waiting"
         self.template = b""
-        self.dependencies: list[AnyFuture[Any]] = []
+        self.dependencies: Sequence[AnyFuture[Any]] = ()
         self.missing = 0
-        self.children: list[Future[Any]] = []  # that its value waits for
+        self.children: Sequence[Future[Any]] = ()  # that its value waits for
         self.printed = ("", "")  # before it waited for them
-        self.lock = threading.Lock()
+        self.take: Callable[[Node, Outcome], None] | None = None
+
+    def __call__(self, outcome: Outcome | Answers) -> None:
+        """Take the outcome of its call."""
+        assert self.take is not None
+        self.take(self, cast("Outcome", outcome))

@@ -12,7 +12,7 @@ import pickle
 import types
 from functools import lru_cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cloudpickle
 
@@ -26,31 +26,69 @@ LEAVES = frozenset({bool, int, float, complex, str, bytes, type(None)})
 """Types whose objects hold nothing that could change, or that pickle might miss."""
 
 _FUNCTIONS = 1000  # functions that are kept ready
+_APART = 1 << 16  # bytes of a function up to which it travels apart from its calls
+
+
+class Encoded(NamedTuple):
+    """A call as bytes."""
+
+    payload: bytes
+    """The arguments, and the function if it is not apart."""
+    function: bytes = b""
+    """The function, if all calls of it can share the same bytes."""
 
 
 def encode(
     function: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]
 ) -> bytes:
-    """Pickle a call.
+    """Pickle a call as a whole, see :func:`encode_apart`."""
+    return _encode(function, args, kwargs, apart=False).payload
+
+
+def encode_apart(
+    function: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]
+) -> Encoded:
+    """Pickle a call, the function apart from it if many calls can share its bytes.
 
     What is defined in the script travels by value, and so does what is in modules that the far
     side does not have, see ``scalems.workflow.shipping``.
 
     :raises SerializationError: naming the argument or the variable that cannot travel.
     """
+    return _encode(function, args, kwargs, apart=True)
+
+
+def _encode(
+    function: Callable[..., object],
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+    *,
+    apart: bool,
+) -> Encoded:
     shipping.choose()
     args, kwargs = tuple(args), dict(kwargs)
     try:
         pickled = _pickled(function)
-        if pickled is not None and is_plain(args) and is_plain(kwargs):
-            return pickle.dumps((pickled, args, kwargs), protocol=5)
-        return dumps((pickled or function, args, kwargs))
+        if pickled is None:
+            return Encoded(dumps((function, args, kwargs)))
+        apart = apart and len(pickled) <= _APART
+        call = (args, kwargs) if apart else (pickled, args, kwargs)
+        plain = is_plain(args) and is_plain(kwargs)
+        data = pickle.dumps(call, protocol=5) if plain else dumps(call)
+        return Encoded(data, pickled if apart else b"")
     except Exception as error:
         raise _cannot_travel(function, args, error, kwargs) from error
 
 
-def decode(payload: bytes) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-    """Return the function and the arguments that :func:`encode` was given."""
+def decode(
+    payload: bytes, pickled: bytes = b""
+) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    """Return the function and the arguments that were encoded.
+
+    :param pickled: the function, if it is apart.
+    """
+    if pickled:
+        return (shared(pickled), *pickle.loads(payload))
     function, args, kwargs, *constant = pickle.loads(payload)
     if type(function) is bytes:
         function = shared(function) if constant in ([], [True]) else pickle.loads(function)

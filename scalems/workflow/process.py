@@ -164,7 +164,7 @@ class CallProcess:
             (
                 *(call.id, call.name, call.payload if len(call.payload) <= LARGE else None),
                 *(call.area, None if call.needs is NONE or call.needs == NONE else call.needs),
-                call.items,
+                *(call.items, call.function),
             )
             for call in calls
         ]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from scalems.workflow.children import Unasked
     from scalems.workflow.node import Node
     from scalems.workflow.options import TaskOptions
+    from scalems.workflow.pickling import Encoded
     from scalems.workflow.work import Work
 
 
@@ -34,7 +35,7 @@ class Owner(Protocol):
         """Add a task that another task has called."""
         ...
 
-    def send(self, node: Node, payload: bytes) -> None:
+    def send(self, node: Node, encoded: Encoded) -> None:
         """Give a call to the backend."""
         ...
 
@@ -111,4 +112,4 @@ def _finish(
         graph.settle(node, replace(value, id=node.future.task_id, item=None, stdout="", stderr=""))
         return
     values = [sendable(future) for future in used]
-    graph.send(node, pickling.encode(argument.filled, (outcome.payload, values), {}))
+    graph.send(node, pickling.encode_apart(argument.filled, (outcome.payload, values), {}))
