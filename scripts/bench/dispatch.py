@@ -1,17 +1,25 @@
 """How fast trivial calls are: ours and peers, in one run, each in a process of its own.
 
     python scripts/bench/dispatch.py                       # what is installed
-    uv pip install distributed executorlib                 # further peers
+    uv pip install distributed executorlib parsl           # further peers
     python scripts/bench/dispatch.py -n 1000 10000 100000 --runs 3
 
-Every call has a future of its own; 2 workers; the pool is warm. Calls a second are the median
-of the runs; the latency is that of one call after the other.
+There are 2 workers, and the pool is warm. Each figure is the median of the runs:
+
+- submit, map: calls a second, each with a future of its own;
+- fan: the same for calls that all take the value of one, and one that takes the values of all;
+- chain: the same for calls that each take the value of the one before;
+- one call: milliseconds for one call after the other;
+- pending: bytes that the client holds for a call that has not run, by tracemalloc.
+
+"finished before" are the calls of the line above it, whose results are taken from the store.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -22,108 +30,218 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-OURS = """
-import json, sys, time
-import scalems
+MEASURES = """
+import gc, json, sys, time, tracemalloc
 
-@scalems.task
 def echo(x):
     return x
 
-@scalems.task
 def add(x, y):
     return x + y
 
+def total(values):
+    return sum(values)
+
+def nap(seconds):
+    time.sleep(seconds)
+
+def rate(count, calls):
+    started = time.perf_counter()
+    calls()
+    return count / (time.perf_counter() - started)
+
+def in_a_chain(submit, count):
+    last = submit(add, 0, 0)
+    for _ in range(count - 1):
+        last = submit(add, last, 1)
+    last.result()
+
+def in_a_fan(submit, count):
+    root = submit(echo, 1)
+    submit(total, [submit(add, root, i) for i in range(count)]).result()
+
+def one_by_one(submit, count):
+    for i in range(count):
+        submit(echo, f"again {i}").result()
+
+def pending(submit, count):
+    busy = [submit(nap, 3) for _ in range(2)]
+    numbers = list(range(10**6, 10**6 + count))
+    futures = [submit(echo, i) for i in numbers[:100]]
+    gc.collect()
+    tracemalloc.start()
+    futures += [submit(echo, i) for i in numbers]
+    gc.collect()
+    size = tracemalloc.get_traced_memory()[0] / count
+    tracemalloc.stop()
+    for future in [*busy, *futures]:
+        future.result()
+    return size
+
+def measured(submit, together, count, graphs):
+    found = {"submit": rate(count, lambda: together([submit(echo, i) for i in range(count)]))}
+    some = 300 if found["submit"] > 200 else 30
+    found["one call"] = 1000 / rate(some, lambda: one_by_one(submit, some))
+    if graphs:
+        found["chain"] = rate(some, lambda: in_a_chain(submit, some))
+        found["fan"] = rate(count, lambda: in_a_fan(submit, count))
+    found["pending"] = pending(submit, 2000)
+    return found
+"""
+
+OURS = """
+import json, sys
+import scalems
+from measures import echo, measured, rate
+
 @scalems.app
 def main():
-    n = int(sys.argv[1])
-    scalems.gather([echo(-i) for i in range(1, 9)])
-    started = time.perf_counter()
-    scalems.gather([echo(i) for i in range(n)])
-    rate = n / (time.perf_counter() - started)
-    started = time.perf_counter()
-    for i in range(300):
-        echo(f"again {i}").result()
-    latency = (time.perf_counter() - started) / 300
-    started = time.perf_counter()
-    last = add(0, 0)
-    for _ in range(300):
-        last = add(last, 1)
-    last.result()
-    chain = 300 / (time.perf_counter() - started)
-    print(json.dumps([rate, latency, chain]))
+    count, what = int(sys.argv[1]), sys.argv[2]
+    submit, together = scalems.submit, scalems.gather
+    if what == "all":
+        together([submit(echo, -i) for i in range(1, 9)])
+        found = measured(submit, together, count, graphs=True)
+    else:
+        found = {"submit": rate(count, lambda: together([submit(echo, i) for i in range(count)]))}
+    items = range(-count, 0)
+    found["map"] = rate(count, lambda: together(scalems.map(echo, items)))
+    print(json.dumps(found))
 """
 
 PEER = """
-import json, sys, time
+import json, sys
 {imports}
+from measures import echo, measured
 
-def echo(x):
-    return x
+def together(futures):
+    return [future.result() for future in futures]
 
 if __name__ == "__main__":
-    n = int(sys.argv[1])
     with {executor} as executor:
-        submit = executor.submit
-        for future in [submit(echo, -i{more}) for i in range(1, 9)]:
-            future.result()
-        started = time.perf_counter()
-        for future in [submit(echo, i{more}) for i in range(n)]:
-            future.result()
-        rate = n / (time.perf_counter() - started)
-        count = 300 if rate > 200 else 30
-        started = time.perf_counter()
-        for i in range(count):
-            submit(echo, f"again {{i}}"{more}).result()
-        print(json.dumps([rate, (time.perf_counter() - started) / count, None]))
+        def submit(function, *args):
+            return executor.submit(function, *args{more})
+        together([submit(echo, -i) for i in range(1, 9)])
+        print(json.dumps(measured(submit, together, int(sys.argv[1]), graphs={graphs})))
 """
 
+PARSL = """
+import parsl
+from parsl.config import Config
+from parsl.dataflow.dependency_resolvers import DEEP_DEPENDENCY_RESOLVER
+from parsl.executors import HighThroughputExecutor
+from parsl.providers import LocalProvider
+
+class Apps:
+    def __enter__(self):
+        executor = HighThroughputExecutor(
+            address="127.0.0.1", max_workers_per_node=2,
+            provider=LocalProvider(init_blocks=1, max_blocks=1),
+        )
+        parsl.load(Config(
+            executors=[executor], dependency_resolver=DEEP_DEPENDENCY_RESOLVER,
+            run_dir="parsl", initialize_logging=False,
+        ))
+        self.apps = {}
+        return self
+
+    def submit(self, function, *args):
+        if function not in self.apps:
+            self.apps[function] = parsl.python_app(function)
+        return self.apps[function](*args)
+
+    def __exit__(self, *_):
+        parsl.dfk().cleanup()
+"""
+
+# Name: module, how it is imported, the executor, more arguments, whether it takes futures.
 PEERS = {
     "ProcessPoolExecutor.submit": (
         "concurrent.futures",
         "from concurrent.futures import ProcessPoolExecutor",
-        "ProcessPoolExecutor(2)",
-        "",
+        *("ProcessPoolExecutor(2)", "", False),
     ),
     "executorlib": (
         "executorlib",
         "from executorlib import SingleNodeExecutor",
-        "SingleNodeExecutor(max_workers=2, block_allocation=True)",
-        "",
+        *("SingleNodeExecutor(max_workers=2, block_allocation=True)", "", True),
     ),
     "dask.distributed": (
         "distributed",
         "from distributed import Client",
         "Client(n_workers=2, threads_per_worker=1, dashboard_address=None)",
-        ", pure=False",
+        *(", pure=False", True),
     ),
+    "Parsl HTEX": ("parsl", PARSL, "Apps()", "", True),
+}
+
+COLUMNS = {
+    "submit": "submit, calls/s",
+    "map": "map, calls/s",
+    "fan": "fan, calls/s",
+    "chain": "chain, calls/s",
+    "one call": "one call, ms",
+    "pending": "pending, bytes",
 }
 
 
-def measure(argv: list[str], folder: Path) -> list[float | None]:
+def measure(argv: list[str], folder: Path) -> dict[str, float]:
     """Run a benchmark in a process of its own; return what it printed."""
-    done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False)
+    # Parsl starts programs of its own by their names, and their workers look for modules here.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        argv,
+        cwd=folder,
+        env={**os.environ, "PATH": path, "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         sys.exit(f"{argv} ended with {done.returncode}:\n{done.stderr}")
-    numbers: list[float | None] = json.loads(done.stdout.splitlines()[-1])
+    numbers: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return numbers
 
 
-def cases(folder: Path) -> dict[str, list[str]]:
-    """Write the scripts; return the command of each, by its name."""
+def cases(folder: Path, count: int) -> dict[str, list[str]]:
+    """Write the scripts; return the command of each, by its name, in the order to run them."""
+    (folder / "measures.py").write_text(MEASURES)
     (folder / "ours.py").write_text(OURS)
     ours = [sys.executable, "-m", "scalems.local", "-q", "-j", "2"]
     found = {
-        "scalems.local": [*ours, "--no-store", "ours.py"],
-        "scalems.local, results kept": [*ours, "--rerun", "ours.py"],
+        "scalems.local": [*ours, "--no-store", "ours.py", str(count), "all"],
+        "scalems.local, results kept": [*ours, "--rerun", "ours.py", str(count), "all"],
+        "scalems.local, finished before": [*ours, "ours.py", str(count), "again"],
     }
-    for index, (name, (module, imports, executor, more)) in enumerate(PEERS.items()):
+    for index, (name, peer) in enumerate(PEERS.items()):
+        module, imports, executor, more, graphs = peer
         if find_spec(module) is None:
             continue
         path = folder / f"peer{index}.py"
-        path.write_text(PEER.format(imports=imports, executor=executor, more=more))
-        found[name] = [sys.executable, str(path)]
+        path.write_text(PEER.format(imports=imports, executor=executor, more=more, graphs=graphs))
+        found[name] = [sys.executable, str(path), str(count)]
     return found
+
+
+def table_of(count: int, taken: dict[str, list[dict[str, float]]]) -> Table:
+    """Return a table of the medians."""
+    runs = len(next(iter(taken.values())))
+    table = Table(title=f"{count} calls, 2 workers ({runs} runs, interleaved)")
+    for column in ("what", *COLUMNS.values(), "ratio to the first"):
+        table.add_column(column, justify="left" if column == "what" else "right")
+    first = 0.0
+    for case, found in taken.items():
+        middle = {
+            name: statistics.median(one[name] for one in found)
+            for name in COLUMNS
+            if name in found[0]
+        }
+        first = first or middle["submit"]
+        cells = [
+            "" if name not in middle else f"{middle[name]:{'.2f' if name == 'one call' else '.0f'}}"
+            for name in COLUMNS
+        ]
+        table.add_row(case, *cells, f"{middle['submit'] / first:.2f}")
+    return table
 
 
 def main() -> None:
@@ -134,42 +252,15 @@ def main() -> None:
     parser.add_argument("-n", type=int, nargs="+", default=[100, 1000, 10_000])
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
-    console = Console()
-    with tempfile.TemporaryDirectory(prefix="scalems-bench-") as name:
-        commands = cases(Path(name))
-        for number in options.n:
-            taken: dict[str, list[list[float | None]]] = {case: [] for case in commands}
+    console = Console(width=150)
+    for number in options.n:
+        with tempfile.TemporaryDirectory(prefix="scalems-bench-") as name:
+            commands = cases(Path(name), number)
+            taken: dict[str, list[dict[str, float]]] = {case: [] for case in commands}
             for _ in range(options.runs):
                 for case, argv in commands.items():
-                    taken[case].append(measure([*argv, str(number)], Path(name)))
-            table = Table(title=f"{number} calls, 2 workers ({options.runs} runs, interleaved)")
-            for column in (
-                "what",
-                "calls/s",
-                "ratio to the first",
-                "one call, ms",
-                "chain, calls/s",
-            ):
-                table.add_column(column, justify="left" if column == "what" else "right")
-            first = None
-            for case, runs in taken.items():
-                rate, latency, chain = (
-                    statistics.median(value for value in values if value is not None)
-                    if None not in values
-                    else None
-                    for values in zip(*runs, strict=True)
-                )
-                assert rate is not None
-                assert latency is not None
-                first = first or rate
-                table.add_row(
-                    case,
-                    f"{rate:.0f}",
-                    f"{rate / first:.2f}",
-                    f"{latency * 1000:.2f}",
-                    "" if chain is None else f"{chain:.0f}",
-                )
-            console.print(table)
+                    taken[case].append(measure(argv, Path(name)))
+        console.print(table_of(number, taken))
 
 
 if __name__ == "__main__":
