@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from faults import builds
-from homes import LABEL, Scalems, configure, make_scalems
+from homes import LABEL, Scalems, configure, debian, make_scalems
 
 from scalems.env.parity import Side, compare
 from scalems.env.role import Role
@@ -25,10 +25,26 @@ def prefix():
     import sys
     return sys.prefix
 
+@scalems.task
+def variable(name):
+    import os
+    return os.environ.get(name)
+
 @scalems.app
 def main():
-    print(prefix().result())
+    print(prefix().result(), variable("FROM").result())
+    if sys.argv[1:]:
+        print(scalems.executable(["sh", "-c", "echo rank $RANKS"], ranks=2).result().stdout)
 """
+CONFIG = """\
+tasks = ["pilot"]
+pre_exec = ['export FROM="$FROM config"']
+pre_rank = ['export RANKS="$RANKS its config"']
+"""
+
+
+SPEC = 'export FROM="a \\"spec\\","'
+FROM = 'a "spec", config'
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +52,11 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Scalems:
     """A home whose resource has one environment for all."""
     made = make_scalems(tmp_path_factory.mktemp("both"))
     spec = made.project / "envs" / "pilot.toml"
-    spec.write_text(spec.read_text().replace('role = "pilot"', 'role = "both"'))
-    configure(made.project, 'tasks = ["pilot"]\n')
+    text = spec.read_text().replace('role = "pilot"', 'role = "both"')
+    text += f"pre_launch = ['touch {made.project}/launched']\n"
+    text += f"pre_exec = ['{SPEC}']\npre_rank = ['export RANKS=\"$FROM,\"']\n"
+    spec.write_text(text)
+    configure(made.project, CONFIG)
     made.sync()
     (made.project / "script.py").write_text(SCRIPT)
     return made
@@ -55,6 +74,7 @@ def test_it_is_built_once_and_known_as_both(one: Scalems) -> None:
     assert (listed["role"], listed["current"]) == ("both", [LABEL])
 
 
+@pytest.mark.mpi
 @pytest.mark.parametrize(
     "words",
     [
@@ -62,10 +82,21 @@ def test_it_is_built_once_and_known_as_both(one: Scalems) -> None:
         pytest.param(["scalems.radical", "--pilot", "new"], marks=pytest.mark.radical),
     ],
 )
-def test_calls_run_in_the_pilots_build(one: Scalems, words: list[str]) -> None:
-    options = ["--no-store", "--resource", LABEL, "--venv", "pilot", "script.py"]
-    done = subprocess.run(
-        [sys.executable, "-m", *words, *options],
+def test_calls_run_in_the_pilots_build_after_all_lines(one: Scalems, words: list[str]) -> None:
+    debian("mpiexec", "openmpi-bin")
+    options = ["--no-store", "--resource", LABEL, "--venv", "pilot", "script.py", "mpi"]
+    done = run(one, *words, *options)
+    assert done.returncode == 0, done.stderr
+    assert f"{one.build('pilot') / 'venv'} {FROM}" in done.stdout.splitlines()
+    assert done.stdout.count(f"rank {FROM}, its config") == 2
+    assert (one.project / "launched").exists() == ("scalems.radical" in words)
+    (definition,) = json.loads(one.definition.read_text()).values()
+    assert definition["virtenv"] == str(one.build("pilot") / "venv")
+
+
+def run(one: Scalems, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *words],
         cwd=one.project,
         env=one.env,
         stdin=subprocess.DEVNULL,
@@ -74,10 +105,36 @@ def test_calls_run_in_the_pilots_build(one: Scalems, words: list[str]) -> None:
         check=False,
         timeout=300,
     )
-    assert done.returncode == 0, done.stderr
-    assert str(one.build("pilot") / "venv") in done.stdout.splitlines()
-    (definition,) = json.loads(one.definition.read_text()).values()
-    assert definition["virtenv"] == str(one.build("pilot") / "venv")
+
+
+def test_all_lines_are_shown_in_their_order_and_used_by_env_run(one: Scalems) -> None:
+    shown = one.json("env", "show", "pilot")
+    assert shown["before a launch"] == [f"touch {one.project}/launched"]
+    assert [line for line in shown["entered by"] if "FROM" in line] == [
+        SPEC,
+        'export FROM="$FROM config"',
+    ]
+    assert [line.partition("=")[2] for line in shown["before each rank"]] == [
+        '"$FROM,"',
+        '"$RANKS its config"',
+    ]
+    assert one.run("env", "run", "pilot", "--", "printenv", "FROM").stdout == f"{FROM}\n"
+
+
+def test_changed_lines_need_a_sync_but_no_build(one: Scalems) -> None:
+    spec = one.project / "envs" / "pilot.toml"
+    before, folders = spec.read_text(), builds(one)
+    spec.write_text(before.replace("spec", "changed"))
+    report = one.check(code=ExitCode.NOT_READY)
+    assert [finding["kind"] for finding in report["findings"]] == ["spec changed since the sync"]
+    assert [env["action"] for env in one.sync()["envs"]] == ["reused"]
+    assert (
+        one.run("env", "run", "pilot", "--", "printenv", "FROM").stdout
+        == FROM.replace("spec", "changed") + "\n"
+    )
+    spec.write_text(before)
+    one.sync()
+    assert builds(one) == folders
 
 
 def test_a_spec_for_one_role_is_refused_with_the_line_to_write(scalems: Scalems) -> None:

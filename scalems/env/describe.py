@@ -6,10 +6,12 @@ from typing import Any
 
 from scalems.env import enter, state, target
 from scalems.env.check import Depth
+from scalems.env.role import Role
 from scalems.env.selection import select
 from scalems.env.site import Site
 from scalems.env.verify import see
 from scalems.errors import EnvironmentNotReady
+from scalems.resource.lines import Lines
 
 
 def describe(text: str, resource: str | None = None) -> dict[str, Any]:
@@ -27,6 +29,8 @@ def describe(text: str, resource: str | None = None) -> dict[str, Any]:
             f"the build of {text!r} is not usable: {env.folder}",
             remedy=f"scalems env sync --resource {synced.label}",
         )
+    lines = env.lines + synced.lines if env.role.plays(Role.TASK) else Lines()
+    site = Site.from_dict(known.site)
     return {
         "name": env.name,
         "role": env.role.value,
@@ -48,7 +52,9 @@ def describe(text: str, resource: str | None = None) -> dict[str, Any]:
         "content digest": known.content_digest,
         "client's scalems": known.scalems_digest == target.client().scalems_digest,
         "definition": {"path": str(synced.definition), "fields": dict(synced.fields)},
-        "entered by": enter.shell_lines(env.folder / "venv", Site.from_dict(known.site)),
+        "entered by": enter.shell_lines(env.folder / "venv", site, lines.pre_exec),
+        "before a launch": list(lines.pre_launch),
+        "before each rank": list(lines.pre_rank),
         "software": dict(known.software),
         "built here": sorted(known.compiled),
         "MPI of mpi4py": dict(known.mpi),

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from scalems.env.check import Depth
 from scalems.env.finding import not_ready
+from scalems.env.role import Role
 from scalems.env.selection import select
 from scalems.env.site import Site
 from scalems.env.verify import see, sync_command
@@ -19,16 +20,19 @@ from scalems.host import ssh
 from scalems.host.address import Host
 
 
-def shell_lines(venv: Path, site: Site) -> list[str]:
+def shell_lines(venv: Path, site: Site, more: Sequence[str] = ()) -> list[str]:
     """Return the shell lines by which a Worker enters a venv: those of its site come first.
 
     What modules set for another Python must go: packages that ``PYTHONPATH`` names would come
     before those of the venv, as those of the Pilot venv would.
+
+    :param more: lines to run in it, before what it is entered for.
     """
     return [
         *site.lines,
         "unset PYTHONPATH PYTHONHOME",
         f". {shlex.quote(str(venv / 'bin' / 'activate'))}",
+        *more,
     ]
 
 
@@ -48,7 +52,8 @@ def ready(text: str, resource: str | None, *, verified: bool) -> tuple[Host | No
             problem.cause, remedy=f"{sync_command(synced.label)}; or enter it with --no-check"
         )
     site = Site.from_dict(seen.manifest.site) if seen.manifest else Site()
-    return synced.host, shell_lines(env.folder / "venv", site)
+    more = (env.lines + synced.lines).pre_exec if env.role.plays(Role.TASK) else ()
+    return synced.host, shell_lines(env.folder / "venv", site, more)
 
 
 def replace_by(host: Host | None, lines: Sequence[str], words: Sequence[str]) -> int:

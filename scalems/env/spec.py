@@ -20,6 +20,8 @@ from scalems.env.role import Role
 from scalems.env.site import Site, Software
 from scalems.errors import UsageError
 from scalems.probe import normalize
+from scalems.resource import lines
+from scalems.resource.lines import Lines
 
 SCHEMA = Path(__file__).with_name("spec.schema.json")
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
@@ -38,6 +40,7 @@ class EnvSpec:
     dependencies: tuple[str, ...]
     constraints: tuple[str, ...]
     site: Site = field(default_factory=Site)
+    lines: Lines = field(default_factory=Lines)
     packages: tuple[Package, ...] = ()
     no_binary: tuple[str, ...] = ()
     build_env: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -88,6 +91,7 @@ def load(path: Path) -> EnvSpec:
                 for name, table in sorted(data.get("software", {}).items())
             ),
         ),
+        lines=Lines.of(data),
         no_binary=tuple(sorted(map(normalize, data.get("no-binary", ())))),
         build_env={normalize(n): t.get("env", {}) for n, t in data.get("build", {}).items()},
         packages=package.load(data.get("packages", {}), beside=path.parent),
@@ -103,6 +107,11 @@ def _mistakes(data: Mapping[str, Any], *, beside: Path) -> Iterator[tomlfile.Mis
     yield from site.mistakes(data)
     yield from package.mistakes(data, beside=beside)
     yield from _build_mistakes(data)
+    yield from lines.mistakes(data)
+    if data.get("role") == Role.PILOT:
+        for key in lines.KEYS:
+            if key in data:
+                yield (key,), "is for calls, and none run in the environment of a pilot only"
     seen: dict[str, Requirement] = {}
     for key in ("dependencies", "constraints"):
         listed = data.get(key)

@@ -21,6 +21,7 @@ from scalems.env.role import Role
 from scalems.failpoint import failpoint
 from scalems.host.address import Host
 from scalems.host.files import write_atomic
+from scalems.resource.lines import Lines
 
 FORMAT = 2
 
@@ -45,6 +46,7 @@ class SyncedEnv:
     :param spec: the env spec that it was made from.
     :param spec_digest: its :func:`file_digest` then.
     :param sources: folders of its local packages, by name, with their files then.
+    :param lines: shell lines of the spec.
     """
 
     name: str
@@ -53,6 +55,7 @@ class SyncedEnv:
     spec: Path
     spec_digest: str
     sources: Mapping[str, Source] = field(default_factory=dict)
+    lines: Lines = field(default_factory=Lines)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +67,7 @@ class Synced:
     :param generation: number of this set of builds, from 1; 0 before it is recorded.
     :param created: when it was first synced; UTC, ISO 8601.
     :param host: where the builds are; ``None`` is this machine.
+    :param lines: shell lines of the resource config.
     """
 
     label: str
@@ -75,6 +79,7 @@ class Synced:
     generation: int = 0
     created: str = ""
     host: Host | None = None
+    lines: Lines = field(default_factory=Lines)
 
     def same_builds(self, other: Synced) -> bool:
         """Whether another has the same builds and the same definition."""
@@ -175,6 +180,7 @@ def from_dict(data: dict[str, Any], label: str) -> Synced | None:
                     )
                     for name, one in env.get("sources", {}).items()
                 },
+                lines=Lines.of(env.get("lines", {})),
             )
             for env in data["envs"]
         )
@@ -191,6 +197,7 @@ def from_dict(data: dict[str, Any], label: str) -> Synced | None:
             generation=int(data["generation"]),
             created=str(data["created"]),
             host=Host(**data["host"]) if data.get("host") else None,
+            lines=Lines.of(data.get("lines", {})),
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -229,10 +236,12 @@ def to_dict(synced: Synced) -> dict[str, Any]:
                     }
                     for name, one in env.sources.items()
                 },
+                "lines": env.lines.to_dict(),
             }
             for env in synced.envs
         ],
         "host": asdict(synced.host) if synced.host else None,
+        "lines": synced.lines.to_dict(),
     }
 
 

@@ -251,11 +251,13 @@ def _synced(
                     for own in plan.packages
                     if own.package.path is not None
                 },
+                lines=one.lines,
             )
             for one, plan in zip(specs, plans, strict=True)
         ),
         definition=change.path,
         fields={name: value for name, value in fields.items() if name in managed},
+        lines=config.lines,
     )
 
 

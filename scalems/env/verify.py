@@ -20,6 +20,7 @@ from scalems.errors import EnvironmentNotReady, UsageError
 from scalems.host.address import Host
 from scalems.resource import definition
 from scalems.resource.config import find_project
+from scalems.resource.lines import Lines
 from scalems.tomlfile import near
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Build:
     :param site: what it takes from its site.
     :param top_level: entries of its site-packages.
     :param software: versions of its site's programs.
+    :param lines: shell lines of its spec, then those of the resource config.
     :param place: the venv, if scalems did not build it; ``folder`` is then of no meaning.
     """
 
@@ -50,13 +52,16 @@ class Build:
     top_level: tuple[str, ...] = ()
     software: Mapping[str, str] = field(default_factory=dict)
     place: Path | None = None
+    lines: Lines = field(default_factory=Lines)
 
     @property
     def computes(self) -> str:
-        """Fingerprint of all that computes in it: what is installed, and programs of the site."""
-        if not self.software:
+        """Fingerprint of what computes in it: what is installed, the site's programs, its lines."""
+        if not (self.software or self.lines):
             return self.content_digest
-        parts = {"content": self.content_digest, "software": dict(self.software)}
+        parts: dict[str, Any] = {"content": self.content_digest, "software": dict(self.software)}
+        if self.lines:
+            parts["lines"] = self.lines.to_dict()
         return canonical.digest("environment with software 1", parts)
 
     @property
@@ -161,7 +166,7 @@ def verify(
     if refused:
         raise not_ready(resource, refused)
     builds = {
-        env.name: _build(env, report.manifests[env.name])
+        env.name: _build(report.synced, env, report.manifests[env.name])
         for env in report.synced.envs
         if env.name in report.manifests
     }
@@ -297,7 +302,7 @@ def _chosen(synced: Synced, tasks: Sequence[str] | None) -> list[SyncedEnv]:
     return [by_name[name] for name in tasks]
 
 
-def _build(env: SyncedEnv, known: Manifest) -> Build:
+def _build(synced: Synced, env: SyncedEnv, known: Manifest) -> Build:
     return Build(
         name=env.name,
         role=env.role,
@@ -309,6 +314,7 @@ def _build(env: SyncedEnv, known: Manifest) -> Build:
         site=Site.from_dict(known.site),
         top_level=known.top_level,
         software=known.software,
+        lines=env.lines + synced.lines,
     )
 
 
@@ -334,6 +340,7 @@ def _inputs(env: SyncedEnv, known: Manifest, client: Side, mend: str) -> list[Fi
     same_site = asked.site == Site.from_dict(known.site)
     same_site &= _same_packages(asked.packages, known)
     same_site &= asked.build_rules == known.build_rules
+    same_site &= asked.lines == env.lines
     if (same_site and wanted == known.lock_inputs) or any(
         known.versions.get(name) != version
         for name, version in parity.pins(client.versions).items()

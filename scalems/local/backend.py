@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import platform
 import sys
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from scalems import probe
 from scalems.env import canonical, site
 from scalems.errors import BackendError
-from scalems.workflow import stamp
+from scalems.workflow import mpi, stamp
 from scalems.workflow.call import ENV_VARIABLE
 from scalems.workflow.pool import CallPool
 
@@ -117,4 +119,7 @@ def _variables(build: Build) -> dict[str, str]:
         ENV_VARIABLE: build.content_digest,
         stamp.VARIABLE: stamp.text("local", build.software),
     }
-    return {**site.variables(build.site), **given}
+    if build.lines.pre_rank:
+        given[mpi.PRE_RANK] = json.dumps(build.lines.pre_rank)
+    shell = (*build.site.shell, *build.lines.pre_exec)
+    return {**site.variables(replace(build.site, shell=shell)), **given}

@@ -378,6 +378,7 @@ class _Server:
             started=time.time(),
             until=time.time() + self._session.runtime * 60,
             idle=keep.idle,
+            lines=settings.build.lines.to_dict(),
         )
         warm.write(self._record)
 

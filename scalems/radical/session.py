@@ -7,9 +7,11 @@ All that is known of RP's API is here. Nothing of it runs in the user's process:
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import re
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ from scalems.radical import batch, lean
 from scalems.radical.request import Request
 from scalems.radical.surroundings import Place
 from scalems.radical.wire import SLOTS
+from scalems.workflow import mpi
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -320,6 +323,11 @@ class PilotSession:
     def _hire(self, rp: Any, names: list[str]) -> None:
         build = self._settings.build
         code = probe.site_packages(build.venv) / "scalems" / "radical" / "worker.py"
+        entered = enter.shell_lines(build.venv, build.site, build.lines.pre_exec)
+        pre_exec = [*_IN_JOB, *entered]
+        if build.lines.pre_rank:
+            ranks = shlex.quote(json.dumps(build.lines.pre_rank))
+            pre_exec.append(f"export {mpi.PRE_RANK}={ranks}")
         descriptions = []
         for name in names:
             cores, slots = self._shares[self._places[name]]
@@ -333,7 +341,8 @@ class PilotSession:
                         "ranks": 1,
                         "cores_per_rank": cores,
                         "environment": {SLOTS: str(slots)},
-                        "pre_exec": [*_IN_JOB, *enter.shell_lines(build.venv, build.site)],
+                        "pre_launch": list(build.lines.pre_launch),
+                        "pre_exec": pre_exec,
                     }
                 )
             )

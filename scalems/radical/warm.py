@@ -13,7 +13,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
@@ -27,7 +27,7 @@ from scalems.tomlfile import near
 from scalems.workflow.call import hostname
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from scalems.env import Build
 
@@ -66,6 +66,8 @@ class WarmPilot:
     """When its run time ends, in seconds since the epoch."""
     idle: float
     """Seconds after which it ends when nobody uses it."""
+    lines: Mapping[str, list[str]] = field(default_factory=dict)
+    """Shell lines that its Workers were started with."""
 
     @property
     def alive(self) -> bool:
@@ -80,6 +82,8 @@ class WarmPilot:
             return f"its Workers run in the Task venv {self.env!r}"
         if (self.input_digest, self.content_digest) != (build.input_digest, build.content_digest):
             return f"it was started with another build of {self.env!r}"
+        if self.lines != build.lines.to_dict():
+            return f"the shell lines of {self.env!r} have changed since it was started"
         if slots is not None and slots != self.slots:
             return f"it runs {self.slots} calls at a time, not {slots}"
         if self.host != hostname():

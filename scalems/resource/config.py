@@ -15,6 +15,8 @@ from typing import Any
 from scalems import tomlfile
 from scalems.errors import UsageError
 from scalems.host.address import Host, split
+from scalems.resource import lines
+from scalems.resource.lines import Lines
 from scalems.tomlfile import near
 
 SCHEMA = Path(__file__).with_name("config.schema.json")
@@ -44,6 +46,8 @@ class ResourceConfig:
     tasks: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     definition: Mapping[str, Any] = field(default_factory=dict)
+    lines: Lines = field(default_factory=Lines)
+    """Shell lines for all its Task venvs, after those of the env spec."""
     host: Host | None = None
     """Where its environments are; ``None`` is this machine."""
 
@@ -121,6 +125,7 @@ class Project:
             tasks=tuple(table.get("tasks", ())),
             targets=tuple(table.get("targets", ())),
             definition=table.get("definition", {}),
+            lines=Lines.of(table),
             host=Host(
                 name=table["host"],
                 root=table.get("root", ""),
@@ -158,6 +163,7 @@ def _mistakes(data: Mapping[str, Any]) -> Iterator[tomlfile.Mistake]:
         for key in fields if isinstance(fields, dict) else ():
             if key in MANAGED:
                 yield (name, "definition", key), "set by scalems itself; leave it out"
+        yield from lines.mistakes(table, place=(name,))
         yield from _host_mistakes(name, table)
         if "extends" not in table and isinstance(fields, dict):
             yield from _incomplete(name, fields)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import json
 import os
 import pickle
 import shutil
@@ -26,10 +27,17 @@ from scalems.workflow import file
 from scalems.workflow.needs import Needs, variables
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from scalems.workflow.call import Call, Outcome
 
 MPIEXEC = "SCALEMS_MPIEXEC"
 """Environment variable: the command that starts ranks, where it is not ``mpiexec``."""
+
+PRE_RANK = "SCALEMS_PRE_RANK"
+"""Environment variable: shell lines to run before each rank, as a list in JSON."""
+
+_TELL = "trap 'echo \"scalems: a shell line before the program failed: $BASH_COMMAND\" >&2' ERR"
 
 _RANKS = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
 _SLURM = {
@@ -77,7 +85,23 @@ def command(needs: Needs) -> list[str]:
         options += ["-host", where] if len(counts) > 1 else []
     elif len(counts) > 1:
         options = ["-hosts", where]  # Hydra's, of MPICH and those made of it
-    return [*found, *options, "-n", str(ranks)]
+    return [*found, *options, "-n", str(ranks), *_before_rank()]
+
+
+def _before_rank() -> list[str]:
+    """Return the words before a program that run the lines of the environment on its rank."""
+    return shell(json.loads(os.environ.get(PRE_RANK, "[]")))
+
+
+def shell(lines: Sequence[str]) -> list[str]:
+    """Return the words before a program that run shell lines in its process first.
+
+    The first line that fails is told, and the program is not started.
+    """
+    if not lines:
+        return []
+    script = [_TELL, "set -e", *lines, "set +e", "trap - ERR", 'exec "$@"']
+    return ["bash", "-c", "\n".join(script), "scalems"]
 
 
 def environment(needs: Needs) -> dict[str, str]:

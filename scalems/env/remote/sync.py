@@ -381,12 +381,14 @@ def _synced(
                     for own in plan.packages
                     if own.package.path is not None
                 },
+                lines=one.lines,
             )
             for one, plan in zip(specs, plans, strict=True)
         ),
         definition=Path(),
         fields={name: value for name, value in fields.items() if name in managed},
         host=host,
+        lines=config.lines,
     )
 
 
