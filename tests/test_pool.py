@@ -503,3 +503,18 @@ def test_each_of_many_short_calls_can_be_cancelled_or_crash_by_itself(tmp_path):
                 assert outcome.stdout == f"{index}\n"
             else:
                 assert (outcome.ok, outcome.stdout) == (True, f"{index}\n")
+
+
+def doubled(data):
+    import resource
+
+    more = data + data
+    return len(more), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def test_a_large_argument_is_not_held_twice_while_its_call_runs(caller):
+    size = 60_000_000
+    _, before = caller.value(doubled, b"")
+    length, after = caller.value(doubled, bytes(size))
+    assert length == 2 * size
+    assert after - before < 3.5 * size  # the argument, and what the function makes of it

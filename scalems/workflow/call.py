@@ -146,13 +146,15 @@ def marked(call: Call) -> Iterator[None]:
         _running = None
 
 
-def execute(call: Call, *, before: Callable[[], None] | None = None) -> Outcome:
+def execute(call: Call, *, before: Callable[[], None] | None = None, once: bool = False) -> Outcome:
     """Run a call in this process; ``scalems.workflow.mpi`` does so on several ranks.
 
     Nothing is raised: whatever the function does short of ending the process becomes
     an outcome.
 
     :param before: done first, as a part of the call.
+    :param once: the payload is dropped when it has been decoded, so that a large argument is not
+        held twice while the function runs.
     """
 
     def run() -> object:
@@ -160,6 +162,8 @@ def execute(call: Call, *, before: Callable[[], None] | None = None) -> Outcome:
             if before is not None:
                 before()
             function, args, kwargs = decode(call.payload, call.function)
+            if once:
+                object.__setattr__(call, "payload", b"")  # whoever else holds the call
             return function(*args, **kwargs)
 
     started = time.time()

@@ -118,9 +118,12 @@ def environment(needs: Needs) -> dict[str, str]:
 
 
 def execute(call: Call) -> Outcome:
-    """Run a call, in this process or on the ranks that it needs; nothing is raised."""
+    """Run a call, in this process or on the ranks that it needs; nothing is raised.
+
+    It can be run only once, see :func:`scalems.workflow.call.execute`.
+    """
     if call.needs.ranks == 1:
-        return calls.execute(call)
+        return calls.execute(call, once=True)
     started = time.time()
     try:
         with file.using(call.area), call.needs.applied():
