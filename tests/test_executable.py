@@ -120,6 +120,31 @@ def test_environment_and_folder(graph, tmp_path):
     assert done.stdout == f"7 sh\n{tmp_path}\n"
 
 
+def test_lines_before_it(graph, tmp_path):
+    lines = {"pre_exec": ["export A='it is'", "echo > made"], "pre_rank": ['export B="$A so"']}
+    done = shell("echo $B; ls", **lines).result(LIMIT)
+    assert done.stdout == "it is so\nmade\n"
+    with pytest.raises(ExecutableError, match="before the program failed: cd /nowhere-at-all"):
+        shell(f"touch {tmp_path}/ran", pre_exec=["cd /nowhere-at-all"]).result(LIMIT)
+    with pytest.raises(ExecutableError, match="unexpected EOF"):
+        shell(f"touch {tmp_path}/ran", pre_exec=["echo 'open"]).result(LIMIT)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "what"),
+    [
+        ("export A=1", "pre_exec is a list of shell lines"),
+        (["true", "a\nb"], r"pre_exec\[1\] must be one line"),
+        ([" "], r"pre_exec\[0\] must be one line"),
+        ([3], r"pre_exec\[0\] must be one line"),
+    ],
+)
+def test_lines_that_are_none(graph, lines, what):
+    with pytest.raises(UsageError, match=what):
+        shell("true", pre_exec=lines)
+
+
 class TestStdin:
     def test_is_empty_by_default(self, graph):
         assert scalems.executable(["cat"]).result(LIMIT).stdout == ""

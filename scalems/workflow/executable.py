@@ -50,6 +50,8 @@ def executable(
     stderr: str | os.PathLike[str] | None = None,
     env: Mapping[str, object] | None = None,
     cwd: str | os.PathLike[str] | None = None,
+    pre_exec: Sequence[str] = (),
+    pre_rank: Sequence[str] = (),
     exit_codes: Collection[int] = (0,),
     cache: bool | None = None,
     retries: int = 0,
@@ -90,6 +92,10 @@ def executable(
     :param env: variables to add to the worker's environment.
     :param cwd: working folder on the worker. Without it the program has a folder of its own,
         which is removed when it has ended.
+    :param pre_exec: lines of bash to run once before the program, in its working folder: what
+        they export is there for it, and for the ranks that are on the same host. The first that
+        fails ends the task.
+    :param pre_rank: the same in each rank, after the ``pre_rank`` lines of the environment.
     :param exit_codes: those by which it ends well.
     :param cache: do not run it again if it has ended well in a former run. That is so by itself
         if it has outputs, for then all that it is run for is known and kept.
@@ -135,6 +141,8 @@ def executable(
         stdin=_content(stdin),
         env=dict(env or {}),
         cwd=None if cwd is None else os.fspath(cwd),
+        pre_exec=_lines("pre_exec", pre_exec),
+        pre_rank=_lines("pre_rank", pre_rank),
         inputs=_inputs(inputs),
         outputs=kept,
         exit_codes=tuple(exit_codes),
@@ -154,6 +162,15 @@ def executable(
             parts=ranks,
         ),
     )
+
+
+def _lines(name: str, lines: object) -> tuple[str, ...]:
+    if not isinstance(lines, (list, tuple)):
+        raise UsageError(f"{name} is a list of shell lines, not {lines!r}.")
+    for index, line in enumerate(lines):
+        if not isinstance(line, str) or not line.strip() or set("\n\r\0") & set(line):
+            raise UsageError(f"{name}[{index}] must be one line of shell, not {line!r}.")
+    return tuple(lines)
 
 
 def _program_name(word: object) -> str:

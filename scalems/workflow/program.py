@@ -60,6 +60,10 @@ class Program:
     """Those that mean that it has ended well."""
     needs: Needs = NONE
     """MPI ranks to start it on, and cores of each."""
+    pre_exec: Sequence[str] = ()
+    """Shell lines to run once before it is started."""
+    pre_rank: Sequence[str] = ()
+    """Shell lines to run in each rank before it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +92,7 @@ def run(program: Program) -> Printed:
         try:
             start, variables = _start(program.needs)
             process = subprocess.run(
-                [*start, *words],
+                [*mpi.shell(program.pre_exec), *start, *mpi.shell(program.pre_rank), *words],
                 input=_bytes(program.stdin),
                 capture_output=True,
                 env={**variables, **settings},
