@@ -70,7 +70,7 @@ class Call:
     item: int | None = None
     """Of a call that was one of a block: its position there."""
     function: bytes = b""
-    """The function, from :func:`encode_apart`: the same object for all calls of it, so it is kept
+    """The function, from ``encode_apart``: the same object for all calls of it, so it is kept
     once, and sent once in a message."""
 
 

@@ -41,7 +41,7 @@ class Encoded(NamedTuple):
 def encode(
     function: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]
 ) -> bytes:
-    """Pickle a call as a whole, see :func:`encode_apart`."""
+    """Pickle a call as a whole, see ``encode_apart``."""
     return _encode(function, args, kwargs, apart=False).payload
 
 
