@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -176,6 +177,15 @@ def test_a_failure_is_run_again_and_shown(place: Place) -> None:
     assert "so far" in shown
     assert "step(0, 0.0)" in shown
     assert [task["id"] for task in place.json("show", "--failed")["tasks"]] == [1, 3]
+    step, total = place.json("show", "--names")["names"]
+    assert (step["name"], step["tasks"], step["done"], step["failed"]) == ("step", 2, 1, 1)
+    assert step["reused"] == 1
+    assert step["seconds"] == step["longest"] >= 0
+    assert (total["tasks"], total["failed"], total["seconds"]) == (1, 1, 0)
+    (row,) = [
+        line for line in place.scalems("show", "1", "--names").splitlines() if "total" in line
+    ]
+    assert re.findall(r"\w+", row) == ["total", "1", "1"]  # none of it ran
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

@@ -31,10 +31,13 @@ def configure_show(parser: argparse.ArgumentParser) -> None:
         _show,
         "  scalems show            the tasks of the last run\n"
         "  scalems show 3          those of run 3\n"
+        "  scalems show --names    how many there were of each name, and how long they took\n"
         "  scalems show 3 12       all of task 12 in it, with what it printed",
     )
     parser.add_argument("numbers", nargs="*", type=int, metavar="RUN [TASK]")
-    parser.add_argument("--failed", action="store_true", help="those that failed only")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--failed", action="store_true", help="those that failed only")
+    which.add_argument("--names", action="store_true", help="numbers and seconds by name")
 
 
 def configure_why(parser: argparse.ArgumentParser) -> None:
@@ -129,10 +132,15 @@ def _show(options: argparse.Namespace) -> int:
             return _show_task(history.task(run["run"], ident), as_json=options.json)
         tasks = history.tasks(run["run"])
         mixtures = history.mixtures(run["run"])
+        names = history.names(run["run"])
     if options.failed:
         tasks = [task for task in tasks if task["state"] == "failed"]
     if options.json:
-        render.print_json({**run, "tasks": tasks, "mixed": mixtures})
+        listed = {} if options.names else {"tasks": tasks}
+        render.print_json({**run, **listed, "names": names, "mixed": mixtures})
+        return ExitCode.DONE
+    if options.names:
+        render.print_rows([_by_name(row) for row in names], empty="no tasks")
         return ExitCode.DONE
     rows = [
         {
@@ -151,6 +159,18 @@ def _show(options: argparse.Namespace) -> int:
     for name, words in mixtures.items():
         print(f"{name} is mixed: {words}")
     return ExitCode.DONE
+
+
+def _by_name(row: dict[str, Any]) -> dict[str, str]:
+    counted = ("done", "reused", "failed", "cancelled")
+    ran = row["longest"] is not None
+    return {
+        "name": row["name"],
+        "tasks": str(row["tasks"]),
+        **{state: str(row[state] or "") for state in counted},
+        "took together": f"{row['seconds']:.2f} s" if ran else "",
+        "the longest": f"{row['longest']:.2f} s" if ran else "",
+    }
 
 
 def _ended_how(task: dict[str, Any], run: dict[str, Any]) -> str:

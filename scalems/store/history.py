@@ -118,6 +118,20 @@ class History:
         """Return the tasks of a run, in the order of their calls."""
         return self._rows("SELECT * FROM tasks WHERE run=? ORDER BY id", run)
 
+    def names(self, run: int) -> list[dict[str, Any]]:
+        """Return the numbers of a run's tasks by their names, and the seconds that they ran.
+
+        Tasks that were taken from a former run have taken no time in this one.
+        """
+        return self._rows(
+            "SELECT name, count(*) AS tasks, sum(state='done') AS done, sum(reused) AS reused,"
+            " sum(state='failed') AS failed, sum(state='cancelled') AS cancelled,"
+            " total(CASE WHEN reused THEN 0 ELSE ended - started END) AS seconds,"
+            " max(CASE WHEN reused THEN NULL ELSE ended - started END) AS longest"
+            " FROM tasks WHERE run=? GROUP BY name ORDER BY min(id)",
+            run,
+        )
+
     def mixtures(self, run: int) -> dict[str, str]:
         """Return for each name of tasks in a run which were computed by what, where it differs."""
         members: dict[str, list[Stamp | None]] = {}
