@@ -66,6 +66,18 @@ def test_init_takes_a_venv_over(fresh):
     assert "scalems" not in names
 
 
+def test_init_takes_the_pins_of_a_pylock(fresh):
+    (fresh.project / "pylock.toml").write_text(
+        'lock-version = "1.0"\ncreated-by = "x"\n'
+        '[[packages]]\nname = "numpy"\nversion = "2.3.0"\n'
+        '[[packages]]\nname = "tomli"\nversion = "2.2.1"\nmarker = "python_version < \'3.11\'"\n'
+        '[[packages]]\nname = "mine"\n[packages.directory]\npath = "."\n'
+    )
+    result = fresh.json("env", "init", "--from", "pylock.toml")
+    assert result["dependencies"] == ["numpy==2.3.0", 'tomli==2.2.1; python_version < "3.11"']
+    assert result["left"] == ["mine (not of an index)"]
+
+
 def test_init_leaves_what_is_there(fresh):
     fresh.run("env", "init")
     before = tree(fresh.project)

@@ -65,8 +65,8 @@ def initialize(folder: Path, label: str, *, source: Path | None) -> Initialized:
     """Write env specs and a resource config into a folder. What is there stays as it is.
 
     :param label: a resource that RP has, or a new one, which then extends ``local.localhost``.
-    :param source: a requirements file, a ``pyproject.toml`` or the folder of a venv; by
-        default the first of these that is in the folder.
+    :param source: a requirements file, a ``pyproject.toml``, a ``pylock.toml`` or the folder of a
+        venv; by default a ``pyproject.toml`` or ``requirements.txt`` that is in the folder.
     :raises UsageError: the label cannot be one, or the source cannot be read.
     """
     domain, _, name = label.partition(".")
@@ -120,8 +120,21 @@ def _file(path: Path) -> Wanted:
             return _wanted(str(path), path.read_text(encoding="utf-8").splitlines())
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{path} cannot be read: {error}") from error
-    listed = tomlfile.load(path).get("project", {}).get("dependencies", [])
+    data = tomlfile.load(path)
+    if "lock-version" in data:
+        return _wanted(str(path), _locked(data.get("packages")))
+    listed = data.get("project", {}).get("dependencies", [])
     return _wanted(str(path), [line for line in listed if isinstance(line, str)])
+
+
+def _locked(packages: object) -> Iterator[str]:
+    """Yield the pins of a ``pylock.toml`` (https://packaging.python.org/specifications/pylock-toml/)."""
+    for one in packages if isinstance(packages, list) else ():
+        if isinstance(one, dict) and isinstance(one.get("name"), str):
+            marker = f" ; {one['marker']}" if "marker" in one else ""
+            from_index = "version" in one and not {"vcs", "directory", "archive"} & one.keys()
+            pin = f"=={one['version']}" if from_index else " (not of an index)"
+            yield f"{one['name']}{pin}{marker}"
 
 
 def _venv(folder: Path) -> Wanted:
