@@ -16,11 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from scalems.errors import UsageError
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 if TYPE_CHECKING:
     from jsonschema import ValidationError
 
@@ -100,6 +95,11 @@ def _parse(text: str) -> dict[str, Any]:
 
     :raises ValueError: it is not TOML, or holds more than the parser can take.
     """
+    # Not before a file is read: where only builds are looked at, tomli need not be installed.
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
     try:
         data = tomllib.loads(text)
         json.dumps(data, default=str)  # a table of many levels is not one inside another for TOML
