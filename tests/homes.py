@@ -144,10 +144,16 @@ def make_scalems(folder: Path, project: Callable[[Path], Path] = small_project) 
 
 
 def tree(folder: Path, *, content: bool = True) -> dict[str, tuple[object, ...]]:
-    """Return what there is below a folder, in a form that shows every change."""
+    """Return what there is below a folder, in a form that shows every change.
+
+    Of lock files only that they are there: they say who held them last.
+    """
     found: dict[str, tuple[object, ...]] = {}
     for path in sorted(folder.rglob("*")):
         status = path.lstat()
+        if path.suffix == ".lock":
+            found[str(path.relative_to(folder))] = (status.st_mode, status.st_ino)
+            continue
         inside: object = ""
         if path.is_symlink():
             inside = str(path.readlink())
