@@ -232,6 +232,8 @@ def written(line: str) -> list[str]:
 @pytest.mark.network
 def test_a_sync_writes_to_its_own_places_only(tmp_path: Path):
     strace = debian("strace")
+    # What is source only is built before: its tools name paths by their own folder, not from /.
+    make_scalems(tmp_path / "before").run(*SYNC)
     made = make_scalems(tmp_path)
     (tmp_path / "tmp").mkdir()
     made.env["TMPDIR"] = str(tmp_path / "tmp")

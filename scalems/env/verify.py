@@ -263,10 +263,10 @@ def find(label: str) -> Synced:
     :raises EnvironmentNotReady: it was never synced.
     """
     place = layout.default()
-    found = state.read(place, label)
+    known = state.labels(place)
+    found = state.read(place, label) if label in known else None
     if found:
         return found
-    known = state.labels(place)
     try:
         configured = find_project().labels()
     except UsageError:
