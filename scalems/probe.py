@@ -135,7 +135,10 @@ def parse(text: str) -> dict[str, Any]:
     body, end, _ = rest.partition(FRAME[1])
     if not (start and end):
         raise ValueError("the probe printed no description")
-    data = json.loads(body)
+    try:
+        data = json.loads(body)
+    except RecursionError:
+        raise ValueError("what the probe printed is nested too deeply") from None
     if not isinstance(data, dict):
         raise ValueError("the probe printed no description")
     return data
