@@ -231,8 +231,6 @@ def _synced(
     change: Change,
     key: str,
 ) -> Synced:
-    fields = definition.fields_of(config.label)
-    managed = {"virtenv", "virtenv_mode", "rp_version", *config.definition}
     return Synced(
         label=config.label,
         project=project.root,
@@ -256,7 +254,7 @@ def _synced(
             for one, plan in zip(specs, plans, strict=True)
         ),
         definition=change.path,
-        fields={name: value for name, value in fields.items() if name in managed},
+        fields=config.decided(definition.fields_of(config.label)),
         lines=config.lines,
     )
 

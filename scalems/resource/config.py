@@ -56,6 +56,11 @@ class ResourceConfig:
         """Names of all its environments, each once, the Pilot's first."""
         return tuple(dict.fromkeys((self.pilot, *self.tasks)))
 
+    def decided(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those fields of a resource definition that scalems or this config decides."""
+        ours = {*MANAGED, *self.definition}
+        return {name: value for name, value in fields.items() if name in ours}
+
 
 @dataclass(frozen=True)
 class Project:

@@ -364,7 +364,6 @@ def _synced(
     there: Layout,
     fields: Mapping[str, Any],
 ) -> Synced:
-    managed = {"virtenv", "virtenv_mode", "rp_version", *config.definition}
     return Synced(
         label=config.label,
         project=project.root,
@@ -386,7 +385,7 @@ def _synced(
             for one, plan in zip(specs, plans, strict=True)
         ),
         definition=Path(),
-        fields={name: value for name, value in fields.items() if name in managed},
+        fields=config.decided(fields),
         host=host,
         lines=config.lines,
     )
