@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scalems.radical import verdict
 from scalems.radical.batch import Job, Queue, parse
+from scalems.radical.verdict import End, Verdict
 
 FOLDER = Path("/home/me/sandbox/pilot.0000")
 LINE = "{}|{}|{}|2026-03-01T10:00:00|node[1-2]|/home/me/sandbox/pilot.0000\n"
@@ -24,6 +26,87 @@ def test_the_last_job_of_a_folder_is_found():
     job = parse(printed, FOLDER)
     assert job == Job(ident="10", state="RUNNING", start="2026-03-01T10:00:00", nodes="node[1-2]")
     assert parse("", FOLDER) is None
+
+
+def test_a_job_that_is_being_ended_may_say_already_why():
+    line = LINE.format(1, "COMPLETING", "TimeLimit")
+    job = parse(line, FOLDER)
+    assert job is not None
+    assert job.timed_out
+    job = parse(LINE.format(1, "COMPLETING", "None"), FOLDER)
+    assert job is not None
+    assert job.ending
+    assert not job.ended
+
+
+RUNS, ENDS = (Job(ident="1", state=state) for state in ("RUNNING", "COMPLETING"))
+TIMEOUT = Job(ident="1", state="TIMEOUT", reason="TimeLimit")
+ITS_TIME = End("Slurm has ended job 1: its run time is over (TimeLimit).", cancelled=False)
+FAILED = End("The pilot has failed.", cancelled=False)
+
+
+class Case:
+    """A pilot of a batch system, whose end is told in some order."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.notes: list[str] = []
+        self.verdict = Verdict(self.notes.append, lambda: self.now)
+
+    def hear(self, what):
+        if isinstance(what, Job):
+            return self.verdict.on_job(what)
+        return self.verdict.on_pilot(what, 60, in_queue=True)
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        [RUNS, "FAILED", TIMEOUT],
+        [RUNS, "FAILED", ENDS, TIMEOUT],
+        [RUNS, ENDS, "FAILED", TIMEOUT],
+        [RUNS, "FAILED", RUNS, TIMEOUT],
+        [TIMEOUT],
+    ],
+)
+def test_the_batch_system_says_why_a_pilot_has_ended_whatever_is_heard_first(order):
+    case = Case()
+    *first, last = order
+    assert [case.hear(what) for what in first] == [None] * len(first)
+    assert case.verdict.overdue() is None
+    assert case.hear(last) == ITS_TIME
+    assert len(case.notes) == (len(order) > 1)
+
+
+def test_a_pilot_that_somebody_cancels_is_none_that_fails():
+    case = Case()
+    case.hear(RUNS)
+    assert case.hear("FAILED") is None
+    end = case.hear(Job(ident="1", state="CANCELLED"))
+    assert end is not None
+    assert end.cancelled
+
+
+@pytest.mark.parametrize("known", [RUNS, ENDS, None])
+def test_a_batch_system_that_says_nothing_is_waited_for_to_a_limit(known):
+    case = Case()
+    if known:
+        case.hear(known)
+    assert case.hear("FAILED") is None
+    assert case.verdict.pending
+    case.now = (verdict.LIMIT if known else verdict.NO_JOB) - 1
+    assert case.verdict.overdue() is None
+    case.now += 2
+    assert case.verdict.overdue() == FAILED
+
+
+def test_a_job_that_ends_by_itself_has_the_end_that_its_pilot_tells():
+    case = Case()
+    case.hear(RUNS)
+    case.hear("FAILED")
+    assert case.hear(Job(ident="1", state="FAILED", reason="NonZeroExitCode")) == FAILED
+    pilot = Verdict(print).on_pilot("CANCELED", 60, in_queue=False)
+    assert pilot == End("The pilot was cancelled by somebody else.", cancelled=True)
 
 
 def test_a_folder_may_have_any_name():

@@ -23,13 +23,12 @@ if TYPE_CHECKING:
 _FIRST, _LONGEST = 1.0, 10.0  # seconds between two looks: they are rarer while nothing changes
 _LIMIT = 30.0  # seconds for an answer; a controller may be busy
 _FORMAT = "%i|%T|%r|%S|%N|%Z"  # of squeue(1): id, state, reason, start, nodes, working folder
-_CLEANING = 5.0  # seconds that a job may be COMPLETING before it tells how it has ended
-# "JOB STATE CODES" of squeue(1). One that is COMPLETING has ended, and is being cleaned up.
+# "JOB STATE CODES" of squeue(1). One that is COMPLETING is none: its processes are being ended, and
+# how it has ended is said when they are gone.
 _ENDED = {
     "BOOT_FAIL": "its nodes could not be started",
     "CANCELLED": "it was cancelled",
     "COMPLETED": "it has ended by itself",
-    "COMPLETING": "it has ended",
     "DEADLINE": "its deadline has passed",
     "FAILED": "it has failed",
     "NODE_FAIL": "a node has failed",
@@ -37,6 +36,8 @@ _ENDED = {
     "PREEMPTED": "another job took its place",
     "TIMEOUT": "its run time is over",
 }
+# "JOB REASON CODES" of squeue(1) that tell it before.
+_FORETOLD = {"TimeLimit": "TIMEOUT", "NodeDown": "NODE_FAIL", "OutOfMemory": "OUT_OF_MEMORY"}
 _NOTHING = ("", "None", "N/A", "(null)")
 
 log = logging.getLogger(__name__)
@@ -56,8 +57,18 @@ class Job:
 
     @property
     def ended(self) -> bool:
-        """Whether its processes are gone or are being ended."""
+        """Whether it has ended, and it is known how."""
         return self.state in _ENDED
+
+    @property
+    def ending(self) -> bool:
+        """Whether its processes are being ended, and it is not said yet why."""
+        return self.state == "COMPLETING"
+
+    @property
+    def ended_itself(self) -> bool:
+        """Whether it was not the batch system that has ended it."""
+        return self.state in ("COMPLETED", "FAILED")
 
     @property
     def timed_out(self) -> bool:
@@ -69,6 +80,8 @@ class Job:
         if self.ended:
             why = f" ({self.reason})" if self.reason else ""
             return f"Slurm has ended job {self.ident}: {_ENDED[self.state]}{why}"
+        if self.ending:
+            return f"Slurm is ending job {self.ident}"
         if self.state == "RUNNING":
             return f"job {self.ident} runs on {self.nodes}"
         told = [
@@ -120,20 +133,15 @@ class Watch(threading.Thread):
     def run(self) -> None:
         """Ask again and again."""
         last: Job | None = None
-        pause = cleaning = 0.0
+        pause = 0.0
         while last is None or not last.ended:
             if self._hurry.wait(pause):
                 self._hurry.clear()
                 pause = 0.0
             job = self._queue.find(self._folder)
             pause = min(2 * pause, _LONGEST) if pause else _FIRST
-            if job is None or job == last:
-                continue
-            pause = _FIRST
-            if job.state == "COMPLETING" and cleaning < _CLEANING:
-                cleaning += pause
-            else:
-                last = job
+            if job is not None and job != last:
+                pause, last = _FIRST, job
                 self._emit(job)
 
 
@@ -146,6 +154,8 @@ def parse(printed: str, folder: Path) -> Job | None:
             ident, state, reason, start, nodes = (
                 "" if field in _NOTHING else field for field in fields[:5]
             )
+            if state == "COMPLETING":
+                state = _FORETOLD.get(reason, state)
             found.append(Job(ident=ident, state=state, reason=reason, start=start, nodes=nodes))
     return max(found, key=lambda job: int(job.ident), default=None)
 

@@ -30,6 +30,7 @@ from scalems.radical.patience import Patience
 from scalems.radical.plane import Plane
 from scalems.radical.session import FINAL, JobEvent, PilotEvent, PilotSession, TaskEvent
 from scalems.radical.staffing import HELLO, Staffing
+from scalems.radical.verdict import Verdict
 from scalems.radical.warm import WarmPilot
 from scalems.radical.wire import ALIVE, ALIVE_EVERY, unpack
 from scalems.workflow.call import hostname
@@ -37,6 +38,7 @@ from scalems.workflow.call import hostname
 if TYPE_CHECKING:
     from scalems.radical.batch import Job
     from scalems.radical.settings import Settings
+    from scalems.radical.verdict import End
 
 _STEP_LIMIT = 120.0  # seconds for RP to make its session, or a manager
 _ROOM = 5_000_000  # bytes that a run's logs take at least
@@ -116,6 +118,7 @@ class _Server:
         self._suspicious = True
         self._staffing = Staffing(self._session, self._plane)
         self._gone: list[tuple[float, TaskEvent]] = []  # of the staff, and when to see to it
+        self._verdict = Verdict(lambda line: self._clients.tell_all("note", line))
         parent = os.getppid()
         self._owner = 0  # the first client; it speaks at once
         self._users = {self._owner}
@@ -286,13 +289,14 @@ class _Server:
         self._clients.tell_all("note", f"pilot: {_WORDS.get(event.state, event.state)}")
         self._clients.tell_all("status", self._status())
         if event.state in FINAL:
-            what = _pilot_end(event.state, self._session.runtime)
-            raise self._over(what, cancelled=event.state == "CANCELED")
+            session = self._session
+            self._end(
+                self._verdict.on_pilot(event.state, session.runtime, in_queue=session.in_queue)
+            )
 
     def _on_job(self, job: Job) -> None:
         """Hear of the pilot's job before RP does, and why it ended."""
-        if job.ended:
-            raise self._over(f"{job.text()}.", cancelled=job.state == "CANCELLED")
+        self._end(self._verdict.on_job(job))
         if job.state == "RUNNING":
             self._runs_since = time.monotonic()
         if self._state != "PMGR_ACTIVE":
@@ -331,10 +335,11 @@ class _Server:
             self._clients.tell_all("note", told)
             self._clients.tell_all("status", self._status())
 
-    def _over(self, what: str, *, cancelled: bool) -> Exception:
-        """Make the exception that says that the pilot has ended."""
-        lost = self._lost(what)
-        return lost if cancelled or not self._up else _Ended(lost)
+    def _end(self, end: End | None) -> None:
+        """Stop if the pilot has ended."""
+        if end is not None:
+            lost = self._lost(end.what)
+            raise lost if end.cancelled or not self._up else _Ended(lost)
 
     def _admit(self, description: dict[str, Any]) -> None:
         settings = self._settings
@@ -389,6 +394,10 @@ class _Server:
         if now - self._alive_sent > ALIVE_EVERY:
             self._alive_sent = now
             self._session.broadcast(ALIVE)
+        self._end(self._verdict.overdue())
+        if self._verdict.pending:
+            self._session.look()
+            return
         self._replace_gone(now)
         if self._up:
             self._plane.balance()
@@ -462,11 +471,3 @@ _AWAITED = {
     "PMGR_ACTIVE_PENDING": "the pilot's agent (or, in a batch system, for its job to start)",
     "PMGR_LAUNCHING": "the pilot to be launched",
 }
-
-
-def _pilot_end(state: str, runtime: int) -> str:
-    if state == "DONE":
-        return f"The pilot has ended; its run time was {runtime} minutes (see --runtime)."
-    if state == "CANCELED":
-        return "The pilot was cancelled by somebody else."
-    return "The pilot has failed."

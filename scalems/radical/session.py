@@ -228,6 +228,11 @@ class PilotSession:
             self._session.close(download=False)
         self._end_job()
 
+    @property
+    def in_queue(self) -> bool:
+        """Whether the pilot is a job of a batch system that can be asked."""
+        return self._watch is not None
+
     def look(self) -> None:
         """Ask the batch system about the pilot's job at once."""
         if self._watch is not None:
