@@ -43,6 +43,7 @@ task_log = logging.getLogger("scalems.task")
 
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 _KILL_LIMIT = 3.0  # seconds that a second Ctrl-C gives the backend to end its processes
+_GRACE = 5.0  # seconds that calls may still take when the app has failed
 _SHOWN = 10  # failed tasks that are named at the end
 _OUTPUT_SHOWN = 2000  # characters of a failed task's output
 
@@ -341,11 +342,22 @@ class Run:
                 raise
             except BaseException:
                 try:
+                    self._let_finish(graph)
                     graph.close(abort=True)
                 except Interrupted as signalled:
                     self._abort(graph, signalled)
                     raise
                 raise
+
+    def _let_finish(self, graph: Graph) -> None:
+        """Give what is computing when the app fails a moment to finish, so that it is kept."""
+        if self.store is None or graph.error is not None or graph.wait(0):
+            return
+        say(
+            f"the app failed: up to {_GRACE:.0f} s for what is computing to finish and be kept"
+            " (Ctrl-C ends it at once)"
+        )
+        graph.wait(_GRACE)
 
     def _abort(self, graph: Graph, signalled: Interrupted) -> None:
         say(f"{signalled}: stopping; once more ends at once")

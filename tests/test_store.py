@@ -167,6 +167,12 @@ def test_tasks_that_are_not_to_be_kept_run_each_time(place: Place) -> None:
 
 def test_a_failure_is_run_again_and_shown(place: Place) -> None:
     place.edit("    return helper(x)", "    print('so far')\n    return 1 / x")
+    # The app fails when both have ended, so that it is known how each has.
+    place.edit(
+        "    print(total([step(i, pause) for i in range(n)]).result())",
+        "    steps = [step(i, pause) for i in range(n)]\n"
+        "    scalems.wait(steps)\n    print(total(steps).result())",
+    )
     place.run("script.py", "2", code=1)
     place.run("script.py", "2", code=1)
     (run, last) = place.json("runs")
@@ -186,6 +192,22 @@ def test_a_failure_is_run_again_and_shown(place: Place) -> None:
         line for line in place.scalems("show", "1", "--names").splitlines() if "total" in line
     ]
     assert re.findall(r"\w+", row) == ["total", "1", "1"]  # none of it ran
+
+
+def test_what_computes_when_the_app_fails_may_finish_and_is_kept(place: Place) -> None:
+    place.edit(
+        "    n, pause =",
+        "    begun = step(7, 0.5)\n"
+        "    while 'step 7' not in Path(LOG).read_text():\n        time.sleep(0.01)\n"
+        "    if sys.argv[1:] == ['0']:\n        raise RuntimeError('wrong')\n"
+        "    print(begun.result())\n    n, pause =",
+    )
+    failed = place.run("script.py", "0", code=1)
+    assert "up to 5 s for what is computing to finish" in failed.stderr
+    assert "the app failed: 1 done" in failed.stderr
+    (place.folder / "log").write_text("step 7")
+    assert place.run("script.py", "1").stdout == "8\n1\n"
+    assert (place.folder / "log").read_text().count("step 7") == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

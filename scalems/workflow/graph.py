@@ -237,9 +237,9 @@ class Graph:
         """Return how many tasks are in each state now."""
         return self.tally.counts()
 
-    def wait(self) -> None:
-        """Wait until all tasks have ended."""
-        self.tally.wait()
+    def wait(self, limit: float | None = None) -> bool:
+        """Wait until all tasks have ended, for some seconds at most; return whether they have."""
+        return self.tally.wait(limit)
 
     def environments(self) -> Mapping[str, Mapping[str, str]]:
         """Return the versions in environments that results are of, by fingerprint."""

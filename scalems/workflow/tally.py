@@ -63,10 +63,13 @@ class Tally:
             count = {str(state): number for state, number in self._count.items()}
             return Counts(**count, reused=self._reused)
 
-    def wait(self) -> None:
-        """Wait until all tasks have ended."""
+    def wait(self, limit: float | None = None) -> bool:
+        """Wait until all tasks have ended; return whether they have.
+
+        :param limit: seconds to wait at most.
+        """
         with self._changed:
-            self._changed.wait_for(self._is_idle)
+            return self._changed.wait_for(self._is_idle, limit)
 
     def _is_idle(self) -> bool:
         return not self._count["waiting"] + self._count["submitted"]
