@@ -234,6 +234,8 @@ def _words(options: Mapping[str, object]) -> list[str]:
         option = f"--{name.replace('_', '-')}"
         if isinstance(value, dict):
             words += [f"{option}={key}={item}" for key, item in value.items()]
+        elif isinstance(value, list):
+            words += [f"{option}={item}" for item in value]
         elif value is not None:
             words.append(f"{option}={value}")
     return words

@@ -473,6 +473,7 @@ class Run:
             "exit_code": int(code),
             "backend": self._graph.backend.name if self._graph is not None else None,
             "label": self._graph.backend.label if self._graph is not None else None,
+            "status": dict(self._graph.backend.status()) if self._graph is not None else {},
             "elapsed": round(self.view.elapsed, 3),
             "tasks": {
                 state: getattr(counts, state, 0)

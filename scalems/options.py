@@ -7,11 +7,34 @@ import math
 import re
 
 
-def add_pilot(group: argparse._ActionsContainer) -> None:
-    """Add the options that describe a pilot and what runs in it."""
-    group.add_argument(
-        "--resource", metavar="LABEL", required=True, help="where to run, such as local.localhost"
-    )
+def add_pilot(group: argparse._ActionsContainer, *, several: bool = False) -> None:
+    """Add the options that describe a pilot and what runs in it.
+
+    :param several: whether there may be more pilots than one.
+    """
+    if several:
+        group.add_argument(
+            "--resource",
+            metavar="LABEL",
+            required=True,
+            action="append",
+            help="where to run, such as local.localhost, or with options of its own: "
+            "lab.slurm:queue=short,nodes=2; repeatable: a pilot for each",
+        )
+        group.add_argument(
+            "--pilots",
+            metavar="N",
+            type=positive,
+            help="pilots at a time, on the resources in turn; calls go to those that are active, "
+            "and what one has that is lost to the others (default: one for each --resource)",
+        )
+    else:
+        group.add_argument(
+            "--resource",
+            metavar="LABEL",
+            required=True,
+            help="where to run, such as local.localhost",
+        )
     group.add_argument(
         "--venv", metavar="NAME", required=True, help="the Task venv that the calls run in"
     )

@@ -547,7 +547,7 @@ def test_the_parser_needs_a_resource_and_a_venv(capsys):
     from scalems import radical
 
     parsed = radical.parser.parse_args(["--resource", "a.b", "--venv", "task", "--cores", "4"])
-    assert (parsed.resource, parsed.venv, parsed.cores) == ("a.b", "task", 4)
+    assert (parsed.resource, parsed.venv, parsed.cores) == (["a.b"], "task", 4)
     for wrong in (["--venv", "task"], ["--resource", "a.b", "--venv", "t", "--cores", "0"]):
         with pytest.raises(SystemExit) as caught:
             radical.parser.parse_args(wrong)

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from scalems.errors import BackendError, ScalemsError
 from scalems.radical import diagnosis, wire
@@ -26,11 +26,27 @@ if TYPE_CHECKING:
     from scalems.workflow.backend import Done, Notify
     from scalems.workflow.call import Call
 
+    Entry = tuple[Call, Done, bool]
+    """A call that a pilot had, and whether it may have begun there."""
+
 log = logging.getLogger(__name__)
 
 _CHECK = 1.0  # seconds between two looks at the server
 _CLOSE_LIMIT = 60.0  # seconds for RP to give everything back
 _ABORT_LIMIT = 20.0  # the same, after Ctrl-C
+
+
+class Heir(Protocol):
+    """Whoever has given the calls, and takes those back that this pilot does not run."""
+
+    def ready(self, slots: int) -> None:
+        """A Worker has proved what it is; so many calls run at a time."""
+
+    def returned(self, entries: Sequence[Entry]) -> None:
+        """Take calls that were to be given back, and have not begun."""
+
+    def lost(self, error: ScalemsError, entries: Sequence[Entry], *, final: bool) -> None:
+        """Take all calls of a pilot that has ended; if that is not final, another one starts."""
 
 
 class RadicalBackend:
@@ -46,6 +62,8 @@ class RadicalBackend:
     """
 
     name = "radical"
+    heir: Heir | None = None
+    """Set before it starts; without one, calls of a pilot that is lost fail."""
 
     def __init__(
         self,
@@ -165,14 +183,22 @@ class RadicalBackend:
             self._preflight.offer(call)
 
     def _submit(self, call: Call, done: Done) -> None:
+        if not self.put(call, done):
+            self._refuse(call, done, self._error)
+
+    def put(self, call: Call, done: Done) -> bool:
+        """Take a call that is no block; tell if it was taken."""
         with self._lock:
-            error = self._error
-            refused = error is not None or self._closing
-            if not refused:
-                self._pending[call.id] = (call, done)
-                self._outbox.add(call)
-        if refused:
-            self._refuse(call, done, error)
+            if self._error is not None or self._closing:
+                return False
+            self._pending[call.id] = (call, done)
+            self._outbox.add(call)
+            return True
+
+    def take_back(self, most: int) -> None:
+        """Have the server give calls back to the heir that no Worker has, at most so many."""
+        if (link := self._link) is not None:
+            self._send_to(link, "give back", most)
 
     def cancel(self, call_id: int, item: int | None = None) -> bool:
         """Withdraw a call; if it runs, its processes are ended."""
@@ -273,7 +299,9 @@ class RadicalBackend:
         elif kind == "way":
             log.info("%s", value)
         elif kind == "failed":
-            self._lose(value)
+            self._lose(value, more)
+        elif kind == "returned":
+            self._on_returned(value)
         elif kind == "abandoned":
             self._on_abandoned(value, more)
         elif kind == "ended":
@@ -284,6 +312,15 @@ class RadicalBackend:
             if self._preflight is not None:
                 self._preflight.end()
             self._ready.set()
+            if self.heir is not None:
+                self.heir.ready(value)
+
+    def _on_returned(self, idents: Sequence[int]) -> None:
+        with self._lock:
+            entries = [self._pending.pop(ident) for ident in idents if ident in self._pending]
+        self._outbox.answered(call for call, _ in entries)
+        if self.heir is not None:
+            self.heir.returned([(call, done, False) for call, done in entries])
 
     def _on_outcomes(self, rows: Sequence[Row]) -> None:
         with self._lock:
@@ -317,18 +354,37 @@ class RadicalBackend:
             return
         self._pilots_left -= 1
         self._over = error
-        self._on_abandoned(begun, error.cause.splitlines()[0])
+        if self.heir is not None:
+            self._hand_over(error, begun, final=False)
+        else:
+            self._on_abandoned(begun, error.cause.splitlines()[0])
 
     def _silent(self, what: str) -> BackendError:
         place = Place(label=self._server.resource, folder=self._server.folder)
         return diagnosis.failure(f"The RADICAL-Pilot session {what}.", place)
 
-    def _lose(self, error: ScalemsError) -> None:
+    def _lose(self, error: ScalemsError, begun: Sequence[int] | None = None) -> None:
         with self._lock:
             if self._error is None:
                 self._error = error
+        self._hand_over(error, begun, final=True)
         self._finish(self._error)
         self._ready.set()
+
+    def _hand_over(self, error: ScalemsError, begun: Sequence[int] | None, *, final: bool) -> None:
+        """Give all calls to the heir.
+
+        :param begun: those that Workers have; if that is not known, all that were sent may have.
+        """
+        if self.heir is None or self._closing:
+            return
+        with self._lock:
+            pending, self._pending = self._pending, {}
+            entries = []
+            for call, done in pending.values():
+                sent = not self._outbox.remove(call.id)
+                entries.append((call, done, sent if begun is None else call.id in begun))
+        self.heir.lost(error, entries, final=final)
 
     def _finish(self, error: ScalemsError | None) -> None:
         """Give every call that has no outcome yet one."""

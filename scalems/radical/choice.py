@@ -9,28 +9,36 @@ from scalems.radical import warm
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Collection
 
     from scalems.radical.settings import Settings
     from scalems.radical.warm import WarmPilot
     from scalems.workflow.backend import Notify
 
 
-def choose(options: argparse.Namespace, settings: Settings, notify: Notify) -> WarmPilot | None:
+def choose(
+    options: argparse.Namespace, settings: Settings, notify: Notify, taken: Collection[str] = ()
+) -> WarmPilot | None:
     """Return the warm pilot to run on; ``None`` to start one.
 
     :param options: of the command line: ``pilot`` is ``auto``, ``new``, ``warm`` or a name.
     :param notify: told why a warm pilot of the same resource and Task venv does not fit.
+    :param taken: names of those that another pilot of the run is already.
     :raises UsageError: a warm pilot was asked for, and none fits.
     """
     if options.pilot == "new":
         return None
     if options.pilot not in ("auto", "warm"):
         pilot = warm.named(options.pilot)
+        if pilot.name in taken:
+            return None
         if reason := _why_not(pilot, settings):
             raise _unfit(pilot, reason)
         return pilot
     reasons: list[tuple[WarmPilot, str]] = []
     for pilot in warm.known():
+        if pilot.name in taken:
+            continue
         if not (reason := _why_not(pilot, settings)):
             return pilot
         if (pilot.label, pilot.env) == (settings.label, settings.build.name):

@@ -11,6 +11,7 @@ from scalems.errors import ScalemsError
 
 if TYPE_CHECKING:
     from scalems.radical.backend import RadicalBackend
+    from scalems.radical.fleet import Fleet
     from scalems.radical.settings import Settings
     from scalems.workflow.backend import Notify
 
@@ -32,10 +33,15 @@ def make_parser() -> argparse.ArgumentParser:
                 " --queue short --runtime 2h script.py",
                 "on two nodes, in a job of the queue 'short'",
             ),
+            (
+                "python -m scalems.radical --resource lab.slurm:queue=short"
+                " --resource lab.slurm:queue=long,nodes=4 --venv task script.py",
+                "on two pilots at a time, whichever is active",
+            ),
         ],
     )
     group = new.add_argument_group("radical options")
-    options.add_pilot(group)
+    options.add_pilot(group, several=True)
     group.add_argument(
         "--pilot",
         metavar="auto|new|warm|NAME",
@@ -90,47 +96,21 @@ class _Bundle(argparse.Action):
         parser.exit()
 
 
-def make_backend(options: argparse.Namespace, notify: Notify) -> RadicalBackend:
+def make_backend(options: argparse.Namespace, notify: Notify) -> RadicalBackend | Fleet:
     """Return the backend that the options ask for; nothing is started.
 
     :raises UsageError: if there is no such resource, Task venv, pilot option or warm pilot.
     :raises EnvironmentNotReady: if the environments are not what was built.
     """
-    from scalems.env.finding import Policy
-    from scalems.radical import choice
-    from scalems.radical.backend import RadicalBackend
-    from scalems.radical.launch import OwnServer, Server, WarmServer
-    from scalems.radical.preflight import Preflight
-    from scalems.workflow import shipping
+    from scalems.radical import asked, assembly
 
-    settings = make_settings(options)
+    pilots = {title: (own, make_settings(own)) for title, own in asked.pilots(options).items()}
     if options.dry_run:
-        show_request(options, settings)
+        for own, settings in pilots.values():
+            show_request(own, settings)
         options.json = False  # it has been printed
         raise SystemExit(0)
-    label = f"radical {options.resource}/{options.venv}"
-    pilot = choice.choose(options, settings, notify)
-    shipping.far_side_has(settings.build.top_level)
-    preflight = None
-    if settings.host is not None:
-        from scalems.radical.remote import RemoteServer  # most are on this machine
-
-        server: Server = RemoteServer(settings, notify)
-    elif pilot is None:
-        server = OwnServer(settings)
-        policy = Policy(options.preflight)
-        preflight = Preflight(settings.build, settings.label, policy, notify=notify)
-    else:
-        server, label = WarmServer(pilot), f"{label} ({pilot.name})"
-    return RadicalBackend(
-        server,
-        notify=notify,
-        label=label,
-        environment=settings.environment,
-        environments={settings.build.content_digest: settings.build.versions},
-        preflight=preflight,
-        pilots=options.max_pilots if pilot is None else 1,
-    )
+    return assembly.backend(options, pilots, notify)
 
 
 def make_settings(options: argparse.Namespace) -> Settings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from scalems import executor
 from scalems.radical.command import make_backend, make_parser
@@ -12,13 +12,14 @@ from scalems.radical.command import make_backend, make_parser
 class Executor(executor.Executor):
     """Runs calls on RADICAL-Pilot; see :class:`scalems.executor.Executor`.
 
-    :param resource: where to run, such as ``local.localhost``.
+    :param resource: where to run, such as ``local.localhost``; several for a pilot on each.
     :param venv: name of the Task venv that calls run in.
     :param cores: cores to run calls on.
     :param nodes: nodes to use, evenly; as few as the cores need by default.
     :param runtime: minutes after which the pilot ends.
     :param queue: queue or partition of the batch system.
     :param project: project that the time is booked on.
+    :param pilots: how many pilots there are at a time, on the resources in turn.
     :param max_pilots: how many pilots there may be, one after the other.
     :param pilot: ``auto``, ``new``, ``warm`` or the name of a warm pilot.
     :param pilot_option: fields of RP's PilotDescription.
@@ -29,7 +30,7 @@ class Executor(executor.Executor):
 
     def __init__(
         self,
-        resource: str,
+        resource: str | Sequence[str],
         venv: str,
         *,
         cores: int | None = None,
@@ -37,14 +38,17 @@ class Executor(executor.Executor):
         runtime: int | None = None,
         queue: str | None = None,
         project: str | None = None,
+        pilots: int | None = None,
         max_pilots: int | None = None,
         pilot: str | None = None,
         pilot_option: Mapping[str, object] | None = None,
         store: str | os.PathLike[str] | None = None,
     ) -> None:
+        resources = [resource] if isinstance(resource, str) else list(resource)
         options = {
-            **{"resource": resource, "venv": venv, "cores": cores, "nodes": nodes},
+            **{"resource": resources, "venv": venv, "cores": cores, "nodes": nodes},
             **{"runtime": runtime, "queue": queue, "project": project},
-            **{"max_pilots": max_pilots, "pilot": pilot, "pilot_option": dict(pilot_option or {})},
+            **{"pilots": pilots, "max_pilots": max_pilots},
+            **{"pilot": pilot, "pilot_option": dict(pilot_option or {})},
         }
         super().__init__(make_parser(), make_backend, options, store)

@@ -156,6 +156,12 @@ class Plane:
             if ident >> _CLIENT == client
         ]
 
+    def give_back(self, client: int, most: int) -> list[int]:
+        """Forget calls of a client that no Worker has, and whose turn comes last; return them."""
+        own = [ident for ident in self._dispatcher.queue if ident >> _CLIENT == client]
+        unsent, _ = self._dispatcher.withdraw(own[-most:] if most > 0 else [])
+        return [row[0] & _OWN for row in unsent]
+
     def reachable(self) -> bool:
         """Tell if there is a Worker, and it is not silent."""
         return any(not place.paused for place in self._dispatcher.places.values())

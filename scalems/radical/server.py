@@ -142,8 +142,7 @@ class _Server:
             self._clients.tell_all("hung", hung.error)
         except _Ended as ended:
             log.error("the pilot has ended: %s", ended.error)
-            for client in self._clients.numbers():
-                self._clients.tell(client, "ended", ended.error, self._plane.begun(client))
+            self._tell_end("ended", ended.error)
         except ScalemsError as error:
             self._fail(error)
         except Exception as error:
@@ -186,12 +185,14 @@ class _Server:
         if kind == "use":
             self._users.add(client)
             self._clients.tell(client, "status", self._status())
-            self._clients.tell(client, "ready")
+            self._clients.tell(client, "ready", self._session.slots)
         elif kind == "calls":
             rows, area = values[0], self._settings.area
             self._plane.add(client, [wire.placed(row, area) for row in rows] if area else rows)
         elif kind == "cancel":
             self._plane.cancel(client, *values)
+        elif kind == "give back":
+            self._clients.tell(client, "returned", self._plane.give_back(client, *values))
         elif kind == "report":
             self._clients.tell(client, "report", self._report())
 
@@ -257,7 +258,11 @@ class _Server:
 
     def _fail(self, error: ScalemsError) -> None:
         log.error("the run failed: %s", error)
-        self._clients.tell_all("failed", error)
+        self._tell_end("failed", error)
+
+    def _tell_end(self, kind: str, error: ScalemsError) -> None:
+        for client in self._clients.numbers():
+            self._clients.tell(client, kind, error, self._plane.begun(client))
 
     # --- the loop -------------------------------------------------------------------------
 
@@ -357,7 +362,7 @@ class _Server:
         if not self._up:
             self._up, self._reached = True, time.monotonic()
             self._keep()
-            self._clients.tell_all("ready")
+            self._clients.tell_all("ready", self._session.slots)
         self._clients.tell_all("status", self._status())
 
     def _keep(self) -> None:
