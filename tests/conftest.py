@@ -20,6 +20,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest: none of them is to run alone at the end."""
+    names = ("radical", "slurm", "ssh", "slow")
+    long = {item.path for item in items if any(map(item.get_closest_marker, names))}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.fixture
 def graph(tmp_path_factory: pytest.TempPathFactory):
     """The graph of a running workflow, on two processes of this machine."""
