@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
-import socket
 import sys
-import sysconfig
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -59,6 +56,9 @@ def versions(paths: Iterable[str | os.PathLike[str]]) -> dict[str, str]:
 
 def interpreter() -> dict[str, str]:
     """Return what decides which distributions run in this interpreter; no paths."""
+    import platform  # a launch only reads folders
+    import sysconfig
+
     libc = " ".join(platform.libc_ver())
     return {
         "implementation": sys.implementation.name,
@@ -72,6 +72,8 @@ def interpreter() -> dict[str, str]:
 
 def markers() -> dict[str, str]:
     """Return the values of the environment markers here (PEP 508)."""
+    import platform
+
     return {
         "implementation_name": sys.implementation.name,
         "implementation_version": platform.python_version(),
@@ -103,6 +105,9 @@ def describe() -> dict[str, Any]:
         names), ``prefix``, ``executable``, ``host``, ``pid``, ``versions`` by distribution, and the
         ``input_digest`` and ``content_digest`` of its build, empty when it is not managed.
     """
+    import platform
+    import socket
+
     manifest = manifest_of(Path(sys.prefix))
     return {
         "python": platform.python_version(),

@@ -6,7 +6,6 @@ shipped beside the module that reads it, so that editors can use it too.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import sys
@@ -31,6 +30,8 @@ _TYPES = {
 
 def near(name: str, known: Iterable[str]) -> str:
     """Return " (did you mean ...?)" for the nearest known names, or an empty string."""
+    import difflib  # only for who made a mistake
+
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
     return f" (did you mean {' or '.join(repr(c) for c in close)}?)" if close else ""
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from scalems.env.finding import About, Policy
 from scalems.env.role import Role
-from scalems.env.verify import Build
+from scalems.env.verification import Build
 from scalems.errors import EnvironmentNotReady
 from scalems.radical import admission, canary
 

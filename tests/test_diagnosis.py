@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from scalems import probe
 from scalems.env.role import Role
-from scalems.env.verify import Build
+from scalems.env.verification import Build
 from scalems.errors import UsageError
 from scalems.radical import bundle, causes, diagnosis, scrub, surroundings
 from scalems.radical.patience import Patience

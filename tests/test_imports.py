@@ -197,7 +197,7 @@ def test_the_far_side_loads_in_a_venv_that_was_built(small_home: Scalems, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "before", ["", "from scalems.env import Depth", "from scalems.env.verify import examine"]
+    "before", ["", "from scalems.env import Depth", "from scalems.env.verification import examine"]
 )
 def test_a_name_is_the_function_and_not_its_module(before):
     code = f"{before}\nfrom scalems import env\nfor _ in range(2): assert env.verify.__code__"
@@ -256,12 +256,31 @@ def test_help_loads_the_parsers_only(words):
     ],
 )
 def test_the_fast_paths_load_neither_rp_nor_parsers(small_home: Scalems, code):
+    small_home.run("env", "check", "--fast")  # scalems' own digest is kept from here on
     loaded = loaded_by(
         f"from scalems.cli import run\n{code}", cwd=small_home.project, env=small_home.env
     )
     assert "scalems.env.check" in loaded
     assert foreign(loaded) == set()
-    assert not loaded & {"scalems.env.sync", "scalems.env.engine", "asyncio"}
+    assert loaded & {"scalems.env.sync", "scalems.env.engine", *HEAVY} == set()
+
+
+HEAVY = {
+    *("asyncio", "concurrent", "csv", "datetime", "difflib", "email", "logging", "platform"),
+    *("random", "shutil", "socket", "subprocess", "tempfile", "threading", "uuid", "zipfile"),
+}
+"""Of the standard library: each takes one to five milliseconds, and to look at files needs none."""
+
+
+def test_names_for_a_shell_to_complete_load_no_checks(tmp_path):
+    """Each TAB loads this."""
+    code = (
+        "from scalems.cli import names; import argparse; list(names.labels(argparse.Namespace()))"
+    )
+    loaded = loaded_by(code, env={"SCALEMS_HOME": str(tmp_path)})
+    assert "scalems.env.state" in loaded
+    unwanted = {"scalems.env.verification", "scalems.env.check", *HEAVY}
+    assert loaded & unwanted == {"datetime"}  # of tomllib
 
 
 def test_no_module_is_too_long_to_be_read_at_once():

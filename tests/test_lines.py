@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from scalems.env import spec, state
 from scalems.env.role import Role
-from scalems.env.verify import Build
+from scalems.env.verification import Build
 from scalems.errors import UsageError
 from scalems.resource.config import Project
 from scalems.resource.lines import Lines

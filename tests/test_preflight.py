@@ -14,7 +14,7 @@ from homes import REPO
 from scalems import probe
 from scalems.env.finding import Policy
 from scalems.env.role import Role
-from scalems.env.verify import Build
+from scalems.env.verification import Build
 from scalems.errors import EnvironmentNotReady
 from scalems.radical.preflight import Preflight
 from scalems.workflow import argument, inspection, shipping

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from scalems import probe
 from scalems.env.spec import Role
-from scalems.env.verify import Build
+from scalems.env.verification import Build
 from scalems.errors import EnvironmentNotReady, UsageError
 from scalems.options import minutes
 from scalems.radical import admission, diagnosis, options, outbox, processes, runs

@@ -21,7 +21,7 @@ import pytest
 
 from scalems import probe
 from scalems.env.spec import Role
-from scalems.env.verify import Build
+from scalems.env.verification import Build
 from scalems.errors import BackendError, EnvironmentNotReady, TaskError, TaskLost, UsageError
 from scalems.radical import processes, runs
 from scalems.radical.backend import RadicalBackend

@@ -17,7 +17,7 @@ from scalems import probe
 from scalems.env.check import Depth
 from scalems.env.finding import About, Policy
 from scalems.env.role import Role
-from scalems.env.verify import verify
+from scalems.env.verification import verify
 from scalems.errors import EnvironmentNotReady, ExitCode, UsageError
 
 pytestmark = pytest.mark.network

@@ -165,6 +165,53 @@ def test_one_byte_of_one_file_makes_it_another(tmp_path):
     assert len(set(digests.values())) == len(digests) == len(wheel.source_files()) + 4
 
 
+DIGESTS = """
+import json, os
+from pathlib import Path
+from scalems.env import own, wheel
+
+root = Path.cwd() / "scalems"
+counted = []
+real = wheel.source_digest
+wheel.source_digest = lambda *args: counted.append(1) or real(*args)
+found = []
+
+def ask():
+    found.append([own.source_digest("1"), len(counted)])
+
+ask(); ask()                       # files that are new may change again unseen: not kept
+own._SETTLED = -60.0
+ask(); ask()                       # from here on they are taken to be old enough
+path = root / "probe.py"
+before = path.stat()
+path.write_bytes(path.read_bytes().replace(b"read from its", b"read from itz"))
+os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+assert path.stat().st_size == before.st_size
+ask()                              # same size and time, set back by hand
+(root / "cli" / "more.py").write_text("")
+ask()
+next(Path(os.environ["SCALEMS_HOME"]).glob("own/*")).write_text("{")
+ask(); ask()
+print(json.dumps(found))
+"""
+
+
+def test_the_digest_is_computed_once_for_given_files(tmp_path, monkeypatch):
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("SCALEMS_HOME", str(tmp_path / "home"))
+    digests, counted = zip(*json.loads(run_in(copy_package(tmp_path), DIGESTS)), strict=True)
+    assert counted == (1, 2, 3, 3, 4, 5, 6, 6)
+    assert digests[0] == digests[1] == digests[2] == digests[3]
+    assert len({digests[0], digests[4], digests[5]}) == 3
+    assert digests[5] == digests[6] == digests[7]
+
+
+def test_a_folder_that_is_not_there_is_not_made_for_the_digest(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCALEMS_HOME", str(tmp_path / "none"))
+    run_in(copy_package(tmp_path), "from scalems.env import own\nprint(own.source_digest('1'))")
+    assert not (tmp_path / "none").exists()
+
+
 def test_another_byte_makes_another_wheel(tmp_path, packed):
     folder = copy_package(tmp_path / "changed")
     with (folder / "scalems" / "probe.py").open("a") as stream:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
+import functools
 import importlib
 import os
 import sys
@@ -51,7 +53,8 @@ def parser(words: Sequence[str] | None = None) -> argparse.ArgumentParser:
     groups = top.add_subparsers(dest="group", metavar="COMMAND", title="commands")
     for name, about in GROUPS.items():
         if words is not None and name != (words or [""])[0]:
-            groups.add_parser(name, help=about)
+            if not (words and words[0] in GROUPS):  # else nobody sees the others
+                groups.add_parser(name, help=about, formatter_class=formatter())
             continue
         module = importlib.import_module(f"scalems.cli.{'results' if name in _RESULTS else name}")
         described = about[0].upper() + about[1:] + "." if name in _RESULTS else module.__doc__
@@ -73,7 +76,23 @@ def formatter() -> type[argparse.HelpFormatter]:
         from rich_argparse import RawDescriptionRichHelpFormatter
 
         return RawDescriptionRichHelpFormatter
-    return argparse.RawDescriptionHelpFormatter
+    return _PlainFormatter
+
+
+class _PlainFormatter(argparse.RawDescriptionHelpFormatter):
+    """One that is told the width: argparse asks for it for each option, and loads shutil for it."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_width() - 2)
+
+
+@functools.cache
+def _width() -> int:
+    with contextlib.suppress(KeyError, ValueError):
+        return max(int(os.environ["COLUMNS"]), 11)
+    with contextlib.suppress(OSError):
+        return os.get_terminal_size().columns or 80
+    return 80
 
 
 def run(argv: Sequence[str]) -> int:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from scalems.env.parity import Parity
     from scalems.env.redefine import DefinitionReport
     from scalems.env.rollback import RollbackResult
-    from scalems.env.verify import Report
+    from scalems.env.verification import Report
     from scalems.env.watch import Watched
     from scalems.resource.definition import Change
 

@@ -15,7 +15,7 @@ from scalems.env.canonical import digest
 from scalems.env.finding import About, Finding, Policy, Severity, errors, not_ready
 from scalems.env.parity import Parity, Side
 from scalems.env.role import Role
-from scalems.env.verify import Build, VerifiedResource
+from scalems.env.verification import Build, VerifiedResource
 from scalems.errors import EnvironmentNotReady, UsageError
 from scalems.host.files import write_atomic
 from scalems.host.local import CommandFailed, run

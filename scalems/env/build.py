@@ -240,6 +240,7 @@ def _record(
         files=len(entries),
         bytes=sum(entry.size for entry in entries.values()),
         files_sha256=manifest.write_files(folder, entries),
+        stats_sha256=manifest.write_stats(folder, entries),
     )
     failpoint("build.files")
     manifest.write(folder, made)

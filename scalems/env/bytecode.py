@@ -13,11 +13,9 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from scalems.host.local import CommandFailed, run
-
-_NAME = re.compile(r"(?P<module>.+)\.(?P<tag>[a-z]+-\d+)(\.opt-(?P<level>\w*))?\.pyc")
+_NAME = r"(?P<module>.+)\.(?P<tag>[a-z]+-\d+)(\.opt-(?P<level>\w*))?\.pyc"
 _HEADER = 16
 _TOGETHER = 300
 
@@ -40,29 +38,31 @@ def wrong(venv: Path, paths: Iterable[str], *, tag: str, python: str, deep: bool
     """
     loaded: list[tuple[str, str, int]] = []
     for path in paths:
-        match = _NAME.fullmatch(path.rpartition("/")[2])
+        folder, _, name = path.rpartition("/")
+        match = re.fullmatch(_NAME, name)
         if match is None or match["tag"] != tag:
             continue
-        source = str(PurePosixPath(path).parent.parent / f"{match['module']}.py")
-        verdict = _header(venv / path, venv / source)
+        source = f"{folder.rpartition('__pycache__')[0]}{match['module']}.py"
+        verdict = _header(f"{venv}/{path}", f"{venv}/{source}")
         if verdict is False:
             yield path
         elif verdict and deep:
             level = match["level"] or "0"
             loaded.append((path, source, int(level) if level.isdigit() else 0))
-    yield from _compiled_otherwise(venv, loaded, python)
+    if loaded:
+        yield from _compiled_otherwise(venv, loaded, python)
 
 
-def _header(path: Path, source: Path) -> bool | None:
+def _header(path: str, source: str) -> bool | None:
     """Whether the header of a file is a good one; ``None`` if Python would not load the file."""
     try:
-        status = source.stat()
+        status = os.stat(source)  # noqa: PTH116  # of hundreds of files
     except OSError:
         return None
-    with path.open("rb") as stream:
+    with open(path, "rb", buffering=0) as stream:  # noqa: PTH123
         head = stream.read(_HEADER)
     flags = int.from_bytes(head[4:8], "little")
-    if path.is_symlink() or flags & 0b11 == 0b01:
+    if os.path.islink(path) or flags & 0b11 == 0b01:  # noqa: PTH114
         return False  # an unchecked hash: whatever the source says
     time_and_size = head[8:16] == b"".join(
         (int(number) & 0xFFFFFFFF).to_bytes(4, "little")
@@ -74,6 +74,8 @@ def _header(path: Path, source: Path) -> bool | None:
 def _compiled_otherwise(
     venv: Path, files: list[tuple[str, str, int]], python: str
 ) -> Iterator[str]:
+    from scalems.host.local import CommandFailed, run  # only now: a launch comes this far never
+
     def differing(part: list[tuple[str, str, int]]) -> list[str]:
         # Without site: nothing of the venv may run.
         argv = [python, "-I", "-S", "-B", "-c", _COMPARE, str(venv), json.dumps(part)]
@@ -86,7 +88,7 @@ def _compiled_otherwise(
             middle = len(part) // 2
             return differing(part[:middle]) + differing(part[middle:])
 
-    from concurrent.futures import ThreadPoolExecutor  # only now: a launch comes this far never
+    from concurrent.futures import ThreadPoolExecutor
 
     parts = [files[start : start + _TOGETHER] for start in range(0, len(files), _TOGETHER)]
     if parts:

@@ -13,7 +13,6 @@ from scalems.env import bytecode, fingerprint, manifest
 from scalems.env.finding import Finding
 from scalems.env.fingerprint import Entry
 from scalems.env.manifest import Manifest
-from scalems.host.local import CommandFailed, run
 
 
 class Depth(str, Enum):
@@ -75,6 +74,8 @@ def _interpreter(name: str, venv: Path, known: Manifest) -> Iterator[Finding]:
         )
     if (status.st_size, status.st_mtime_ns) == known.python_stat:
         return
+    from scalems.host.local import CommandFailed, run  # only now: nothing is run mostly
+
     expected = known.interpreter["version"]
     try:
         code = "import platform; print(platform.python_version())"
@@ -120,7 +121,22 @@ def _distributions(name: str, venv: Path, known: Manifest) -> Iterator[Finding]:
                 yield Finding(env=name, kind="reinstalled distribution", subject=_dist(info))
 
 
+def _as_recorded(folder: Path, known: Manifest) -> bool:
+    """Whether all files are there as they were, but for what Python has compiled since."""
+    were = manifest.read_stats(folder, known)
+    now = set(fingerprint.stamps(folder / "venv"))
+    if were - now or not were:
+        return False
+    more = [stamp.split(" ", 3)[3] for stamp in now - were]
+    tag, python = known.interpreter["cache_tag"], known.python
+    return all(map(bytecode.is_cached, more)) and not any(
+        bytecode.wrong(folder / "venv", more, tag=tag, python=python, deep=False)
+    )
+
+
 def _files(name: str, folder: Path, known: Manifest, *, deep: bool) -> Iterator[Finding]:
+    if not deep and _as_recorded(folder, known):
+        return
     table = manifest.read_files(folder, known)
     if table is None:
         yield Finding(env=name, kind="changed file", subject=manifest.FILES)

@@ -13,7 +13,7 @@ from scalems.env.check import Depth
 from scalems.env.fingerprint import Entry
 from scalems.env.manifest import Manifest
 from scalems.env.selection import select
-from scalems.env.verify import see, sync_command
+from scalems.env.verification import see, sync_command
 from scalems.errors import EnvironmentNotReady, UsageError
 from scalems.resource.config import find_project
 

@@ -9,7 +9,7 @@ from scalems.env.check import Depth
 from scalems.env.role import Role
 from scalems.env.selection import select
 from scalems.env.site import Site
-from scalems.env.verify import see
+from scalems.env.verification import see
 from scalems.errors import EnvironmentNotReady
 from scalems.resource.lines import Lines
 

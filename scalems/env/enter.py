@@ -14,7 +14,7 @@ from scalems.env.finding import not_ready
 from scalems.env.role import Role
 from scalems.env.selection import select
 from scalems.env.site import Site
-from scalems.env.verify import see, sync_command
+from scalems.env.verification import see, sync_command
 from scalems.errors import EnvironmentNotReady
 from scalems.host import ssh
 from scalems.host.address import Host

@@ -12,9 +12,9 @@ from scalems.env import layout, lock, parity, spec, state, target
 from scalems.env.check import Depth
 from scalems.env.lock import ALWAYS
 from scalems.env.spec import EnvSpec
-from scalems.env.verify import see
+from scalems.env.verification import see
 from scalems.errors import UsageError
-from scalems.host.ssh import HostError
+from scalems.host.address import HostError
 from scalems.probe import normalize
 from scalems.resource.config import Project
 from scalems.tomlfile import near

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import csv
 import hashlib
 import os
 import stat
@@ -97,6 +95,34 @@ def walk(venv: Path) -> Iterator[tuple[str, os.stat_result]]:
                     stack.append(path)
                 elif path != ".lock":
                     yield path, entry.stat(follow_symlinks=False)
+
+
+def stamp(path: str, size: int, mtime_ns: int, mode: int) -> str:
+    """Return what a file looks like from outside, in one text; its path is the last of it."""
+    return f"{size} {mtime_ns} {mode} {path}"
+
+
+def stamps(venv: Path) -> Iterator[str]:
+    """Yield the :func:`stamp` of each file and link below a venv, of those of :func:`walk`."""
+    root = str(venv)
+    stack = [""]
+    while stack:
+        folder = stack.pop()
+        # By its descriptor: the path of a folder is not looked up again for each file in it.
+        descriptor = os.open(f"{root}/{folder}", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            with os.scandir(descriptor) as entries:
+                for entry in entries:
+                    path = folder + entry.name
+                    if entry.is_dir(follow_symlinks=False):
+                        stack.append(f"{path}/")
+                    elif path != ".lock":
+                        now = entry.stat(follow_symlinks=False)
+                        mode = now.st_mode & 0o7777
+                        # As stamp() does, without the call: it is done thousands of times.
+                        yield f"{now.st_size} {now.st_mtime_ns} {mode} {path}"
+        finally:
+            os.close(descriptor)
 
 
 def top_level(venv: Path) -> tuple[tuple[str, ...], dict[str, tuple[int, int]]]:
@@ -193,6 +219,8 @@ def content_digest(venv: Path, entries: Mapping[str, Entry]) -> str:
 
 def _scripts(venv: Path, site: str) -> list[str]:
     """Return the scripts that packages bring as files; generated entry points are not."""
+    import csv  # only now: a launch reads no RECORD
+
     found: set[str] = set()
     for info in sorted((venv / site).glob("*.dist-info")):
         record = info / "RECORD"
@@ -217,6 +245,9 @@ def spoilt(venv: Path, entries: Mapping[str, Entry]) -> list[str]:
 
 def recorded(venv: Path) -> Iterator[tuple[str, str, str]]:
     """Yield path, distribution and SHA-256 (hex, or empty) of each file in a RECORD of a venv."""
+    import base64
+    import csv
+
     site = probe.site_packages(venv)
     prefix = site.relative_to(venv).as_posix()
     for info in sorted(site.glob("*.dist-info")):

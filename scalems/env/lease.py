@@ -14,9 +14,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from scalems.host import claim
-from scalems.host.filelock import NO_LOCKS
-
 _held: dict[Path, int] = {}
 
 
@@ -31,12 +28,14 @@ def hold(folder: Path) -> None:
     Nothing happens where the lease cannot be written, nor read: such a build belongs to
     somebody else, whose own commands decide of it.
     """
+    from scalems.host import claim
+
     if folder not in _held and (descriptor := _open(path(folder))) is not None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH)
             locked = True
         except OSError as error:
-            if error.errno not in NO_LOCKS:
+            if not _no_locks(error):
                 raise
             locked = False
         if not (locked and claim.seen_by_all(path(folder))):
@@ -74,7 +73,7 @@ def free(folder: Path) -> Iterator[bool]:
     except BlockingIOError:
         nobody = False
     except OSError as error:
-        if error.errno not in NO_LOCKS:
+        if not _no_locks(error):
             raise
         nobody = True
     try:
@@ -87,12 +86,21 @@ def _own(folder: Path) -> Path:
     return folder.with_name(f"{path(folder).name}.{os.uname().nodename}-{os.getpid()}")
 
 
+def _no_locks(error: OSError) -> bool:
+    from scalems.host.filelock import NO_LOCKS  # only now: most file systems have locks
+
+    return error.errno in NO_LOCKS
+
+
 def _claimed(folder: Path) -> bool:
     start = f"{path(folder).name}."
-    return any(
-        name.startswith(start) and name.endswith(".claim") and claim.is_held(folder.parent / name)
-        for name in os.listdir(folder.parent)  # noqa: PTH208
-    )
+    names = os.listdir(folder.parent)  # noqa: PTH208
+    claims = [name for name in names if name.startswith(start) and name.endswith(".claim")]
+    if not claims:
+        return False
+    from scalems.host import claim  # only now: most file systems have locks
+
+    return any(claim.is_held(folder.parent / name) for name in claims)
 
 
 def _open(lease: Path, *, create: bool = True) -> int | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scalems.env import check, lease, manifest, mpi, site
+from scalems.env import check, lease, manifest, site
 from scalems.env.check import Depth
 from scalems.env.finding import Finding
 from scalems.env.manifest import Manifest
@@ -67,5 +67,8 @@ def _look(name: str, folder: Path, *, depth: Depth, hold: bool) -> Seen:
     known = manifest.read(folder)
     if known:
         findings += site.check(name, Site.from_dict(known.site), known.software, remedy="")
-        findings += mpi.check(name, Site.from_dict(known.site), known.mpi)
+        if known.mpi:
+            from scalems.env import mpi  # only now: most environments have none
+
+            findings += mpi.check(name, Site.from_dict(known.site), known.mpi)
     return Seen(manifest=known, findings=tuple(findings), leased=leased)

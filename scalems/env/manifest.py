@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from scalems.env.canonical import digest
-from scalems.env.fingerprint import Entry
+from scalems.env.fingerprint import Entry, stamp
 from scalems.env.layout import MANIFEST
 from scalems.env.role import Role
 from scalems.host.files import write_atomic
 
 FORMAT = 3
 FILES = "files.json"
+STATS = "stats.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class Manifest:
     :param top_level: entries of site-packages.
     :param records: size and modification time of each distribution's RECORD and each .pth file.
     :param files_sha256: digest of the file table beside the manifest.
+    :param stats_sha256: digest of the list of sizes and times beside it; empty if there is none.
     :param packages: local packages, see :meth:`scalems.env.package.Prepared.to_dict`.
     :param pins: the lock as it applied, see :func:`scalems.env.fingerprint.pin_items`; empty if
         an older scalems made the build.
@@ -67,6 +69,7 @@ class Manifest:
     compiled: Mapping[str, str] = field(default_factory=dict)
     build_rules: str = ""
     mpi: Mapping[str, str] = field(default_factory=dict)
+    stats_sha256: str = ""
 
 
 def to_dict(manifest: Manifest) -> dict[str, Any]:
@@ -122,11 +125,47 @@ def write_files(folder: Path, entries: Mapping[str, Entry]) -> str:
 
 def read_files(folder: Path, manifest: Manifest) -> dict[str, Entry] | None:
     """Read the table of a build's files; ``None`` if it is not the one of its manifest."""
-    try:
-        raw = (folder / FILES).read_bytes()
-    except OSError:
-        return None
-    if hashlib.sha256(raw).hexdigest() != manifest.files_sha256:
+    raw = _bytes(folder / FILES, manifest.files_sha256)
+    if raw is None:
         return None
     table: dict[str, Any] = json.loads(raw)
     return {path: Entry(*values) for path, values in table.items()}
+
+
+def write_stats(folder: Path, entries: Mapping[str, Entry]) -> str:
+    """Write what :func:`scalems.env.fingerprint.stamps` must give; return its digest.
+
+    It says nothing that the table of files does not: it is there to be compared as it stands,
+    since reading the table takes as long as looking at all the files.
+
+    :return: for the manifest; empty if a name cannot be written.
+    """
+    stamps = [stamp(path, e.size, e.mtime_ns, e.mode) for path, e in sorted(entries.items())]
+    packed = "\0".join(stamps)
+    try:
+        raw = packed.encode()
+    except UnicodeEncodeError:
+        return ""
+    write_atomic(folder / STATS, packed)
+    return hashlib.sha256(raw).hexdigest()
+
+
+def read_stats(folder: Path, manifest: Manifest) -> set[str]:
+    """Read the stamps of a build's files.
+
+    :return: empty if they, or the table of files, are not those of the manifest.
+    """
+    table, raw = (
+        _bytes(folder / name, sha256)
+        for name, sha256 in ((FILES, manifest.files_sha256), (STATS, manifest.stats_sha256))
+    )
+    return set() if table is None or raw is None else set(raw.decode().split("\0"))
+
+
+def _bytes(path: Path, sha256: str) -> bytes | None:
+    """Return what is in a file; ``None`` if it has another digest."""
+    try:
+        raw = path.read_bytes()
+    except OSError:
+        return None
+    return raw if hashlib.sha256(raw).hexdigest() == sha256 else None

@@ -10,7 +10,7 @@ from typing import Any
 from scalems.env import layout, state
 from scalems.env.finding import Finding, Severity, errors
 from scalems.env.state import Synced
-from scalems.env.verify import find, sync_command
+from scalems.env.verification import find, sync_command
 from scalems.errors import ScalemsError, UsageError
 from scalems.host import filelock
 from scalems.resource import definition, fields

@@ -12,7 +12,7 @@ from scalems.env.check import Depth
 from scalems.env.finding import Finding, not_ready
 from scalems.env.locking import Notify
 from scalems.env.state import Synced
-from scalems.env.verify import find, see
+from scalems.env.verification import find, see
 from scalems.errors import EnvironmentNotReady, UsageError
 from scalems.failpoint import failpoint
 from scalems.host import filelock

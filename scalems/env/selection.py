@@ -6,7 +6,7 @@ import re
 
 from scalems.env import layout, state
 from scalems.env.state import Synced, SyncedEnv
-from scalems.env.verify import find
+from scalems.env.verification import find
 from scalems.errors import EnvironmentNotReady, UsageError
 from scalems.tomlfile import near
 

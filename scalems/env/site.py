@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
-import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scalems.env.finding import Finding
 from scalems.errors import EnvironmentNotReady
-from scalems.host.local import LEAKING, CommandFailed, run
+
+if TYPE_CHECKING:
+    from scalems.host.local import CommandFailed
 
 _LIMIT = 60.0  # seconds for a program to tell its version
 
@@ -74,6 +72,8 @@ class Site:
     @property
     def lines(self) -> list[str]:
         """Return the shell lines that set it up, before the venv is activated."""
+        import shlex
+
         loads = [f"module load {shlex.quote(name)}" for name in self.modules]
         return [*([_MODULE] if loads else []), *loads, *self.shell]
 
@@ -112,6 +112,8 @@ def probe(site: Site) -> list[Probed]:
     """Ask each program of a site for its version, all at once."""
     if not site.software:
         return []
+    from concurrent.futures import ThreadPoolExecutor  # most environments have none
+
     with ThreadPoolExecutor(max_workers=len(site.software)) as pool:
         return list(pool.map(lambda one: _probe(site, one), site.software))
 
@@ -160,6 +162,11 @@ def variables(site: Site) -> dict[str, str]:
     """
     if not site.lines:
         return {}
+    import subprocess
+    import tempfile
+
+    from scalems.host.local import LEAKING
+
     script = "\n".join(["set -e", *site.lines, "env -0 >&3"])
     with tempfile.TemporaryFile() as output:
         done = subprocess.run(
@@ -187,6 +194,10 @@ def variables(site: Site) -> dict[str, str]:
 
 
 def _probe(site: Site, software: Software) -> Probed:
+    import tempfile
+
+    from scalems.host.local import CommandFailed, run
+
     # `set -e` is for the lines of the site: a module that is not there ends it.
     script = "\n".join(["set -e", *site.lines, "set +e", software.command])
     with tempfile.TemporaryDirectory(prefix="scalems-probe-") as empty:

@@ -11,7 +11,6 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +132,8 @@ def write(layout: Layout, synced: Synced) -> Synced:
     if same:
         synced = replace(synced, generation=same.generation, created=same.created)
     else:
+        from datetime import datetime, timezone  # only now: a launch reads
+
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         number = max((one.generation for one in known), default=0) + 1
         synced = replace(synced, generation=number, created=now)

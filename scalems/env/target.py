@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scalems import probe
-from scalems.env import wheel
+from scalems.env import own, wheel
 from scalems.env.parity import Side
 from scalems.errors import EnvironmentNotReady, UsageError
-from scalems.host.local import CommandFailed, run
 
 if TYPE_CHECKING:
     from scalems.env.spec import EnvSpec
@@ -35,12 +32,13 @@ class Interpreter:
 
 def client() -> Side:
     """Return the client's side of the parity table: the Python that runs this."""
+    versions = probe.versions(sys.path)
     return Side(
         name="client",
         role=None,
-        python=platform.python_version(),
-        versions=probe.versions(sys.path),
-        scalems_digest=wheel.source_digest(),
+        python=sys.version.partition(" ")[0],  # as platform reads it, which takes longer to load
+        versions=versions,
+        scalems_digest=own.source_digest(versions.get("scalems") or wheel.version()),
     )
 
 
@@ -87,6 +85,10 @@ def allow(spec: EnvSpec, found: Interpreter) -> None:
 
 
 def _probed(spec: EnvSpec, name: str) -> Interpreter:
+    import shutil
+
+    from scalems.host.local import CommandFailed, run  # only now: a launch runs nothing
+
     place = shutil.which(str(Path(name).expanduser()) if "/" in name else name)
     if place is None:
         there = [n for minor in range(10, 15) if shutil.which(n := f"python3.{minor}")]

@@ -10,7 +10,7 @@ from typing import Any
 
 from scalems.env.check import Depth
 from scalems.env.finding import Finding
-from scalems.env.verify import examine
+from scalems.env.verification import examine
 from scalems.errors import ScalemsError
 
 

@@ -8,7 +8,6 @@ https://packaging.python.org/en/latest/specifications/binary-distribution-format
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import os
 import sys
@@ -110,6 +109,8 @@ def _metadata(*, client: bool) -> bytes:
 
 
 def _record(files: Mapping[str, bytes], own_path: str) -> bytes:
+    import base64
+
     lines = []
     for name, data in sorted(files.items()):
         hashed = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()

@@ -5,14 +5,20 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from scalems.errors import UsageError
+from scalems.errors import ExitCode, ScalemsError, UsageError
 
 _DESTINATION = (
     r"(?:[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}@)?"
     r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}|\[[0-9A-Fa-f:]{2,45}\])"
 )
-_ADDRESS = re.compile(rf"(?P<destination>{_DESTINATION})(?::(?P<port>[0-9]{{1,5}}))?")
+_ADDRESS = rf"(?P<destination>{_DESTINATION})(?::(?P<port>[0-9]{{1,5}}))?"
 """``[user@]alias-or-host[:port]``; nothing in it can be an option or mean anything to a shell."""
+
+
+class HostError(ScalemsError):
+    """A host cannot be reached, or does not answer as it must."""
+
+    exit_code = ExitCode.NOT_READY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +52,7 @@ def split(name: str) -> tuple[str, int | None]:
 
     :raises UsageError: it is no name of a host.
     """
-    match = _ADDRESS.fullmatch(name)
+    match = re.fullmatch(_ADDRESS, name)
     port = int(match["port"]) if match and match["port"] else None
     if match is None or (port is not None and not 0 < port < 65536):
         raise UsageError(

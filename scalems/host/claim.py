@@ -12,14 +12,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scalems.host.process import Identity, myself
+
+if TYPE_CHECKING:
+    import threading
 
 BEAT = 10.0
 """Seconds between renewals."""
@@ -46,6 +48,9 @@ def hold(path: Path, *, on_wait: Callable[[str], None] | None = None) -> Iterato
     :return: a descriptor; the claim is not stale while a process of this host has it open.
     :raises OSError: it cannot be created.
     """
+    import threading  # only where a file system has no locks
+    import uuid
+
     place = path.with_name(f"{path.name}.claim")
     token = uuid.uuid4().hex
     own = path.with_name(f"{path.name}.{token}")
@@ -74,6 +79,8 @@ def is_held(place: Path) -> bool:
     there = _read(place)
     if there is None:
         return False
+    import uuid
+
     own = place.with_name(f"{place.name}.{uuid.uuid4().hex}")
     try:
         own.touch(0o600)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import socket
-import tempfile
 from pathlib import Path
 
 from scalems.failpoint import failpoint
-from scalems.host.process import lives
 
 
 def write_atomic(path: Path, text: str, *, mode: int = 0o644) -> None:
@@ -18,9 +15,11 @@ def write_atomic(path: Path, text: str, *, mode: int = 0o644) -> None:
 
     :raises OSError: it cannot be written; the former file is as it was.
     """
+    import tempfile  # only now: most commands only read
+
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path)
-    mine = f"{socket.gethostname()}-{os.getpid()}"
+    mine = f"{os.uname().nodename}-{os.getpid()}"
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.{mine}.", suffix=".tmp", dir=path.parent)
     temporary = Path(name)
     try:
@@ -38,7 +37,9 @@ def write_atomic(path: Path, text: str, *, mode: int = 0o644) -> None:
 
 def _sweep(path: Path) -> None:
     """Remove temporary files of writers of this host that are no more."""
-    start = f".{path.name}.{socket.gethostname()}-"
+    from scalems.host.process import lives
+
+    start = f".{path.name}.{os.uname().nodename}-"
     for name in os.listdir(path.parent):  # noqa: PTH208  # a glob would read special characters
         pid = name.removeprefix(start).partition(".")[0]
         ours = name.startswith(start) and name.endswith(".tmp") and pid.isdigit()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import socket
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -59,7 +58,7 @@ class Identity:
     @property
     def is_gone(self) -> bool | None:
         """Whether it has ended; ``None`` where that cannot be seen from here."""
-        if self.host != socket.gethostname():
+        if self.host != os.uname().nodename:
             return None
         boot, _, space = self.space.partition(" ")
         here_boot, _, here = _space().partition(" ")
@@ -75,7 +74,7 @@ class Identity:
         return f"{self} since {time.strftime('%H:%M:%S', time.localtime(since))}"
 
     def __str__(self) -> str:
-        where = "" if self.host == socket.gethostname() else f" on {self.host}"
+        where = "" if self.host == os.uname().nodename else f" on {self.host}"
         return f"process {self.pid}{where}"
 
 
@@ -92,4 +91,4 @@ def _space() -> str:
 def myself() -> Identity:
     """Return who this process is."""
     pid = os.getpid()
-    return Identity(host=socket.gethostname(), space=_space(), pid=pid, started=_started(pid))
+    return Identity(host=os.uname().nodename, space=_space(), pid=pid, started=_started(pid))

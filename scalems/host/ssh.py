@@ -18,8 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from scalems.errors import ExitCode, ScalemsError
-from scalems.host.address import Host
+from scalems.host.address import Host, HostError
 
 COMMAND = "SCALEMS_SSH"
 """Environment variable: the command to use in place of ``ssh``, with options if need be."""
@@ -27,12 +26,6 @@ COMMAND = "SCALEMS_SSH"
 _CONNECT_LIMIT = 20  # seconds
 _KEPT = 120  # seconds that a connection stays open for the next command
 _GRACE = 15.0  # seconds for the far side to end what it does
-
-
-class HostError(ScalemsError):
-    """A host cannot be reached, or does not answer as it must."""
-
-    exit_code = ExitCode.NOT_READY
 
 
 class Channel:

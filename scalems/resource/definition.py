@@ -8,25 +8,23 @@ scalems decides are written; for a new one, all of it.
 from __future__ import annotations
 
 import copy
-import difflib
 import hashlib
-import importlib.util
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scalems.errors import ScalemsError, UsageError
 from scalems.failpoint import failpoint
 from scalems.host.files import write_atomic
-from scalems.host.local import CommandFailed, run
 from scalems.resource import jsontext
-from scalems.resource.config import ResourceConfig
 from scalems.tomlfile import near
+
+if TYPE_CHECKING:
+    from scalems.resource.config import ResourceConfig
 
 
 class DefinitionError(ScalemsError):
@@ -49,6 +47,8 @@ class Change:
     @property
     def diff(self) -> str:
         """The change as a unified diff; empty if there is none."""
+        import difflib  # only now: a launch reads
+
         name = str(self.path)
         return "".join(
             difflib.unified_diff(
@@ -170,6 +170,10 @@ def validate(change: Change, *, python: Path | None = None) -> None:
     :param python: interpreter that has RP; by default the one that runs this.
     :raises DefinitionError: RP refuses it; nothing was written.
     """
+    import tempfile  # only now: a launch reads
+
+    from scalems.host.local import CommandFailed, run
+
     with tempfile.TemporaryDirectory(prefix="scalems-rp-") as base:
         folder = Path(base) / ".radical" / "pilot" / "configs"
         folder.mkdir(parents=True)
@@ -298,6 +302,8 @@ def _refuse_percent(config: ResourceConfig, fields: Mapping[str, Any]) -> None:
 
 
 def _shipped_folder() -> Path:
+    import importlib.util
+
     spec = importlib.util.find_spec("radical.pilot")
     if spec is None or spec.origin is None:
         raise UsageError("radical.pilot is not installed", remedy="pip install radical.pilot")

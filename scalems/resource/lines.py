@@ -6,7 +6,6 @@ it had under that name.
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -65,6 +64,8 @@ def mistakes(
 
 
 def _problem(line: str) -> str:
+    import subprocess  # a launch reads no spec
+
     # So it stands in the script that RADICAL-Pilot writes.
     script = f"{line} || exit\n"
     try:

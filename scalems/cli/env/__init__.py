@@ -13,7 +13,8 @@ from collections.abc import Sequence
 MODULES = {
     "start": ("init",),
     "sync": ("sync", "lock"),
-    "look": ("check", "watch", "list", "show", "diff", "explain", "explain-key"),
+    "check": ("check", "watch"),
+    "look": ("list", "show", "diff", "explain", "explain-key"),
     "enter": ("run", "shell"),
     "adopt": ("adopt",),
     "keep": ("rollback", "gc"),

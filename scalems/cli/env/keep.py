@@ -57,7 +57,7 @@ def _add_gc(commands: Commands) -> None:
 def _rollback(options: argparse.Namespace) -> int:
     from scalems.cli import render
     from scalems.env.rollback import rollback
-    from scalems.env.verify import examine
+    from scalems.env.verification import examine
 
     with render.progress(quiet=options.quiet or options.json) as notify:
         result = rollback(options.resource, to=options.to, dry_run=options.dry_run, notify=notify)
@@ -72,7 +72,7 @@ def _rollback(options: argparse.Namespace) -> int:
 def _gc(options: argparse.Namespace) -> int:
     from scalems.cli import render
     from scalems.env import inventory, layout
-    from scalems.env.verify import find
+    from scalems.env.verification import find
 
     keep, dry_run = max(options.keep, 0), options.dry_run
     synced = find(options.resource) if options.resource else None

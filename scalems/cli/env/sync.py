@@ -173,7 +173,7 @@ def _sync_one(
     if key is None or options.dry_run:
         return result
     from scalems.env import signature
-    from scalems.env.verify import examine
+    from scalems.env.verification import examine
 
     report = examine(label)
     signed = signature.sign(report.synced, report.manifests, Path(key).expanduser())

@@ -14,8 +14,8 @@ from scalems.env.locking import Notify
 from scalems.env.remote import boot, runtime
 from scalems.errors import EnvironmentNotReady, ScalemsError, UsageError
 from scalems.host import wire
-from scalems.host.address import Host
-from scalems.host.ssh import Channel, HostError
+from scalems.host.address import Host, HostError
+from scalems.host.ssh import Channel
 
 _ENTRY = "scalems.env.remote.agent"
 _NOISE = 1 << 20  # bytes of what start-up files may print

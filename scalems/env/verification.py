@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalems.env import canonical, layout, mpi, parity, state, target
+from scalems.env import canonical, layout, parity, state, target
 from scalems.env.check import Depth
 from scalems.env.finding import About, Finding, Policy, Severity, errors, not_ready
 from scalems.env.look import Seen, look
@@ -19,7 +19,6 @@ from scalems.env.state import Synced, SyncedEnv
 from scalems.errors import EnvironmentNotReady, UsageError
 from scalems.host.address import Host
 from scalems.resource import definition
-from scalems.resource.config import find_project
 from scalems.resource.lines import Lines
 from scalems.tomlfile import near
 
@@ -267,6 +266,8 @@ def find(label: str) -> Synced:
     found = state.read(place, label) if label in known else None
     if found:
         return found
+    from scalems.resource.config import find_project  # only for who has nothing, or erred
+
     try:
         configured = find_project().labels()
     except UsageError:
@@ -370,10 +371,7 @@ def _same_packages(asked: Sequence[Package], known: Manifest) -> bool:
 def _software(manifests: Mapping[str, Manifest], findings: Sequence[Finding]) -> list[Row]:
     """Return rows of the parity table for what is not Python."""
     names = sorted({name for known in manifests.values() for name in known.software})
-    world = {env: known.mpi["name"] for env, known in manifests.items() if known.mpi}
-    severities = [f.severity for f in findings if f.kind == mpi.DIFFERENT]
-    row = Row(what="MPI of mpi4py", values=world, severity=min(severities, default=None))
-    return ([row] if world else []) + [
+    return _world(manifests, findings) + [
         Row(
             what=name,
             values={env: known.software.get(name, "") for env, known in manifests.items()},
@@ -383,6 +381,17 @@ def _software(manifests: Mapping[str, Manifest], findings: Sequence[Finding]) ->
         )
         for name in names
     ]
+
+
+def _world(manifests: Mapping[str, Manifest], findings: Sequence[Finding]) -> list[Row]:
+    """Return the row of what mpi4py runs with, if there is any."""
+    world = {env: known.mpi["name"] for env, known in manifests.items() if known.mpi}
+    if not world:
+        return []
+    from scalems.env import mpi  # only now: most environments have none
+
+    severities = [f.severity for f in findings if f.kind == mpi.DIFFERENT]
+    return [Row(what="MPI of mpi4py", values=world, severity=min(severities, default=None))]
 
 
 def _definition(synced: Synced, mend: str) -> list[Finding]:
