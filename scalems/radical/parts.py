@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalems.workflow.block import singles
 from scalems.workflow.call import Call, Outcome, hostname
+from scalems.workflow.large import loads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -195,7 +196,7 @@ class Gathering:
 def opened(part: Call, outcome: Outcome) -> Iterator[Outcome | Answers]:
     """Yield what the items of a part have given, as the backend is to tell it."""
     if outcome.ok:
-        for one in pickle.loads(outcome.payload):
+        for one in loads(outcome.payload):
             yield replace(one, id=part.id)
     else:  # the part as a whole was lost, or cancelled
         for item in part.items or ():

@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import pickle
 import platform
 import queue
 import subprocess
@@ -22,6 +23,7 @@ from scalems.env.finding import Policy
 from scalems.errors import EnvironmentNotReady, ScalemsError
 from scalems.workflow.block import singles
 from scalems.workflow.inspection import HEADER
+from scalems.workflow.large import Large
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -117,11 +119,12 @@ class Preflight:
         assert process.stdout is not None
         if len(call.payload) > _LARGEST:  # a function that is apart is never large
             return {}
+        payload = call.payload
+        if isinstance(payload, Large):
+            payload = pickle.dumps(payload, protocol=5)
         with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(
-                HEADER.pack(len(call.payload), len(call.function), call.needs.ranks > 1)
-            )
-            process.stdin.write(call.payload + call.function)
+            process.stdin.write(HEADER.pack(len(payload), len(call.function), call.needs.ranks > 1))
+            process.stdin.write(payload + call.function)
             process.stdin.flush()
         line = process.stdout.readline()
         return dict(json.loads(line)) if line else None

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalems.radical.channel import OUT_OF_BAND, apart, dump, load
 from scalems.workflow.call import Call, Outcome
+from scalems.workflow.large import Large
 from scalems.workflow.needs import NONE
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def light(rows: Sequence[Row]) -> list[Row]:
     """Return rows whose large payloads are not copied when they are sent."""
     return [
         row
-        if len(row[_PAYLOAD]) <= OUT_OF_BAND
+        if isinstance(row[_PAYLOAD], Large) or len(row[_PAYLOAD]) <= OUT_OF_BAND
         else (*row[:_PAYLOAD], apart(row[_PAYLOAD]), *row[_PAYLOAD + 1 :])
         for row in rows
     ]

@@ -52,7 +52,10 @@ def of(value: object) -> str:
 
     :raises Unstable: it has none.
     """
-    leaf = _LEAVES.get(type(value))
+    kind = type(value)
+    if kind in _BINARY and len(value) > _LARGE:  # type: ignore[arg-type]
+        return _hex(_Encoder().encode(value))
+    leaf = _LEAVES.get(kind)
     if leaf is not None and len(data := leaf(value)) <= _LARGE:
         return _hex(data)
     return _hex(_Encoder().encode(value))
@@ -114,6 +117,8 @@ class _Encoder:
         kind = type(value)
         leaf = _LEAVES.get(kind)
         if leaf is not None:
+            if kind in _BINARY and len(value) > _LARGE:
+                return b"#" + _binary(value)
             data: bytes = leaf(value)
             return data if len(data) <= _LARGE else b"#" + hashlib.sha256(data).digest()
         ident = id(value)
@@ -298,6 +303,16 @@ _LEAVES: dict[type, Callable[[Any], bytes]] = {
     Slot: lambda value: b"S%d;" % value.index,
     File: lambda value: _name(b"K", f"{value.digest} {value.name}"),
 }
+
+
+_BINARY = (bytes, bytearray)
+
+
+def _binary(value: bytes | bytearray) -> bytes:
+    """Return the digest of what :data:`_LEAVES` gives for a large value, which is not copied."""
+    found = hashlib.sha256((b"y" if type(value) is bytes else b"Y") + b"%d:" % len(value))
+    found.update(value)
+    return found.digest()
 
 
 def _sized(tag: bytes, data: bytes) -> bytes:

@@ -254,7 +254,7 @@ class History:
             "SELECT key, object, files FROM results WHERE object IS NOT NULL OR files<>''"
         )
         for row in rows:
-            yield row["key"], [*filter(None, [row["object"]]), *(row["files"] or "").split()]
+            yield row["key"], [*(row["object"] or "").split(), *(row["files"] or "").split()]
 
     def _objects(self) -> Iterator[tuple[str, Path]]:
         """Yield the files of large values that nobody is about to refer to."""

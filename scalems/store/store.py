@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import hashlib
 import json
 import os
 import reprlib
 import sqlite3
-import tempfile
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from scalems.store import database, digest
+from scalems.store import database, digest, objects
 from scalems.store.database import StoreError, Writer, now
 from scalems.workflow.call import Outcome, hostname
 from scalems.workflow.file import OBJECTS, object_path
+from scalems.workflow.large import Blob, Large
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from scalems.workflow.block import Answers
     from scalems.workflow.future import Future
+    from scalems.workflow.large import Payload
     from scalems.workflow.options import TaskOptions
 
 FOLDER = ".scalems"
@@ -48,6 +49,25 @@ _END = (
 class _Short(reprlib.Repr):
     """Writes arguments in short; futures by the task that they are of."""
 
+    def repr_bytes(self, value: bytes, level: int) -> str:
+        """Write bytes as a text of limited length: they may be very many."""
+        if len(value) <= self.maxstring:
+            return repr(value)
+        return f"{value[: self.maxstring]!r}... ({len(value)} bytes)"
+
+    repr_bytearray = repr_bytes
+
+    def repr_instance(self, value: Any, level: int) -> str:
+        """Write a dataclass field by field."""
+        if not dataclasses.is_dataclass(value) or type(value).__repr__ is object.__repr__:
+            return super().repr_instance(value, level)
+        fields = [
+            f"{field.name}={self.repr1(getattr(value, field.name, None), level - 1)}"
+            for field in dataclasses.fields(value)[:_FIELDS_SHOWN]
+            if field.repr
+        ]
+        return f"{type(value).__qualname__}({', '.join(fields)})" if level else "..."
+
     def repr_Future(self, value: Any, level: int) -> str:
         """Write a future: reprlib finds this by the name of the type."""
         return f"{value.name}#{value.task_id}"
@@ -57,6 +77,7 @@ def _shown(value: object) -> str:
     return repr(value) if type(value) in _NUMBERS else _short.repr(value)
 
 
+_FIELDS_SHOWN = 6
 _NUMBERS = frozenset({int, float, bool, type(None)})
 _short = _Short()
 _short.maxstring = _short.maxother = 60
@@ -241,9 +262,12 @@ class Store:
 
     def _outcome(self, ident: int, row: Sequence[Any]) -> Outcome | None:
         """Return the outcome that was kept; ``None`` if a part of it is gone."""
-        payload = row[0] if row[1] is None else self._object(row[1])
-        if payload is None:
-            return None
+        payload: Payload = row[0] or b""
+        if row[1] is not None:
+            blobs = [objects.find(self.folder, name) for name in row[1].split()]
+            if None in blobs:
+                return None
+            payload = Large(row[0] or b"", [one for one in blobs if one is not None])
         fields = dict(zip(_FIELDS, row[2:], strict=True))
         fields["stamp"] = fields["stamp"] or ""
         fields["files"] = tuple((fields["files"] or "").split())
@@ -355,19 +379,15 @@ class Store:
         """
         state = "failed" if error else "done"
         if outcome.ok and key:
-            payload: bytes | None = outcome.payload
-            name_of_file = None
-            if len(outcome.payload) > _LARGE:
-                try:
-                    name_of_file, payload = self._keep(outcome.payload), None
-                except OSError as failure:
-                    self._lose(StoreError(f"{failure.filename or self.folder}: {failure.strerror}"))
-                    payload = None
-            if payload is not None or name_of_file is not None:
+            try:
+                payload, names = self._keep(outcome)
+            except OSError as failure:
+                self._lose(StoreError(f"{failure.filename or self.folder}: {failure.strerror}"))
+            else:
                 self._writer.put(
                     _KEEP,
                     (
-                        *(key, payload, name_of_file, len(outcome.payload), name),
+                        *(key, payload, names, len(outcome.payload), name),
                         *(*_stamp(outcome), now(), " ".join(outcome.files), outcome.stamp),
                     ),
                 )
@@ -411,32 +431,20 @@ class Store:
 
     # --- large values ---------------------------------------------------------------------
 
-    def _keep(self, payload: bytes) -> str:
-        """Write a value to a file that is named after its content; return the name."""
-        name = hashlib.sha256(payload).hexdigest()
-        path = object_path(self.folder / OBJECTS, name)
-        if path.is_file() and path.stat().st_size == len(payload):
-            return name
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, part = tempfile.mkstemp(prefix=".part-", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(payload)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(part).replace(path)
-        except BaseException:
-            Path(part).unlink(missing_ok=True)
-            raise
-        return name
+    def _keep(self, outcome: Outcome) -> tuple[bytes, str | None]:
+        """Return a value as the database has it: its pickle, and the files of what is large.
 
-    def _object(self, name: str) -> bytes | None:
-        """Return a large value; ``None`` if its file is not what it was."""
-        with contextlib.suppress(OSError):
-            data = object_path(self.folder / OBJECTS, name).read_bytes()
-            if hashlib.sha256(data).hexdigest() == name:
-                return data
-        return None
+        The outcome gives the memory back that large ones take: they are read when they are asked
+        for.
+        """
+        payload = outcome.payload
+        if not isinstance(payload, Large):
+            if len(payload) <= _LARGE:
+                return payload, None
+            payload = Large(b"", [Blob.of(payload)])
+        names = [objects.keep(self.folder, blob) for blob in payload.blobs]
+        object.__setattr__(outcome, "payload", payload)  # for all who hold it
+        return payload.stream, " ".join(names)
 
     def _lose(self, error: StoreError) -> None:
         self._warn(f"warning: {error.cause}; results are no longer kept")

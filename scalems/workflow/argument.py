@@ -12,12 +12,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import pickle
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from scalems.errors import UsageError
 from scalems.workflow import pickling
+from scalems.workflow.large import Large, Payload, loads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ class Slot:
 class Packed:
     """The pickled value of a task, as it came from the process that computed it."""
 
-    payload: bytes
+    payload: Payload
     path: tuple[Any, ...] = ()
     """What part of it is meant, see :func:`part_of`."""
 
@@ -92,11 +92,11 @@ def with_slots(value: Any, futures: Sequence[Future[Any]]) -> Any:
     return _Replacement(lambda item: slots.get(id(item), item)).of(value)
 
 
-def apply(template: bytes, values: Sequence[object]) -> object:
+def apply(template: Payload, values: Sequence[object]) -> object:
     """Run the call that was pickled in `template`, its slots filled with `values`."""
     function, args, kwargs = pickling.decode(template)
     ready = [
-        part_of(pickle.loads(value.payload), value.path) if isinstance(value, Packed) else value
+        part_of(loads(value.payload), value.path) if isinstance(value, Packed) else value
         for value in values
     ]
     filled = _Replacement(lambda item: ready[item.index] if type(item) is Slot else item)
@@ -104,11 +104,11 @@ def apply(template: bytes, values: Sequence[object]) -> object:
     return function(*args, **kwargs)
 
 
-def filled(template: bytes, values: Sequence[Packed]) -> object:
+def filled(template: Payload, values: Sequence[Packed]) -> object:
     """Return the value that was pickled in `template`, its slots filled with `values`."""
-    ready = [part_of(pickle.loads(value.payload), value.path) for value in values]
+    ready = [part_of(loads(value.payload), value.path) for value in values]
     return _Replacement(lambda item: ready[item.index] if type(item) is Slot else item).of(
-        pickle.loads(template)
+        loads(template)
     )
 
 
@@ -123,12 +123,18 @@ def resolved(value: Any) -> Any:
 def content(value: object) -> bytes:
     """Return what the value of a future is known by, in the key of a call that takes it."""
     if not isinstance(value, Packed):
-        return pickling.encode_value("", value)
+        return _known(pickling.encode_value("", value))
     if value.path:
         # The part alone: a program's output counts, whatever time is in what it printed.
         with contextlib.suppress(Exception):  # not to be rebuilt here: it counts as a whole
-            return pickling.encode_value("", part_of(pickle.loads(value.payload), value.path))
-    return value.payload + repr(value.path).encode()
+            return _known(pickling.encode_value("", part_of(loads(value.payload), value.path)))
+    return _known(value.payload) + repr(value.path).encode()
+
+
+def _known(payload: Payload) -> bytes:
+    if not isinstance(payload, Large):
+        return payload
+    return payload.stream + " ".join(blob.digest for blob in payload.blobs).encode()
 
 
 def _items(value: object) -> list[object] | None:

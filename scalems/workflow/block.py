@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING, Any
 from scalems.workflow import call as calls
 from scalems.workflow import file, pickling, stamp
 from scalems.workflow.call import Call, Outcome
+from scalems.workflow.large import Large
 from scalems.workflow.needs import NONE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from scalems.workflow.children import Unasked
+    from scalems.workflow.large import Blob, Payload
 
 MOST = 2000
 """Items in a block at most."""
@@ -129,6 +131,7 @@ def _decoded(payload: bytes) -> tuple[bytes, bool, list[Any]]:
 def singles(call: Call) -> Iterator[Call]:
     """Yield the items of a block as calls of their own, for who knows no blocks."""
     assert call.items is not None
+    assert isinstance(call.payload, bytes)
     pickled, constant, packed = _decoded(call.payload)
     for position in call.items:
         payload = pickle.dumps((pickled, packed[position], {}, constant), protocol=5)
@@ -147,7 +150,14 @@ class Runner:
         self._call = call
         self._records = records
         self._alone = call.needs is NONE or call.needs == NONE
-        self._ended: tuple[bool, bytes, tuple[str, ...], Unasked | None, float, float] | None = None
+        self._ended: tuple[bool, Payload, tuple[str, ...], Unasked | None, float, float] | None
+        self._ended = None
+
+    @property
+    def blobs(self) -> tuple[Blob, ...]:
+        """What is large in the value of the last item: to be sent before it is recorded."""
+        payload = self._ended[1] if self._ended is not None else b""
+        return payload.blobs if type(payload) is Large else ()
 
     @contextlib.contextmanager
     def ready(self) -> Iterator[None]:
@@ -172,14 +182,26 @@ class Runner:
         """
         assert self._ended is not None
         ok, payload, files, unasked, started, ended = self._ended
-        kind = _VALUE
-        if not ok or files or unasked or out or err:
-            kind = _OUTCOME
-            payload = pickle.dumps(
+        data: bytes
+        if type(payload) is bytes and ok and not (files or unasked or out or err):
+            kind, data = _VALUE, payload
+        else:
+            kind, data = _OUTCOME, self._whole(out, err)
+        data = _HEAD.pack(len(data), kind, started, ended) + data
+        while (written := os.write(self._records, data)) < len(data):
+            data = data[written:]
+
+    def _whole(self, out: str, err: str) -> bytes:
+        """Return what an item has given that is not just a value, with the number of its blobs."""
+        assert self._ended is not None
+        ok, payload, files, unasked, started, ended = self._ended
+        stream = payload.stream if type(payload) is Large else payload
+        return pickle.dumps(
+            (
                 Outcome(
                     id=self._call.id,
                     ok=ok,
-                    payload=payload,
+                    payload=stream,
                     stdout=out,
                     stderr=err,
                     host=calls.hostname(),
@@ -191,11 +213,10 @@ class Runner:
                     files=files,
                     unasked=unasked,
                 ),
-                protocol=5,
-            )
-        data = _HEAD.pack(len(payload), kind, started, ended) + payload
-        while (written := os.write(self._records, data)) < len(data):
-            data = data[written:]
+                len(self.blobs),
+            ),
+            protocol=5,
+        )
 
     def _item(self, position: int) -> object:
         pickled, constant, packed = _decoded(self._call.payload)
@@ -224,12 +245,21 @@ class Records:
         os.ftruncate(self._descriptor, 0)
         self._place, self._rest = 0, b""
 
-    def read(self, call: Call, *, pid: int, env: str, stamp: str) -> Answers | None:
+    def read(
+        self,
+        call: Call,
+        *,
+        pid: int,
+        env: str,
+        stamp: str,
+        blobs: Callable[[int], Sequence[Blob]] = lambda count: (),
+    ) -> Answers | None:
         """Return the records that were not read yet, which belong to the first items of a block.
 
         :param pid: of the other process.
         :param env: fingerprint of the environment that it runs in.
         :param stamp: what its outcomes are stamped with.
+        :param blobs: gives the next ones that it has sent.
         """
         data, places = self._complete()
         if not places or not call.items:
@@ -239,7 +269,9 @@ class Records:
         for kind, started, ended, start, end in places:
             if kind == _OUTCOME:
                 position = answers.first + len(answers)
-                answers.others[position] = replace(pickle.loads(data[start:end]), item=position)
+                outcome, count = pickle.loads(data[start:end])
+                payload = Large(outcome.payload, blobs(count)) if count else outcome.payload
+                answers.others[position] = replace(outcome, payload=payload, item=position)
             answers.values.append(data[start:end] if kind == _VALUE else b"")
             answers.started.append(started)
             answers.ended.append(ended)

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from scalems.errors import UsageError
-from scalems.workflow import block, current, lightfuture, pickling
+from scalems.workflow import argument, block, current, lightfuture, pickling
 from scalems.workflow.block import Answers
 from scalems.workflow.call import Call
 from scalems.workflow.future import Future
@@ -136,6 +136,13 @@ class Bulks:
         self.graph.tally.moved("done", None, count)
         self.graph.tally.reused(count)
         return left, keys, given
+
+
+def goes_alone(args: tuple[object, ...]) -> bool:
+    """Return whether a call is none of a block: it waits for others, or holds something large."""
+    if pickling.LEAVES.issuperset(map(type, args)) and bytes not in map(type, args):
+        return False
+    return bool(argument.futures_in(*args)) or pickling.is_large(args)
 
 
 class Bulk:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalems.errors import TaskError, TaskLost, TaskTimeout
 from scalems.workflow import children, file, stamp
+from scalems.workflow.large import LARGE, Payload, loads
 from scalems.workflow.needs import NONE, Needs
 from scalems.workflow.pickling import LEAVES, decode, dumps, text_of
 from scalems.workflow.pickling import Encoded as Encoded
@@ -46,6 +47,7 @@ CANCELLED = CancelledError.__name__
 """Type of a :class:`Failure` of a call that was cancelled."""
 
 _TEXT_LIMIT = 200_000
+_SIZED = (bytes, str)
 _OURS = __file__.removesuffix("call.py")  # frames of these modules tell a user nothing
 
 
@@ -57,8 +59,9 @@ class Call:
     """Unique in the run."""
     name: str
     """Name of the function, for people."""
-    payload: bytes
-    """The function and its arguments, from :func:`encode`; the arguments if `function` is set."""
+    payload: Payload
+    """The function and its arguments, from :func:`encode`; the arguments if `function` is set.
+    See ``scalems.workflow.large`` for its form."""
     timeout: float | None = None
     """Seconds that it may run."""
     area: str = ""
@@ -80,7 +83,7 @@ class Outcome:
 
     id: int
     ok: bool
-    payload: bytes
+    payload: Payload
     """The pickled value, or the pickled :class:`Failure`; read it with :func:`result`."""
     stdout: str = ""
     """The end of what was written to file descriptor 1 during the call."""
@@ -187,7 +190,7 @@ def execute(call: Call, *, before: Callable[[], None] | None = None, once: bool 
 
 def ran(
     name: str, run: Callable[..., object], *args: object
-) -> tuple[bool, bytes, tuple[str, ...], Unasked | None]:
+) -> tuple[bool, Payload, tuple[str, ...], Unasked | None]:
     """Do what a call does; nothing is raised.
 
     :param name: of the function, for people.
@@ -196,7 +199,7 @@ def ran(
     """
     try:
         value = run(*args)
-        if type(value) in LEAVES:
+        if type(value) in LEAVES and (type(value) not in _SIZED or len(value) < LARGE):  # type: ignore[arg-type]
             return True, pickle.dumps(value, protocol=5), (), None
         (payload, unasked), files = file.travelled(
             lambda: children.encoded(value, lambda: encode_value(name, value))
@@ -218,7 +221,9 @@ def result(outcome: Outcome) -> Any:
     """
     if outcome.ok:
         try:
-            return pickle.loads(outcome.payload)
+            return loads(outcome.payload)
+        except TaskError:
+            raise
         except Exception as error:
             raise TaskError(
                 f"The call succeeded, but its value cannot be rebuilt here: {summary(error)}",
@@ -237,7 +242,7 @@ def result(outcome: Outcome) -> Any:
 
 def failure_in(outcome: Outcome) -> Failure:
     """Return the failure that an outcome carries."""
-    failure = pickle.loads(outcome.payload)
+    failure = loads(outcome.payload)
     if not isinstance(failure, Failure):  # pragma: no cover - an outcome that is not ours
         raise TaskError(f"An outcome carries {type(failure).__name__} in place of a failure.")
     return failure

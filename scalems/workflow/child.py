@@ -13,6 +13,7 @@ import os
 import pickle
 import select
 import signal
+import socket
 import sys
 import threading
 import time
@@ -21,14 +22,18 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from scalems.workflow import large
 from scalems.workflow.block import Runner
 from scalems.workflow.call import Call, Outcome
+from scalems.workflow.large import Large
 from scalems.workflow.mpi import execute
 from scalems.workflow.needs import NONE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import TextIO
+
+    from scalems.workflow.large import Payload
 
 T = TypeVar("T")
 
@@ -44,7 +49,10 @@ ENDED = b"ended"
 OUTPUT_LIMIT = 1_000_000
 """Bytes kept of each of a call's output streams: the last ones."""
 
-LARGE = 1 << 16
+BLOBS = b"blobs "
+"""Sent by a call process, with their number, before those of an item of a block."""
+
+APART = 1 << 16
 """Bytes above which a payload travels by itself, to be copied less."""
 
 _PARENT_POLL = 2.0  # seconds
@@ -58,10 +66,11 @@ def main(descriptor: int, claims: int, records: int) -> None:
     :param records: a file for what the items of blocks give.
     """
     link: Connection[Any, Any] = Connection(descriptor)
+    beside = socket.socket(fileno=os.dup(descriptor))
     for number in (descriptor, claims, records):
         os.set_inheritable(number, False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    serve = _Serve(link, _Claims(claims), records)
+    serve = _Serve(link, beside, _Claims(claims), records)
     parent = os.getppid()
     threading.Thread(
         target=_watch, args=(descriptor, parent), name="scalems-watch", daemon=True
@@ -72,7 +81,7 @@ def main(descriptor: int, claims: int, records: int) -> None:
             sys.path[:] = path
         link.send_bytes(READY)
         while True:
-            number, calls = _received(link)
+            number, calls = _received(link, beside)
             if calls and calls[0].items is not None:
                 serve.block(number, calls[0])
             else:
@@ -84,8 +93,11 @@ def main(descriptor: int, claims: int, records: int) -> None:
 class _Serve:
     """Runs what the pool sends."""
 
-    def __init__(self, link: Connection[Any, Any], claims: _Claims, records: int) -> None:
+    def __init__(
+        self, link: Connection[Any, Any], beside: socket.socket, claims: _Claims, records: int
+    ) -> None:
         self._link = link
+        self._beside = beside  # the same socket, for file descriptors
         self._claims = claims
         self._records = records
         self._pid = os.getpid()
@@ -98,7 +110,7 @@ class _Serve:
             with self._ready():
                 outcome = execute(call)
             out, err = self._streams.collected()
-            _send(self._link, replace(outcome, stdout=out, stderr=err))
+            self._send(replace(outcome, stdout=out, stderr=err))
 
     def block(self, number: int, call: Call) -> None:
         """Run the items of a block, and record what each gives."""
@@ -113,11 +125,27 @@ class _Serve:
                 self._moved()
                 self._streams.flush()
                 self._own()
+                if runner.blobs:
+                    self._link.send_bytes(BLOBS + b"%d" % len(runner.blobs))
+                    large.send(self._beside, runner.blobs)
                 runner.record(*self._streams.collected())
                 if time.monotonic() - told > _TELL_EVERY:
                     self._link.send_bytes(RECORDED)
                     told = time.monotonic()
         self._link.send_bytes(ENDED)
+
+    def _send(self, outcome: Outcome) -> None:
+        payload = outcome.payload
+        if isinstance(payload, Large):
+            count = len(payload.blobs)
+            outcome = replace(outcome, payload=payload.stream)
+            self._link.send_bytes(pickle.dumps((outcome, count), protocol=5))
+            large.send(self._beside, payload.blobs)
+        elif len(payload) <= APART:
+            self._link.send_bytes(pickle.dumps((outcome, 0), protocol=5))
+        else:
+            self._link.send_bytes(pickle.dumps((replace(outcome, payload=b""), -1), protocol=5))
+            self._link.send_bytes(payload)
 
     @contextlib.contextmanager
     def _ready(self) -> Iterator[None]:
@@ -144,13 +172,22 @@ class _Serve:
             os._exit(0)
 
 
-def _received(link: Connection[Any, Any]) -> tuple[int, list[Call]]:
+def _received(link: Connection[Any, Any], beside: socket.socket) -> tuple[int, list[Call]]:
     number, calls = pickle.loads(link.recv_bytes())
+
+    def whole(payload: Any) -> Payload:
+        if payload is None:
+            return link.recv_bytes()
+        if type(payload) is tuple:
+            stream, count = payload
+            return Large(stream, large.receive(beside, count))
+        return payload  # type: ignore[no-any-return]
+
     return number, [
         Call(
             id=ident,
             name=name,
-            payload=link.recv_bytes() if payload is None else payload,
+            payload=whole(payload),
             area=area,
             needs=needs or NONE,
             items=items,
@@ -158,14 +195,6 @@ def _received(link: Connection[Any, Any]) -> tuple[int, list[Call]]:
         )
         for ident, name, payload, area, needs, items, function in calls
     ]
-
-
-def _send(link: Connection[Any, Any], outcome: Outcome) -> None:
-    if len(outcome.payload) <= LARGE:
-        link.send_bytes(pickle.dumps((outcome, True), protocol=5))
-    else:
-        link.send_bytes(pickle.dumps((replace(outcome, payload=b""), False), protocol=5))
-        link.send_bytes(outcome.payload)
 
 
 class _Claims:

@@ -21,6 +21,7 @@ from scalems.workflow.lightfuture import LightFuture
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from scalems.workflow.large import Payload
     from scalems.workflow.options import TaskOptions
 
 T = TypeVar("T")
@@ -31,7 +32,7 @@ class ChildCall:
     """A call that a task has made and not asked for."""
 
     name: str
-    payload: bytes
+    payload: Payload
     """The function and its arguments; other calls in these are slots."""
     options: TaskOptions
     uses: tuple[int, ...]
@@ -115,7 +116,7 @@ class Child(LightFuture[T]):
         return f"<Future {self.name} {'done' if self.done() else 'not asked for'}>"
 
 
-def encoded(value: object, encode: Callable[[], bytes]) -> tuple[bytes, Unasked | None]:
+def encoded(value: object, encode: Callable[[], Payload]) -> tuple[Payload, Unasked | None]:
     """Pickle the value of a task; return what it still waits for, if it does.
 
     :param encode: pickles it.

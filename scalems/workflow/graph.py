@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalems.errors import BackendError, ScalemsError, UsageError
 from scalems.workflow import argument, block, call, current, spawned
-from scalems.workflow.bulk import Bulks
+from scalems.workflow.bulk import Bulks, goes_alone
 from scalems.workflow.call import Call, Encoded, Outcome
 from scalems.workflow.failures import DependencyError as DependencyError
 from scalems.workflow.failures import Failed, Failures, error_of
@@ -34,14 +34,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from scalems.workflow.backend import Backend
+    from scalems.workflow.large import Payload
     from scalems.workflow.node import Finish
     from scalems.workflow.results import Results
 
     Withdraw = Callable[[Future[Any]], None]
 
 log = logging.getLogger(__name__)
-
-_START_LIMIT = 30.0  # seconds that a closed backend gets to break off its start
 
 
 class Graph:
@@ -120,7 +119,7 @@ class Graph:
         return future
 
     def submit_encoded(
-        self, payload: bytes, futures: list[AnyFuture[Any]], *, name: str, options: TaskOptions
+        self, payload: Payload, futures: list[AnyFuture[Any]], *, name: str, options: TaskOptions
     ) -> Future[Any]:
         """Add a task that another task has called; its result is not kept by itself.
 
@@ -161,8 +160,8 @@ class Graph:
         :raises UsageError: if the run has ended.
         """
         futures: list[Future[Any]] = []
-        for waits, group in itertools.groupby(items, lambda args: bool(argument.futures_in(*args))):
-            if waits or options.needs.ranks > 1:
+        for alone, group in itertools.groupby(items, goes_alone):
+            if alone or options.needs.ranks > 1:
                 futures += [
                     self.submit(function, args, {}, name=name, options=options) for args in group
                 ]
@@ -269,7 +268,7 @@ class Graph:
         self._bulks.cancel()
         self.backend.close(abort=abort)
         if self._starter is not None:
-            self._starter.join(_START_LIMIT)
+            self._starter.join(30.0)  # seconds to break off its start
 
     def end(self, error: BaseException) -> None:
         """End all tasks that have not ended, and all later ones, by an error."""

@@ -9,10 +9,8 @@ from __future__ import annotations
 import dis
 import importlib.metadata
 import importlib.util
-import io
 import json
 import os
-import pickle
 import platform
 import struct
 import sys
@@ -20,6 +18,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 from scalems.workflow import argument, call, code
+from scalems.workflow.large import Large, Payload, Unpickler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +44,7 @@ def main() -> None:
         answers.flush()
 
 
-def examine(payload: bytes, *, function: bytes = b"", ranks: bool = False) -> dict[str, Any]:
+def examine(payload: Payload, *, function: bytes = b"", ranks: bool = False) -> dict[str, Any]:
     """Return what a call needs here, and what of it is missing.
 
     :param payload: of the :class:`~scalems.workflow.call.Call`.
@@ -85,11 +84,11 @@ class _Found:
         self.by_value = False
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(Unpickler):
     """Notes what is looked up by name."""
 
-    def __init__(self, data: bytes, found: _Found) -> None:
-        super().__init__(io.BytesIO(data))
+    def __init__(self, data: Payload, found: _Found) -> None:
+        super().__init__(data)
         self._found = found
 
     def find_class(self, module: str, name: str) -> Any:
@@ -106,9 +105,13 @@ class _Unpickler(pickle.Unpickler):
             raise
 
 
-def _functions(payload: bytes, found: _Found, pickled: bytes = b"") -> Iterator[types.FunctionType]:
+def _functions(
+    payload: Payload, found: _Found, pickled: bytes = b""
+) -> Iterator[types.FunctionType]:
     """Rebuild a call, and yield the functions that it will run as far as they can be seen."""
     call = _Unpickler(payload, found).load()
+    if isinstance(call, Large):  # it was pickled once more, to be sent here
+        call = _Unpickler(call, found).load()
     function, args, kwargs, *_ = (pickled, *call) if pickled else call
     if type(function) is bytes:
         function = _Unpickler(function, found).load()

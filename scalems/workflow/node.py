@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from scalems.workflow.block import Answers
     from scalems.workflow.call import Outcome
     from scalems.workflow.future import Future
+    from scalems.workflow.large import Payload
     from scalems.workflow.options import TaskOptions
     from scalems.workflow.pickling import Encoded
     from scalems.workflow.tally import State
@@ -52,7 +53,7 @@ class Node:
         self.identity: Any = None  # what the call is, for the store of results
         self.key = ""
         self.state: State = "waiting"
-        self.template = b""
+        self.template: Payload = b""
         self.dependencies: Sequence[AnyFuture[Any]] = ()
         self.missing = 0
         self.children: Sequence[Future[Any]] = ()  # that its value waits for

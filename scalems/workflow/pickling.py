@@ -18,9 +18,11 @@ import cloudpickle
 
 from scalems.errors import SerializationError
 from scalems.workflow import code, shipping
+from scalems.workflow.large import LARGE, Payload, apart, loads
+from scalems.workflow.large import dumps as encoded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 LEAVES = frozenset({bool, int, float, complex, str, bytes, type(None)})
 """Types whose objects hold nothing that could change, or that pickle might miss."""
@@ -30,19 +32,19 @@ _APART = 1 << 16  # bytes of a function up to which it travels apart from its ca
 
 
 class Encoded(NamedTuple):
-    """A call as bytes."""
+    """A call as it travels."""
 
-    payload: bytes
-    """The arguments, and the function if it is not apart."""
+    payload: Payload
+    """The arguments, and the function if it is not apart; large ones beside their pickle."""
     function: bytes = b""
     """The function, if all calls of it can share the same bytes."""
 
 
 def encode(
     function: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]
-) -> bytes:
+) -> Payload:
     """Pickle a call as a whole, see ``encode_apart``."""
-    return _encode(function, args, kwargs, apart=False).payload
+    return _encode(function, args, kwargs, shared=False).payload
 
 
 def encode_apart(
@@ -55,7 +57,7 @@ def encode_apart(
 
     :raises SerializationError: naming the argument or the variable that cannot travel.
     """
-    return _encode(function, args, kwargs, apart=True)
+    return _encode(function, args, kwargs, shared=True)
 
 
 def _encode(
@@ -63,33 +65,38 @@ def _encode(
     args: Sequence[object],
     kwargs: Mapping[str, object],
     *,
-    apart: bool,
+    shared: bool,
 ) -> Encoded:
     shipping.choose()
     args, kwargs = tuple(args), dict(kwargs)
     try:
         pickled = _pickled(function)
         if pickled is None:
-            return Encoded(dumps((function, args, kwargs)))
-        apart = apart and len(pickled) <= _APART
-        call = (args, kwargs) if apart else (pickled, args, kwargs)
+            return Encoded(encoded((function, args, kwargs)))
+        shared = shared and len(pickled) <= _APART
+        call = (args, kwargs) if shared else (pickled, args, kwargs)
         plain = is_plain(args) and is_plain(kwargs)
-        data = pickle.dumps(call, protocol=5) if plain else dumps(call)
-        return Encoded(data, pickled if apart else b"")
+        data = _plainly(call) if plain else encoded(call)
+        return Encoded(data, pickled if shared else b"")
     except Exception as error:
         raise _cannot_travel(function, args, error, kwargs) from error
 
 
+def _plainly(value: object) -> Payload:
+    data = pickle.dumps(value, protocol=5)
+    return data if len(data) < LARGE else apart(data)
+
+
 def decode(
-    payload: bytes, pickled: bytes = b""
+    payload: Payload, pickled: bytes = b""
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
     """Return the function and the arguments that were encoded.
 
     :param pickled: the function, if it is apart.
     """
     if pickled:
-        return (shared(pickled), *pickle.loads(payload))
-    function, args, kwargs, *constant = pickle.loads(payload)
+        return (shared(pickled), *loads(payload))
+    function, args, kwargs, *constant = loads(payload)
     if type(function) is bytes:
         function = shared(function) if constant in ([], [True]) else pickle.loads(function)
     if type(args) is bytes:  # it was an item of a block
@@ -167,31 +174,44 @@ def pack(function: Callable[..., object], args: tuple[object, ...]) -> object:
 
 
 def is_plain(value: object, depth: int = 4) -> bool:
-    """Return whether pickle does with a value what cloudpickle does, only faster."""
+    """Return whether pickle does with a value what :func:`encoded` does, only faster."""
     kind = type(value)
     if kind in LEAVES:
-        return True
+        return kind is not bytes or len(value) < LARGE  # type: ignore[arg-type]
     if kind in (list, tuple, set, frozenset):
         items: Any = value
     elif kind is dict:
         items = [*value, *value.values()]  # type: ignore[misc, attr-defined]
     elif kind.__module__ == "numpy" and kind.__name__ == "ndarray":
-        return not value.dtype.hasobject  # type: ignore[attr-defined]
+        return not value.dtype.hasobject and value.nbytes < LARGE  # type: ignore[attr-defined]
     else:
         return False
-    if LEAVES.issuperset(map(type, items)):
-        return True
+    kinds = set(map(type, items))
+    if LEAVES.issuperset(kinds):
+        return bytes not in kinds or all(is_plain(item) for item in items)
     return depth > 0 and all(is_plain(item, depth - 1) for item in items)
 
 
-def encode_value(name: str, value: object) -> bytes:
+def is_large(values: Iterable[object]) -> bool:
+    """Return whether one of these is large itself, as far as that shows without a look into it."""
+    for value in values:
+        kind = type(value)
+        if kind is bytes:
+            if len(value) >= LARGE:  # type: ignore[arg-type]
+                return True
+        elif kind.__module__ == "numpy" and getattr(value, "nbytes", 0) >= LARGE:
+            return True
+    return False
+
+
+def encode_value(name: str, value: object) -> Payload:
     """Pickle the value of a call.
 
     :param name: name of the function, for people.
     :raises SerializationError: naming the part that cannot travel.
     """
     try:
-        return pickle.dumps(value, protocol=5) if is_plain(value) else dumps(value)
+        return _plainly(value) if is_plain(value) else encoded(value)
     except Exception as error:
         raise _serialization_error(name, [("the result", value)], error) from error
 

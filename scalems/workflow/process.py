@@ -18,19 +18,23 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from scalems.workflow import block, stamp
+from scalems.workflow import block, large, stamp
 from scalems.workflow.block import Answers, Records
 from scalems.workflow.call import ENV_VARIABLE, Call, Outcome
-from scalems.workflow.child import LARGE, OUTPUT_LIMIT, cut, tail
+from scalems.workflow.child import APART, BLOBS, OUTPUT_LIMIT, RECORDED, cut, tail
+from scalems.workflow.large import Blob, Large
 from scalems.workflow.needs import NONE, Needs, variables
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from scalems.workflow.large import Payload
 
 MOST = 256
 """Calls that are sent together at most."""
@@ -93,9 +97,10 @@ class CallProcess:
         self._memory = os.memfd_create("scalems-records")
         fcntl.fcntl(self._memory, fcntl.F_SETFL, os.O_APPEND)
         self._records = Records(self._memory)
-        ours, theirs = socket.socketpair()
+        self._beside, theirs = socket.socketpair()  # ours is for file descriptors too
+        self._blobs: deque[Blob] = deque()  # of items whose records were not read yet
         try:
-            self._link: Connection[Any, Any] = Connection(ours.detach())
+            self._link: Connection[Any, Any] = Connection(os.dup(self._beside.fileno()))
             command = _START.format(
                 descriptor=theirs.fileno(), claims=self._claims, records=self._memory
             )
@@ -159,10 +164,10 @@ class CallProcess:
         self._kept = [b"", b""]
         if calls[0].items is not None:
             self._records.clear()
-        large = [call.payload for call in calls if len(call.payload) > LARGE]
+            self._blobs.clear()
         small = [
             (
-                *(call.id, call.name, call.payload if len(call.payload) <= LARGE else None),
+                *(call.id, call.name, _head(call.payload)),
                 *(call.area, None if call.needs is NONE or call.needs == NONE else call.needs),
                 *(call.items, call.function),
             )
@@ -170,8 +175,11 @@ class CallProcess:
         ]
         try:
             self._link.send_bytes(pickle.dumps((self._number, small), protocol=5))
-            for payload in large:
-                self._link.send_bytes(payload)
+            for payload in [call.payload for call in calls]:
+                if isinstance(payload, Large):
+                    large.send(self._beside, payload.blobs)
+                elif len(payload) > APART:
+                    self._link.send_bytes(payload)
         except OSError as error:
             raise Lost(f"its process {self._ending()} before the call ended") from error
 
@@ -185,9 +193,12 @@ class CallProcess:
             if data is None:
                 return None
             outcome: Outcome
-            outcome, whole = pickle.loads(data)
-            if not whole:
+            outcome, blobs = pickle.loads(data)
+            if blobs < 0:
                 outcome = replace(outcome, payload=self._link.recv_bytes())
+            elif blobs:
+                payload = Large(outcome.payload, large.receive(self._beside, blobs))  # type: ignore[arg-type]
+                outcome = replace(outcome, payload=payload)
         except (OSError, EOFError) as error:
             raise Lost(f"its process {self._ending()} before the call ended") from error
         if any(self._kept):
@@ -214,11 +225,23 @@ class CallProcess:
 
         :param call: the block, without those that have given something before.
         """
-        return self._records.read(call, pid=self.pid, env=self._env, stamp=self._stamp)
+        return self._records.read(
+            call, pid=self.pid, env=self._env, stamp=self._stamp, blobs=self._sent_before
+        )
+
+    def _sent_before(self, count: int) -> list[Blob]:
+        """Return the next blobs, which the process has sent before it made the record of them."""
+        while len(self._blobs) < count:
+            self.news(_CHECK)
+        return [self._blobs.popleft() for _ in range(count)]
 
     def _message(self, timeout: float) -> bytes | None:
         if self._poller.poll(max(0.0, timeout) * 1000):
-            return self._link.recv_bytes()
+            data: bytes = self._link.recv_bytes()
+            if data.startswith(BLOBS):
+                self._blobs += large.receive(self._beside, int(data.removeprefix(BLOBS)))
+                return RECORDED
+            return data
         # The end of the socket does not tell if a fork of the call still holds it.
         if self.ended and not self._poller.poll(0):
             raise Lost(f"its process {self._ending()} before the call ended")
@@ -243,6 +266,7 @@ class CallProcess:
     def close(self, *, grace: float = 0.0) -> None:
         """End the process, with all that calls have left in its group."""
         self._link.close()
+        self._beside.close()
         if grace:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(grace)
@@ -255,6 +279,7 @@ class CallProcess:
 
     def _close_all(self) -> None:
         self._link.close()
+        self._beside.close()
         os.close(self._claims)
         os.close(self._tokens)
         os.close(self._memory)
@@ -285,6 +310,13 @@ class CallProcess:
             if size > _SPOOL_LIMIT:
                 self._kept[index] = os.pread(file.fileno(), OUTPUT_LIMIT, size - OUTPUT_LIMIT)
                 os.ftruncate(file.fileno(), 0)
+
+
+def _head(payload: Payload) -> bytes | tuple[bytes, int] | None:
+    """Return what of a payload goes with the calls; the rest follows them."""
+    if isinstance(payload, Large):
+        return payload.stream, len(payload.blobs)
+    return payload if len(payload) <= APART else None
 
 
 def _spool() -> IO[bytes]:

@@ -18,6 +18,7 @@ from scalems.workflow.future import Future
 
 if TYPE_CHECKING:
     from scalems.workflow.children import Unasked
+    from scalems.workflow.large import Payload
     from scalems.workflow.node import Node
     from scalems.workflow.options import TaskOptions
     from scalems.workflow.pickling import Encoded
@@ -30,7 +31,7 @@ class Owner(Protocol):
     work: Work
 
     def submit_encoded(
-        self, payload: bytes, futures: list[AnyFuture[Any]], *, name: str, options: TaskOptions
+        self, payload: Payload, futures: list[AnyFuture[Any]], *, name: str, options: TaskOptions
     ) -> Future[Any]:
         """Add a task that another task has called."""
         ...

@@ -23,6 +23,7 @@ from scalems.workflow.future import Future
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from scalems.workflow.large import Payload
     from scalems.workflow.node import Promise
 
 P = ParamSpec("P")
@@ -267,7 +268,7 @@ def _fail(promise: Promise, error: BaseException, started: float) -> None:
 
 
 def _outcome(
-    promise: Promise, payload: bytes, started: float, files: tuple[str, ...] = ()
+    promise: Promise, payload: Payload, started: float, files: tuple[str, ...] = ()
 ) -> Outcome:
     return Outcome(
         id=promise.future.task_id,
