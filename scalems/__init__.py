@@ -11,7 +11,8 @@ import importlib
 
 TYPE_CHECKING = False  # as of typing, which takes longer to load than all the rest of this
 if TYPE_CHECKING:
-    from scalems.errors import TaskError, TaskLost, TaskTimeout
+    from scalems.errors import RunStopped, TaskError, TaskLost, TaskTimeout
+    from scalems.session import Session
     from scalems.workflow.app import app
     from scalems.workflow.calls import map, reduce, starmap, submit
     from scalems.workflow.executable import Completed, ExecutableError, executable
@@ -28,6 +29,8 @@ __all__ = [
     "File",
     "FileError",
     "Future",
+    "RunStopped",
+    "Session",
     "TaskError",
     "TaskLost",
     "TaskTimeout",
@@ -54,6 +57,8 @@ _MODULES = {
     "File": "workflow.file",
     "FileError": "workflow.file",
     "Future": "workflow.future",
+    "RunStopped": "errors",
+    "Session": "session",
     "TaskError": "errors",
     "TaskLost": "errors",
     "TaskTimeout": "errors",

@@ -13,31 +13,54 @@ a notebook or an interactive Python will do.
 
 from __future__ import annotations
 
+import atexit
 import concurrent.futures
 import contextlib
+import difflib
 import os
 import sys
 import time
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from scalems import invocation
+from scalems.account import Account
 from scalems.errors import UsageError
 from scalems.liveview import say
 from scalems.workflow import calls, file
 from scalems.workflow.current import activated
 from scalems.workflow.graph import Graph
 from scalems.workflow.options import DEFAULT, TaskOptions
+from scalems.workflow.policy import GO_ON, FailurePolicy
+from scalems.workflow.task import Task
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
+    from typing_extensions import Self
+
+    from scalems import invocation
     from scalems.store.store import Store
     from scalems.workflow.future import Future
 
 R = TypeVar("R")
+
+# What only a command does, or what an executor has an argument of its own for.
+_OF_COMMANDS = frozenset(
+    {"help", "version", "verbose", "quiet", "log_level", "json", "report", "store", "no_store"}
+    | {"rerun", "on_error", "retries", "debug_bundle", "dry_run"}
+)
+_open_ones: weakref.WeakSet[Executor] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Leave nothing behind of executors that were not shut down, as in a notebook."""
+    for one in list(_open_ones):
+        with contextlib.suppress(Exception):
+            one.shutdown(cancel_futures=True)
 
 
 class Executor(concurrent.futures.Executor):
@@ -49,6 +72,8 @@ class Executor(concurrent.futures.Executor):
     :param make_backend: of the backend's command.
     :param options: of the backend's command, by the names of Python.
     :param store: folder where results are kept; ``None``: they are not.
+    :param rerun: take no results of former runs, only keep new ones.
+    :param policy: what becomes of the others when a call fails.
     :raises UsageError: an option cannot be what was meant.
     :raises EnvironmentNotReady: the environments are not what was built.
     """
@@ -59,16 +84,19 @@ class Executor(concurrent.futures.Executor):
         make_backend: invocation.MakeBackend,
         options: Mapping[str, object],
         store: str | os.PathLike[str] | None,
+        *,
+        rerun: bool = False,
+        policy: FailurePolicy = GO_ON,
     ) -> None:
-        parser.error = _refuse  # type: ignore[method-assign]  # else it ends the process
-        parsed = parser.parse_args(_words(options))
-        backend = make_backend(parsed, lambda line: None)
-        self._store = _open(Path(store), backend) if store is not None else None
+        backend = make_backend(_parsed(parser, options), lambda line: None)
+        self._store = _open(Path(store), backend, rerun) if store is not None else None
         self._within = contextlib.ExitStack()
         folder = None if self._store is None else self._store.folder
         area = self._within.enter_context(file.area(folder))
-        self._graph = Graph(backend, results=self._store, area=area)
+        self._graph = Graph(backend, results=self._store, area=area, policy=policy)
         self._ended = False
+        self._began = time.monotonic()
+        _open_ones.add(self)
 
     def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
         """Submit a call and return its future.
@@ -121,7 +149,7 @@ class Executor(concurrent.futures.Executor):
         :param options: those of :class:`~scalems.workflow.options.TaskOptions`.
         :raises UsageError: there is no such option, or a value cannot be what was meant.
         """
-        return View(self, DEFAULT.replaced(**options))
+        return View(self, options)
 
     def _submit(
         self,
@@ -145,6 +173,7 @@ class Executor(concurrent.futures.Executor):
         if self._ended:
             return
         self._ended = True
+        _open_ones.discard(self)
         orderly = wait and not cancel_futures
         try:
             if orderly:
@@ -153,12 +182,29 @@ class Executor(concurrent.futures.Executor):
             orderly = False
             raise
         finally:
-            self._graph.close(abort=not orderly)
+            # What ended the run has failed all calls; those that still run are ended.
+            self._graph.close(abort=not orderly or self._graph.error is not None)
             if self._store is not None:
                 self._store.end(0 if orderly else 1)
             self._within.close()
 
-    def __enter__(self) -> Executor:
+    def summary(self) -> dict[str, object]:
+        """Return how it goes so far, as ``--json`` of the command tells it: numbers by the names
+        of tasks, failures with what they stopped."""
+        elapsed = time.monotonic() - self._began
+        account = Account(graph=self._graph, store=self._store, elapsed=elapsed)
+        return account.summary(1 if self._graph.failures() else 0)
+
+    def open(self) -> Self:
+        """Let calls of tasks go to it from now on, until :meth:`close`: as ``with`` does, for
+        the cells of a notebook."""
+        return self.__enter__()
+
+    def close(self) -> None:
+        """Wait for all calls, and give back what the backend holds; at the end of ``with``."""
+        self.shutdown()
+
+    def __enter__(self) -> Self:
         self._within.enter_context(activated(self._graph))
         return self
 
@@ -170,7 +216,7 @@ class Executor(concurrent.futures.Executor):
     ) -> None:
         self.shutdown(cancel_futures=isinstance(error, KeyboardInterrupt))
 
-    async def __aenter__(self) -> Executor:
+    async def __aenter__(self) -> Self:
         return self.__enter__()
 
     async def __aexit__(
@@ -187,16 +233,24 @@ class Executor(concurrent.futures.Executor):
 class View(concurrent.futures.Executor):
     """An executor whose calls have other options; made by :meth:`Executor.with_options`.
 
-    It holds nothing of its own: to shut it down does nothing.
+    They hold for calls of tasks too, over what these say themselves. It holds nothing of its
+    own: to shut it down does nothing.
     """
 
-    def __init__(self, executor: Executor, options: TaskOptions) -> None:
+    def __init__(self, executor: Executor, changes: Mapping[str, Any]) -> None:
         self._executor = executor
-        self._options = options
+        self._changes = changes
+        self._options = DEFAULT.replaced(**changes)
+
+    def _viewed(self, function: Callable[..., R]) -> Callable[..., R]:
+        if isinstance(function, Task):
+            viewed: Any = function.with_options(**self._changes)
+            return viewed  # type: ignore[no-any-return]
+        return function
 
     def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
         """Submit a call and return its future, see :meth:`Executor.submit`."""
-        return self._executor._submit(self._options, fn, args, kwargs)
+        return self._executor._submit(self._options, self._viewed(fn), args, kwargs)
 
     def map(
         self,
@@ -206,11 +260,11 @@ class View(concurrent.futures.Executor):
         chunksize: int = 1,
     ) -> Iterator[R]:
         """Call a function for the items of iterables, see :meth:`Executor.map`."""
-        return self._executor._map(self._options, fn, iterables, timeout)
+        return self._executor._map(self._options, self._viewed(fn), iterables, timeout)
 
     def with_options(self, **options: Any) -> View:
         """Return a view with more options, see :meth:`Executor.with_options`."""
-        return View(self._executor, self._options.replaced(**options))
+        return View(self._executor, {**self._changes, **options})
 
 
 def _values(futures: list[Future[R]], limit: float | None) -> Iterator[R]:
@@ -223,8 +277,35 @@ def _values(futures: list[Future[R]], limit: float | None) -> Iterator[R]:
             future.cancel()
 
 
-def _refuse(message: str) -> NoReturn:
-    raise UsageError(f"wrong option of an executor: {message}")
+def _parsed(parser: argparse.ArgumentParser, options: Mapping[str, object]) -> argparse.Namespace:
+    """Parse options of a command that are given by their names in Python.
+
+    :raises UsageError: there is no such option, or a value cannot be what was meant.
+    """
+    known = {
+        action.dest
+        for action in parser._actions
+        if action.option_strings and action.dest not in _OF_COMMANDS
+    }
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise UsageError(
+                f"{parser.prog.rpartition(' ')[2]} has no option {name!r}{hint}",
+                remedy=f"the options are {', '.join(sorted(known))}",
+            )
+
+    def refuse(message: str) -> NoReturn:
+        raise UsageError(f"wrong option of an executor: {message}")
+
+    parser.error = refuse  # type: ignore[method-assign]  # else it ends the process
+    return parser.parse_args(_words(options))
+
+
+def given(options: Mapping[str, object]) -> dict[str, object]:
+    """Return the options that are not ``None``."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _words(options: Mapping[str, object]) -> list[str]:
@@ -234,17 +315,19 @@ def _words(options: Mapping[str, object]) -> list[str]:
         option = f"--{name.replace('_', '-')}"
         if isinstance(value, dict):
             words += [f"{option}={key}={item}" for key, item in value.items()]
-        elif isinstance(value, list):
+        elif isinstance(value, (list, tuple)):
             words += [f"{option}={item}" for item in value]
-        elif value is not None:
+        elif value is True:
+            words.append(option)
+        elif value is not None and value is not False:
             words.append(f"{option}={value}")
     return words
 
 
-def _open(folder: Path, backend: Any) -> Store:
+def _open(folder: Path, backend: Any, rerun: bool) -> Store:
     from scalems.store.store import Store
 
-    store = Store(folder.absolute(), warn=say)
+    store = Store(folder.absolute(), rerun=rerun, warn=say)
     store.begin(
         script=sys.argv[0] if sys.argv else "",
         argv=sys.argv[1:],

@@ -9,21 +9,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
-import json
 import logging
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from scalems import tracebacks
-from scalems.errors import ExitCode, RunStopped, ScalemsError, TaskError, TaskLost
+from scalems.account import Account
 from scalems.liveview import LiveView, say
 from scalems.script import Script, split
 from scalems.signals import Interrupted, Signals
-from scalems.workflow import call, file
+from scalems.workflow import file
 from scalems.workflow.current import activated
 from scalems.workflow.graph import Graph
+from scalems.workflow.policy import GO_ON, FailurePolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
     from scalems.workflow.app import App
     from scalems.workflow.backend import Backend, Notify
     from scalems.workflow.call import Outcome
-    from scalems.workflow.failures import Failed
 
     MakeBackend = Callable[[argparse.Namespace, Notify], Backend]
 
@@ -44,8 +41,6 @@ task_log = logging.getLogger("scalems.task")
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 _KILL_LIMIT = 3.0  # seconds that a second Ctrl-C gives the backend to end its processes
 _GRACE = 5.0  # seconds that calls may still take when the app has failed
-_SHOWN = 10  # failed tasks that are named at the end
-_OUTPUT_SHOWN = 2000  # characters of a failed task's output
 
 RULES = """\
 Everything after the script belongs to the script. Options before it that are not
@@ -92,6 +87,9 @@ def base_parser(
     parser.add_argument(
         "--json", action="store_true", help="print a summary as JSON on the standard output"
     )
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="write the same summary to a file"
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--store", type=Path, metavar="FOLDER",
@@ -108,6 +106,11 @@ def base_parser(
         "--on-error", choices=("continue", "stop"), default="continue",
         help="when a task fails: go on with all that does not depend on it, or end the run "
         "at once (default: continue)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--retries", type=_count, default=0, metavar="N",
+        help="run a task that failed again, up to N times, if it does not say so itself "
+        "(default: 0)",
     )  # fmt: skip
     parser.add_argument(
         "-j", "--max-workers", type=_positive, metavar="N", help="calls at a time (default: cores)"
@@ -182,6 +185,10 @@ def _positive(text: str) -> int:
     return number
 
 
+def _count(text: str) -> int:
+    return 0 if text == "0" else _positive(text)
+
+
 def _option_table(parser: argparse.ArgumentParser) -> dict[str, bool]:
     """Return our options and whether each takes a value."""
     return {
@@ -239,7 +246,7 @@ def main(
     _configure_logging(options)
     inline = getattr(options, "inline", False)  # a live view would be in a debugger's way
     run = Run(
-        stop=options.on_error == "stop",
+        policy=FailurePolicy(on_error=options.on_error, retries=options.retries),
         quiet=options.quiet,
         verbose=options.verbose,
         live=not inline,
@@ -253,12 +260,13 @@ def main(
             run.execute(script, words.passed, backend)
     except BaseException as error:
         run.error = error
-    code = run.report()
+    account = run.account()
+    code = account.tell()
     if run.store is not None:
         run.store.end(code)
     if options.json:
-        print(json.dumps(run.summary(code), indent=2))
-    return code
+        print(account.json(code))
+    return account.write(options.report, code) if options.report is not None else code
 
 
 def _open_store(
@@ -296,9 +304,14 @@ class Run:
     """One run of a script."""
 
     def __init__(
-        self, *, quiet: bool = False, verbose: int = 0, live: bool = True, stop: bool = False
+        self,
+        *,
+        quiet: bool = False,
+        verbose: int = 0,
+        live: bool = True,
+        policy: FailurePolicy = GO_ON,
     ) -> None:
-        self._stop = stop
+        self._policy = policy
         self.view = LiveView(quiet=quiet or not live)
         self.signals = Signals(self._kill)
         self.error: BaseException | None = None
@@ -323,7 +336,7 @@ class Run:
         graph = self._graph = Graph(
             backend,
             on_outcome=self._show_output,
-            on_failure=self._stop_at if self._stop else None,
+            policy=self._policy,
             results=self.store,
             area=area,
         )
@@ -363,20 +376,21 @@ class Run:
         say(f"{signalled}: stopping; once more ends at once")
         graph.close(abort=True)
 
-    def _stop_at(self, failed: Failed) -> None:
-        """End the run since a task has failed."""
-        if self._graph is not None and self._graph.error is None:
-            what = f"{failed.future.name}#{failed.future.task_id}"
-            self._graph.end(
-                RunStopped(
-                    f"The run was stopped, since {what} failed: {call.summary(failed.error)}",
-                    remedy="run it again: what has finished is kept; or leave out --on-error stop",
-                )
-            )
-
     def _kill(self) -> None:
         if self._graph is not None:
             self._graph.backend.close(abort=True)
+
+    def account(self) -> Account:
+        """Return what is to be told of it at its end."""
+        return Account(
+            graph=self._graph,
+            error=self.error,
+            store=self.store,
+            elapsed=self.view.elapsed,
+            printed=self._printed,
+            quiet=self._quiet,
+            verbose=self._verbose > 0,
+        )
 
     def _show_output(self, task: str, outcome: Outcome) -> None:
         if outcome.stdout or outcome.stderr:
@@ -384,110 +398,3 @@ class Run:
         for stream in (outcome.stdout, outcome.stderr):
             for line in stream.splitlines():
                 task_log.info("%s#%d: %s", task, outcome.id, line)
-
-    # --- how it went ----------------------------------------------------------------------
-
-    def report(self) -> int:
-        """Print errors and the last line; return the exit code."""
-        code = 0 if self.error is None else self._report(self.error)
-        unheard = self._graph.unheard() if self._graph is not None else []
-        start_error = self._graph.error if self._graph is not None else None
-        if start_error is not None and start_error is not self.error:
-            code = code or self._report(start_error)
-        if unheard and (self.error is None or isinstance(self.error, SystemExit)):
-            self._report_unheard(unheard)
-            code = code or ExitCode.FAILED
-        if self._graph is not None and not self._quiet:
-            say(self._last_line())
-        return code
-
-    def _report(self, error: BaseException) -> int:
-        if isinstance(error, SystemExit):
-            if isinstance(error.code, str):
-                print(error.code, file=sys.stderr)
-            return error.code if isinstance(error.code, int) else int(error.code is not None)
-        if isinstance(error, Interrupted):
-            return error.exit_code
-        if isinstance(error, KeyboardInterrupt):
-            return 128 + signal.SIGINT
-        if isinstance(error, ScalemsError) and not isinstance(error, TaskError):
-            print(f"error: {error}", file=sys.stderr)
-            place = tracebacks.place(error)
-            if place and not self._verbose:
-                print(f"  at: {place}", file=sys.stderr)
-            if self._verbose:
-                print(tracebacks.text(error, whole=True), file=sys.stderr)
-            return error.exit_code
-        print(tracebacks.text(error, whole=self._verbose > 0), end="", file=sys.stderr)
-        self._print_output_of(error)
-        return ExitCode.FAILED
-
-    def _print_output_of(self, error: BaseException) -> None:
-        """Print the end of what the task printed that raised `error`."""
-        errors = (error, error.__cause__)
-        for failed in self._graph.failures() if self._graph is not None else ():
-            if failed.outcome is not None and failed.error in errors:
-                name = f"{failed.future.name}#{failed.future.task_id}"
-                lost = isinstance(failed.error, TaskLost)  # its message has the end of stderr
-                for stream in ("stdout",) if lost else ("stdout", "stderr"):
-                    text = getattr(failed.outcome, stream).rstrip()[-_OUTPUT_SHOWN:]
-                    if text and text not in str(error):
-                        print(f"\nthe end of {stream} of {name}:\n{text}", file=sys.stderr)
-
-    def _report_unheard(self, unheard: Sequence[Failed]) -> None:
-        count = len(unheard)
-        what = "1 task" if count == 1 else f"{count} tasks"
-        print(f"error: {what} failed, and nobody asked for the result:", file=sys.stderr)
-        for failed in unheard[:_SHOWN]:
-            text = call.summary(failed.error)
-            print(f"  {failed.future.name}#{failed.future.task_id}: {text}", file=sys.stderr)
-            if self._verbose:
-                print(tracebacks.text(failed.error, whole=True), file=sys.stderr)
-        if count > _SHOWN:
-            print(f"  … and {count - _SHOWN} more", file=sys.stderr)
-        if not self._verbose:
-            print("  remedy: take results by .result(); -v shows tracebacks", file=sys.stderr)
-
-    def _last_line(self) -> str:
-        assert self._graph is not None
-        counts = self._graph.counts()
-        done = f"{counts.done} done"
-        if counts.reused:
-            done += f" ({counts.reused} in a former run)"
-        parts = [f"{done}, {counts.failed} failed"]
-        if counts.cancelled:
-            parts.append(f"{counts.cancelled} cancelled")
-        line = f"{', '.join(parts)} in {self.view.elapsed:.1f} s on {self._graph.backend.label}"
-        if isinstance(self.error, Interrupted):
-            line = f"ended by {self.error}: {line}"
-        elif self.error is not None and not isinstance(self.error, SystemExit):
-            line = f"the app failed: {line}"
-        if self._printed and not self._verbose:
-            line += f" ({self._printed} printed something: -v shows it)"
-        return line
-
-    def summary(self, code: int) -> dict[str, object]:
-        """Return how the run went, for programs."""
-        counts = self._graph.counts() if self._graph is not None else None
-        return {
-            "exit_code": int(code),
-            "backend": self._graph.backend.name if self._graph is not None else None,
-            "label": self._graph.backend.label if self._graph is not None else None,
-            "status": dict(self._graph.backend.status()) if self._graph is not None else {},
-            "elapsed": round(self.view.elapsed, 3),
-            "tasks": {
-                state: getattr(counts, state, 0)
-                for state in ("done", "reused", "failed", "cancelled")
-            },
-            "store": None if self.store is None else str(self.store.folder),
-            "run": None if self.store is None else self.store.run,
-            "error": None if self.error is None else call.summary(self.error),
-            "failures": [
-                {
-                    "task": failed.future.name,
-                    "id": failed.future.task_id,
-                    "error": call.summary(failed.error),
-                }
-                for failed in (self._graph.failures() if self._graph is not None else ())
-            ],
-        }

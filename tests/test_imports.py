@@ -20,10 +20,11 @@ PACKAGE = REPO / "scalems"
 RANKS = (
     {"__main__"},
     {"cli"},
-    {"doctor"},
+    {"doctor", "session"},
     {"local", "radical"},
     {"executor"},
     {"invocation"},
+    {"account"},
     {"liveview", "script", "signals", "tracebacks"},
     {"store"},
     {"workflow"},

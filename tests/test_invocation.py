@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -94,6 +95,8 @@ def test_json(run):
     told = json.loads(done.stdout)
     assert told.pop("elapsed") >= 0
     assert told.pop("store").endswith(".scalems")
+    assert told.pop("status") == {"processes": str(len(os.sched_getaffinity(0)))}
+    names = told.pop("names")
     assert told == {
         "exit_code": 0,
         "backend": "local",
@@ -101,8 +104,15 @@ def test_json(run):
         "tasks": {"done": 1, "reused": 0, "failed": 1, "cancelled": 0},
         "run": 1,
         "error": None,
-        "failures": [{"task": "fail", "id": 2, "error": "ValueError: broken"}],
+        "failures": [{"task": "fail", "id": 2, "error": "ValueError: broken", "stopped": []}],
     }
+    double, fail = names
+    assert (double["name"], double["done"], fail["name"], fail["failed"]) == (
+        "double",
+        1,
+        "fail",
+        1,
+    )
 
 
 def test_what_tasks_print_is_shown_when_asked_for(run):
@@ -187,7 +197,7 @@ def test_failures_that_nobody_asked_for(run):
     assert done.returncode == 1
     assert "error: 12 tasks failed, and nobody asked for the result:" in done.stderr
     assert "fail#1: ValueError: number 0\n" in done.stderr
-    assert "… and 2 more" in done.stderr
+    assert "… and 2 other reasons" in done.stderr
     assert "heard" not in done.stderr
 
 

@@ -6,7 +6,9 @@ import os
 from collections.abc import Mapping, Sequence
 
 from scalems import executor
+from scalems.executor import given
 from scalems.radical.command import make_backend, make_parser
+from scalems.workflow.policy import FailurePolicy, OnError
 
 
 class Executor(executor.Executor):
@@ -24,6 +26,8 @@ class Executor(executor.Executor):
     :param pilot: ``auto``, ``new``, ``warm`` or the name of a warm pilot.
     :param pilot_option: fields of RP's PilotDescription.
     :param store: folder where results are kept; without it they are not.
+    :param on_error: when a call fails, ``continue`` with the others, or ``stop`` all.
+    :param retries: how often a call that failed is run again, if it does not say so itself.
     :raises UsageError: there is no such resource, Task venv, pilot or pilot option.
     :raises EnvironmentNotReady: the environments are not what was built.
     """
@@ -43,6 +47,8 @@ class Executor(executor.Executor):
         pilot: str | None = None,
         pilot_option: Mapping[str, object] | None = None,
         store: str | os.PathLike[str] | None = None,
+        on_error: OnError = "continue",
+        retries: int = 0,
     ) -> None:
         resources = [resource] if isinstance(resource, str) else list(resource)
         options = {
@@ -51,4 +57,5 @@ class Executor(executor.Executor):
             **{"pilots": pilots, "max_pilots": max_pilots},
             **{"pilot": pilot, "pilot_option": dict(pilot_option or {})},
         }
-        super().__init__(make_parser(), make_backend, options, store)
+        policy = FailurePolicy(on_error=on_error, retries=retries)
+        super().__init__(make_parser(), make_backend, given(options), store, policy=policy)

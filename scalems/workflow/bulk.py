@@ -133,6 +133,8 @@ class Bulks:
                 future._reused = True
                 future.set_result(outcome)
         count = len(futures) - len(left)
+        if count:
+            self.graph.tally.ended(futures[0].name, "reused", count)
         self.graph.tally.moved("done", None, count)
         self.graph.tally.reused(count)
         return left, keys, given
@@ -227,7 +229,10 @@ class Bulk:
     def _succeed(self, told: Answers, places: Sequence[int]) -> None:
         ended = lightfuture.set_results([self.futures[place] for place in places], told)
         if ended:
-            self._bulks.graph.tally.moved("done", "submitted", ended)
+            tally = self._bulks.graph.tally
+            took = [told.ended[n - told.first] - told.started[n - told.first] for n in places]
+            tally.ended(self.call.name, "done", ended, took)
+            tally.moved("done", "submitted", ended)
         self._ended(len(told))
 
     def _adopt(self, place: int, outcome: Outcome | BaseException) -> None:
@@ -246,6 +251,7 @@ class Bulk:
         """Forget an item whose future was cancelled just now."""
         graph = self._bulks.graph
         future.set_running_or_notify_cancel()  # tells concurrent.futures.wait and its like
+        graph.tally.ended(future.name, "cancelled")
         graph.tally.moved("cancelled", "submitted")
         if graph.results is not None:
             graph.results.ended(future.task_id, "cancelled", "")

@@ -54,7 +54,7 @@ def executable(
     pre_rank: Sequence[str] = (),
     exit_codes: Collection[int] = (0,),
     cache: bool | None = None,
-    retries: int = 0,
+    retries: int | None = None,
     timeout: float | None = None,
     ranks: int = 1,
     cores_per_rank: int = 1,

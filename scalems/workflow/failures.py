@@ -12,8 +12,6 @@ from scalems.workflow.future import Future
 from scalems.workflow.pickling import summary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from scalems.workflow.call import Outcome
 
 
@@ -34,21 +32,15 @@ class Failed:
 
 
 class Failures:
-    """Failed tasks, and what those that did not run have failed for.
+    """Failed tasks, and what those that did not run have failed for."""
 
-    :param told: of each task that has failed by itself.
-    """
-
-    def __init__(self, told: Callable[[Failed], None] | None = None) -> None:
-        self._told = told
+    def __init__(self) -> None:
         self._failed: list[Failed] = []
         self._roots: dict[int, tuple[Future[Any], Future[Any]]] = {}
 
     def add(self, failed: Failed) -> None:
         """Note a task that failed by itself."""
         self._failed.append(failed)
-        if self._told is not None:
-            self._told(failed)
 
     def all(self) -> list[Failed]:
         """Return the failed tasks as they failed, without those that failed for another one."""
@@ -66,6 +58,13 @@ class Failures:
             if not failed.future._asked and failed.future.task_id not in heard
         ]
         return sorted(unheard, key=lambda failed: failed.future.task_id)
+
+    def stopped(self) -> dict[int, list[Future[Any]]]:
+        """Return the tasks that did not run, by the number of the one that they depend on."""
+        found: dict[int, list[Future[Any]]] = {}
+        for future, root in list(self._roots.values()):
+            found.setdefault(root.task_id, []).append(future)
+        return found
 
     def inherited(self, future: Future[Any], dependency: AnyFuture[Any]) -> tuple[Exception, bool]:
         """Return why a task cannot run whose dependency failed.

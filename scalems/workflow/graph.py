@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from scalems.errors import BackendError, ScalemsError, UsageError
+from scalems.errors import ScalemsError, UsageError
 from scalems.workflow import argument, block, call, current, spawned
 from scalems.workflow.bulk import Bulks, goes_alone
 from scalems.workflow.call import Call, Encoded, Outcome
@@ -26,8 +26,10 @@ from scalems.workflow.failures import Failed, Failures, error_of
 from scalems.workflow.future import Future
 from scalems.workflow.node import Node, Promise, guard
 from scalems.workflow.options import DEFAULT, TaskOptions
+from scalems.workflow.policy import GO_ON, FailurePolicy, stopped
 from scalems.workflow.spawned import sendable
-from scalems.workflow.tally import Counts, State, Tally
+from scalems.workflow.starter import Starter
+from scalems.workflow.tally import Counts, How, State, Tally
 from scalems.workflow.work import Work
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ class Graph:
     :param backend: it is started, in a thread of its own, by the first task.
     :param on_outcome: told the outcome of each call that has printed something, from any thread.
     :param results: of former runs, and where those of this run are kept.
-    :param on_failure: told each task that has failed by itself.
+    :param policy: what becomes of the run when a task fails.
     :param area: where files are kept, see ``scalems.workflow.file.area``.
     """
 
@@ -60,7 +62,7 @@ class Graph:
         on_outcome: Callable[[str, Outcome], None] | None = None,
         results: Results | None = None,
         area: str = "",
-        on_failure: Callable[[Failed], None] | None = None,
+        policy: FailurePolicy = GO_ON,
     ) -> None:
         self.backend = backend
         self.area = area
@@ -71,11 +73,11 @@ class Graph:
         self.ids: Iterator[int] = itertools.count(1)
         self._nodes: dict[int, Node] = {}
         self._bulks = Bulks(self)
-        self._failures = Failures(on_failure)
+        self._failures = Failures()
+        self.policy = policy
         self.tally = Tally()
-        self._start_lock = threading.Lock()
         self.work = Work()
-        self._starter: threading.Thread | None = None
+        self._starter = Starter(backend, self.end)
         self.closed = False
         self._forget, self._take = self._withdraw, self._told  # the same objects for all tasks
 
@@ -98,7 +100,7 @@ class Graph:
         """
         if self.closed:
             raise UsageError(f"The task {name!r} was called after the workflow had ended.")
-        given = (args, kwargs)
+        given, options = (args, kwargs), self.policy.of(options)
         futures = argument.futures_in(*args, *kwargs.values())
         if futures:  # it becomes an argument of another call
             args, kwargs = argument.with_slots((tuple(args), dict(kwargs)), futures)
@@ -127,7 +129,7 @@ class Graph:
         :param futures: what the slots in it stand for.
         """
         future: Future[Any] = Future(task_id=next(self.ids), name=name, withdraw=self._forget)
-        node = self._nodes[future.task_id] = Node(future, None, options)
+        node = self._nodes[future.task_id] = Node(future, None, self.policy.of(options))
         self.tally.moved("waiting")
         if self.results is not None:
             self.results.submitted(future.task_id, name, None, (), {})
@@ -159,6 +161,7 @@ class Graph:
         :raises SerializationError: if the function or an argument cannot be sent.
         :raises UsageError: if the run has ended.
         """
+        options = self.policy.of(options)
         futures: list[Future[Any]] = []
         for alone, group in itertools.groupby(items, goes_alone):
             if alone or options.needs.ranks > 1:
@@ -222,12 +225,13 @@ class Graph:
         if node is None:
             return  # cancelled before
         future.set_running_or_notify_cancel()  # tells concurrent.futures.wait and its like
+        self.tally.ended(future.name, "cancelled")
         before = self._move(node, "cancelled")
         for child in node.children:
             child.cancel()
         if self.results is not None:
             self.results.ended(future.task_id, "cancelled", "")
-        if before == "submitted" and not self.closed and self._starter is not None:
+        if before == "submitted" and not self.closed and self._starter.begun:
             self.backend.cancel(future.task_id)
 
     # --- what the run calls ---------------------------------------------------------------
@@ -256,6 +260,10 @@ class Graph:
         """
         return self._failures.unheard()
 
+    def stopped(self) -> dict[int, list[Future[Any]]]:
+        """Return the tasks that did not run, by the number of the failed one that they need."""
+        return self._failures.stopped()
+
     def close(self, *, abort: bool = False) -> None:
         """Close the backend; tasks that have not ended are cancelled.
 
@@ -267,8 +275,7 @@ class Graph:
             node.future.cancel()
         self._bulks.cancel()
         self.backend.close(abort=abort)
-        if self._starter is not None:
-            self._starter.join(30.0)  # seconds to break off its start
+        self._starter.join(30.0)  # seconds to break off its start
 
     def end(self, error: BaseException) -> None:
         """End all tasks that have not ended, and all later ones, by an error."""
@@ -405,13 +412,13 @@ class Graph:
 
     def _retry(self, node: Node, error: BaseException) -> bool:
         """Try a failed task again, after a while, if it may be tried again."""
-        if node.attempt > node.options.retries or self.closed or node.future.done():
+        if node.attempt > (node.options.retries or 0) or self.closed or node.future.done():
             return False
         pause = node.options.pause(node.attempt)
         log.warning(
             "%s#%d failed (%s): attempt %d of %d in %.1f s", node.future.name,
             node.future.task_id, call.summary(error).partition("\n")[0], node.attempt + 1,
-            node.options.retries + 1, pause,
+            (node.options.retries or 0) + 1, pause,
         )  # fmt: skip
         node.attempt += 1
 
@@ -428,7 +435,7 @@ class Graph:
         with contextlib.suppress(InvalidStateError):  # cancelled
             node.future.set_result(value)
             self.tally.reused(reused)
-            self._ended(node, "done")
+            self._ended(node, "done", "reused" if reused else "done")
 
     def _stop(self, node: Node, dependency: AnyFuture[Any]) -> None:
         """Fail a task since a dependency of it failed."""
@@ -453,14 +460,19 @@ class Graph:
             self.results.ended(node.future.task_id, "failed", call.summary(error))
         with contextlib.suppress(InvalidStateError):  # cancelled, or failed before
             node.future.set_exception(error)
-            if by_itself and error is not self.error:
+            alone = by_itself and error is not self.error
+            if alone:
                 self._failures.add(Failed(future=node.future, error=error, outcome=outcome))
-            self._ended(node, "failed")
+                if self.error is None and self.policy.stops(node.options):
+                    self.end(stopped(node.future, error))
+            self._ended(node, "failed", "failed" if alone else "not_run")
 
     # --- counting, starting ---------------------------------------------------------------
 
-    def _ended(self, node: Node, how: State) -> None:
+    def _ended(self, node: Node, how: State, told: How) -> None:
         self._nodes.pop(node.future.task_id, None)
+        ran = node.future._ran if told in ("done", "failed") else None
+        self.tally.ended(node.future.name, told, 1, (ran.ended - ran.started,) if ran else ())
         self._move(node, how)
 
     def _move(self, node: Node, to: State) -> State | None:
@@ -478,22 +490,4 @@ class Graph:
 
     def start(self) -> None:
         """Start the backend, if that was not done before."""
-        with self._start_lock:
-            if self._starter is None:
-                self._starter = threading.Thread(
-                    target=self._run_start, name="scalems-start", daemon=True
-                )
-                self._starter.start()
-
-    def _run_start(self) -> None:
-        try:
-            self.backend.start()
-        except ScalemsError as error:
-            log.debug("the backend did not start", exc_info=True)
-            self.end(error)
-        except BaseException as error:
-            failure = BackendError(
-                f"The backend {self.backend.label} did not start: {call.summary(error)}"
-            )
-            failure.__cause__ = error
-            self.end(failure)
+        self._starter.start()

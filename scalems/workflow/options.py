@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from scalems.errors import UsageError
 from scalems.workflow.needs import NONE, Needs, size_of
@@ -17,7 +18,6 @@ _ALIASES = {
     "threads_per_core": "cores_per_rank",
     "gpus_per_core": "gpus_per_rank",
 }
-_FIRST_PAUSE = 0.5  # seconds before the second attempt; it doubles with each
 _LONGEST_PAUSE = 60.0  # seconds
 
 
@@ -30,8 +30,12 @@ class TaskOptions:
 
     cache: bool = True
     """Whether the result of a former run is taken, and this one kept."""
-    retries: int = 0
-    """How often a task that failed is tried again, after a pause that doubles each time."""
+    retries: int | None = None
+    """How often a task that failed is tried again; ``None``: as the run says, which is 0."""
+    backoff: float = 0.5
+    """Seconds before the second attempt; the pause doubles each time, up to a minute."""
+    on_error: Literal["continue", "stop"] | None = None
+    """If it fails: the run goes on, or ends at once; ``None``: as the run says."""
     timeout: float | None = None
     """Seconds that one attempt may run; then its processes are ended."""
     ranks: int = 1
@@ -57,7 +61,14 @@ class TaskOptions:
         faults = []
         if type(given["cache"]) is not bool:
             faults.append(f"cache is True or False, not {self.cache!r}")
-        least = {"retries": 0, "ranks": 1, "parts": 1, "cores_per_rank": 1, "gpus_per_rank": 0}
+        if given["on_error"] not in (None, "continue", "stop"):
+            faults.append(f"on_error is 'continue' or 'stop', not {self.on_error!r}")
+        backoff = given["backoff"]
+        if type(backoff) not in (int, float) or not 0 <= backoff < math.inf:
+            faults.append(f"backoff is a number of seconds of at least 0, not {backoff!r}")
+        if given["retries"] is not None and (type(self.retries) is not int or self.retries < 0):
+            faults.append(f"retries is a whole number of at least 0, not {self.retries!r}")
+        least = {"ranks": 1, "parts": 1, "cores_per_rank": 1, "gpus_per_rank": 0}
         for name, number in least.items():
             if type(given[name]) is not int or given[name] < number:
                 faults.append(f"{name} is a whole number of at least {number}, not {given[name]!r}")
@@ -127,7 +138,8 @@ class TaskOptions:
 
     def pause(self, attempt: int) -> float:
         """Return the seconds to wait after a failed attempt, counted from 1."""
-        return float(min(_FIRST_PAUSE * 2 ** (attempt - 1), _LONGEST_PAUSE))
+        most = max(_LONGEST_PAUSE, self.backoff)
+        return float(min(self.backoff * 2 ** min(attempt - 1, 50), most))
 
 
 def _bytes(memory: object) -> int | None:

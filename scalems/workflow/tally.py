@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, get_args
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 State = Literal["waiting", "submitted", "done", "failed", "cancelled"]
+How = Literal["done", "reused", "failed", "not_run", "cancelled"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +39,36 @@ class Counts:
         return self.done + self.failed + self.cancelled
 
 
+@dataclass(slots=True)
+class OfName:
+    """How the tasks of one name have ended."""
+
+    done: int = 0
+    reused: int = 0
+    """Of those that are done: the result was taken from a former run."""
+    failed: int = 0
+    """Failed by themselves."""
+    not_run: int = 0
+    """Did not run, since a task that they depend on failed, or the run was stopped."""
+    cancelled: int = 0
+    seconds: float = 0.0
+    """That they took in this run, all together."""
+    longest: float = 0.0
+    """Seconds that the longest one took."""
+
+    @property
+    def tasks(self) -> int:
+        """All that have ended."""
+        return self.done + self.failed + self.not_run + self.cancelled
+
+
 class Tally:
     """Counts tasks, from any thread."""
 
     def __init__(self) -> None:
         self._count: dict[State, int] = dict.fromkeys(get_args(State), 0)
         self._reused = 0
+        self._names: dict[str, OfName] = {}
         self._changed = threading.Condition()
 
     def moved(self, to: State, before: State | None = None, count: int = 1) -> None:
@@ -56,6 +84,33 @@ class Tally:
         """Count results that were taken from a former run."""
         with self._changed:
             self._reused += count
+
+    def ended(
+        self,
+        name: str,
+        how: How,
+        count: int = 1,
+        seconds: Sequence[float] = (),
+    ) -> None:
+        """Note how tasks of a name have ended.
+
+        :param seconds: that those took which have run.
+        """
+        with self._changed:
+            one = self._names.get(name)
+            if one is None:
+                one = self._names[name] = OfName()
+            if how == "reused":
+                one.done += count
+            setattr(one, how, getattr(one, how) + count)
+            if seconds:
+                one.seconds += sum(seconds)
+                one.longest = max(one.longest, *seconds)
+
+    def names(self) -> dict[str, OfName]:
+        """Return how the tasks of each name have ended, in the order of their first end."""
+        with self._changed:
+            return {name: replace(one) for name, one in self._names.items()}
 
     def counts(self) -> Counts:
         """Return how many tasks are in each state now."""

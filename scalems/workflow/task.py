@@ -116,7 +116,7 @@ def task(function: Callable[P, R]) -> Task[P, R]: ...
 def task(
     *,
     cache: bool = True,
-    retries: int = 0,
+    retries: int | None = None,
     timeout: float | None = None,
     resources: Mapping[str, int] | None = None,
     **options: Any,
@@ -127,7 +127,7 @@ def task(
     function: Callable[P, R] | None = None,
     *,
     cache: bool = True,
-    retries: int = 0,
+    retries: int | None = None,
     timeout: float | None = None,
     resources: Mapping[str, int] | None = None,
     **options: Any,
@@ -145,7 +145,8 @@ def task(
     :param cache: whether a call that has finished in a former run is not run again. Without
         it, each run runs it: for what depends on the time, or is there for what it does
         rather than for what it returns.
-    :param retries: how often a call that failed is run again, after a pause that doubles.
+    :param retries: how often a call that failed is run again, after a pause that doubles; by
+        default what the run says (``--retries``), which is 0.
     :param timeout: seconds that a call may run; then its processes are ended, and it fails by
         :class:`~scalems.errors.TaskTimeout`.
     :param resources: ``ranks``, ``cores_per_rank`` and ``gpus_per_rank``. They may be given by
