@@ -47,7 +47,7 @@ def backend(options: argparse.Namespace, pilots: Pilots, notify: Notify) -> Radi
     return RadicalBackend(
         server,
         notify=notify,
-        label=f"radical {settings.label}/{options.venv}" + f" ({taken[0]})" * bool(taken),
+        label=f"radical {settings.label}/{options.venv}" + "".join(f" ({name})" for name in taken),
         environment=settings.environment,
         environments={settings.build.content_digest: settings.build.versions},
         preflight=preflight,
