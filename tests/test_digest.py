@@ -201,8 +201,8 @@ def test_what_does_not_change_what_it_does_does_not_count(before, after):
         ("LIMIT = 3", "LIMIT = 4", {"LIMIT"}),
         ("math.sqrt", "math.exp", {"helper"}),
         ("factor = 2", "factor = 3", {"Tool"}),
-        ("x * self", "x + self", {"Tool", "Tool.use"}),
-        ("scale=1", "scale=2", {"main"}),
+        ("x * self", "x + self", {"Tool.use"}),
+        ("scale=1", "scale=2", {"main(scale=…)"}),
         ("return inner(x)", "return -inner(x)", {"main"}),
     ],
 )
@@ -223,6 +223,90 @@ def test_a_global_that_changes_is_seen():
     space["L"].append(2)
     assert digest.of_function(space["f"]).digest != number
     assert digest.of_function(space["g"]).digest != listed
+
+
+PARTS = """
+import functools
+LIMIT = {0}
+TABLE = dict(a={1})
+@functools.cache
+def cached(x):
+    'docstring {99}'
+    return x + {2}
+def closing(n):
+    def inner(x):
+        'another {99}'
+        return x * n  # {99}
+    return inner
+inner = closing({3})
+class Tool:
+    'of a class {99}'
+    factor = {4}
+    def use(self, x): return x - {5}
+    @staticmethod
+    def plain(x): return x + {6}
+    @functools.cached_property
+    def slow(self): return {7}
+    @property
+    def quick(self): return {8}
+def unused(): return {99}
+def main(x, *, scale={9}):
+    tool = Tool()
+    both = [one + {10} for one in (inner(x), cached(x))]
+    return LIMIT, TABLE, both, tool.use(x), tool.plain(x), tool.slow, tool.quick, main.step
+main.step = {11}
+"""
+NAMED = (
+    *("LIMIT", "TABLE", "cached", "n of closing.<locals>.inner", "Tool", "Tool.use", "Tool.plain"),
+    *("Tool.slow", "Tool.quick", "main(scale=…)", "main", "main.step"),
+)
+
+
+@given(st.lists(st.integers(0, 2), min_size=12, max_size=12), st.data())
+def test_exactly_what_has_changed_is_told(numbers, data):
+    changed = data.draw(st.sets(st.integers(0, 11)))
+    after = [n + 1 if i in changed else n for i, n in enumerate(numbers)]
+    one = code_of(PARTS.format(*numbers, *[0] * 88))
+    other = code_of(PARTS.format(*after, *[1] * 88))
+    told = {
+        name for name in one.parts | other.parts if one.parts.get(name) != other.parts.get(name)
+    }
+    # What reads a property or a cached property is its class.
+    expected = {NAMED[i] for i in changed} | {"Tool" for i in changed if i in (7, 8)}
+    assert (one.digest != other.digest, told) == (bool(changed), expected)
+
+
+CHANGES = {
+    "an attribute of a class": "class C: n = 1\ndef main(): return C.n\n",
+    "an attribute of a function": "def main(): return main.n\nmain.n = 1\nC = main\n",
+    "a new attribute of a function": "def main(): return vars(main)\nC = main\n",
+    "a default": "def main(x=[1]): return x\nclass C:\n"
+    " def __setattr__(s, n, v): main.__defaults__[0][0] = v\nC = C()\n",
+}
+
+
+@pytest.mark.parametrize("source", CHANGES.values(), ids=CHANGES.keys())
+def test_what_changes_in_a_process_is_seen(source):
+    space: dict[str, object] = {"__name__": "__main__"}
+    exec(source, space)
+    before = [digest.of_function(space["main"]).digest for _ in range(2)]
+    space["C"].n = 2
+    after = digest.of_function(space["main"]).digest
+    assert before[0] == before[1] != after
+
+
+def test_modules_that_are_imported_in_a_function_count_with_what_they_import(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "one_of_mine.py").write_text("import two_of_mine, json\n")
+    (tmp_path / "two_of_mine").mkdir()
+    for name in ("__init__", "part"):
+        (tmp_path / "two_of_mine" / f"{name}.py").write_text("N = 1\n")
+    source = "def main():\n    import one_of_mine, numpy\n"
+    before = code_of(source)
+    assert set(before.parts) == {"main", "module one_of_mine", "module two_of_mine"}
+    assert code_of(source) == before
+    (tmp_path / "two_of_mine" / "part.py").write_text("N = 1234\n")
+    assert code_of(source).digest != before.digest
 
 
 def test_functions_that_call_each_other_have_a_digest():

@@ -15,18 +15,19 @@ from scalems.workflow.needs import size_of
 
 
 def test_a_future_explains_itself(tmp_path):
-    def run():
+    def run(base="2"):
         with Executor(max_workers=1, store=tmp_path) as executor:
-            first = executor.submit(pow, 2, 3)
+            first = executor.submit(pow, int(base), 3)
             second = executor.submit(pow, first, 2)
             bad = executor.submit(int, "x")
             last = executor.submit(abs, bad)
             last.exception()
-            assert second.result() == 64
+            second.result()
             return [future.explain() for future in (first, second, bad, last)], second
 
     (first, second, bad, last), _ = run()
     assert first.startswith("pow#1: done\n  ran on ")
+    assert "was run since it is new: no task 'pow' has finished before" in first
     assert "depends on pow#1" in second
     assert "ValueError" in bad
     assert "abs#4: failed" in last
@@ -34,6 +35,9 @@ def test_a_future_explains_itself(tmp_path):
     (first, *_), future = run()
     assert first.startswith("pow#1: taken from a former run")
     assert future._repr_html_().startswith("<pre>pow#2: taken")
+    (first, second, *_), _ = run("3")
+    assert "was run since the arguments: *0: (2, 3) became (3, 3)" in first
+    assert "was run since what it depends on: a task gave it another value" in second
 
 
 def test_a_future_tells_what_it_waits_for():

@@ -144,7 +144,7 @@ def test_another_environment_runs_all_again(place: Place, tmp_path: Path) -> Non
         assert place.ran("script.py", "2") == ["step 0", "step 1", "total"]
     finally:
         del os.environ["PYTHONPATH"]
-    assert "the environment: " in place.scalems("why")
+    assert "the environment: extra nothing became 1.0\n" in place.scalems("why")
 
 
 def test_an_input_file_counts_by_its_content(place: Place) -> None:
@@ -156,6 +156,7 @@ def test_an_input_file_counts_by_its_content(place: Place) -> None:
     assert place.ran("script.py", "2") == []
     (place.folder / "in1").write_text("b")
     assert place.ran("script.py", "2") == ["step in1"]  # of the same length, so no `total`
+    assert "the arguments: x: the content is another one" in place.scalems("why")
 
 
 def test_tasks_that_are_not_to_be_kept_run_each_time(place: Place) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 FORMAT = 3
 FILE = "results.sqlite"
+FOLDER = ".scalems"
 
 _BUSY = 60.0  # seconds to wait for another process that writes
 _BATCH = 2000  # writes in a commit

@@ -10,15 +10,18 @@ What is not (the script, modules beside it, editable packages) counts by content
 
 from __future__ import annotations
 
+import dis
+import functools
 import hashlib
+import inspect
 import struct
-import sys
 import types
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+from scalems.store import source
 from scalems.workflow import code
 from scalems.workflow.argument import Slot
 from scalems.workflow.file import File, content_digest
@@ -74,7 +77,8 @@ def of_function(function: Callable[..., object]) -> Code:
     encoder = _Encoder()
     found = Code(digest=_hex(encoder.encode(function)), parts=encoder.parts)
     if encoder.constant:
-        _codes[id(function)] = _Known(function, found, tuple(encoder.used))
+        watched = (tuple(encoder.functions), tuple(encoder.classes))
+        _codes[id(function)] = _Known(function, found, tuple(encoder.used), *watched)
         if len(_codes) > 1000:
             _codes.pop(next(iter(_codes)))
     return found
@@ -92,10 +96,15 @@ class _Known:
     function: object
     code: Code
     used: tuple[tuple[dict[str, Any], str, object], ...]
+    functions: tuple[types.FunctionType, ...]
+    classes: tuple[tuple[type, dict[str, object]], ...]
 
     def holds(self, function: object) -> bool:
-        return self.function is function and all(
-            names.get(name) is value for names, name, value in self.used
+        return (
+            self.function is function
+            and all(names.get(name) is value for names, name, value in self.used)
+            and not any(one.__dict__ for one in self.functions)
+            and all(vars(one) == held for one, held in self.classes)
         )
 
 
@@ -108,6 +117,8 @@ class _Encoder:
     def __init__(self) -> None:
         self.parts: dict[str, str] = {}
         self.used: list[tuple[dict[str, Any], str, object]] = []
+        self.functions: list[types.FunctionType] = []
+        self.classes: list[tuple[type, dict[str, object]]] = []
         self.constant = True
         self._open: dict[int, int] = {}
         self._done: dict[int, tuple[object, bytes]] = {}
@@ -198,6 +209,9 @@ class _Encoder:
             name = f"{type(value).__module__}.{type(value).__qualname__}"
             raise Unstable(f"an object of type {name} ({error})") from None
         if isinstance(reduced, str):
+            wrapped = getattr(value, "__wrapped__", None)  # as of functools.cache
+            if wrapped is not None and not code.is_installed(getattr(value, "__module__", None)):
+                return self._sequence(b"w", (type(value), wrapped))
             return _name(b"g", f"{getattr(value, '__module__', '')}.{reduced}")
         make, args, *rest = (*reduced, *[None] * 5)[:6]
         state, items, pairs = rest[0], list(rest[1] or ()), dict(rest[2] or ())
@@ -209,38 +223,57 @@ class _Encoder:
         if code.is_installed(value.__module__):
             return _name(b"c", f"{value.__module__}.{value.__qualname__}")
         skipped = ("__dict__", "__weakref__", "__doc__", "__module__", "__firstlineno__")
+        self.classes.append((value, dict(vars(value))))
         attributes = {
-            key: item.__func__ if isinstance(item, (staticmethod, classmethod)) else item
+            key: _inside(item)
             for key, item in vars(value).items()
             if key not in (*skipped, "__static_attributes__", "__annotations_cache__")
             and not isinstance(item, (types.GetSetDescriptorType, types.MemberDescriptorType))
             and not key.startswith("_abc_")
         }
-        plain = {
-            key: (item.fget, item.fset, item.fdel) if isinstance(item, property) else item
-            for key, item in attributes.items()
-        }
-        data = self._sequence(b"C", (value.__qualname__, value.__bases__, plain))
-        self.parts[value.__qualname__] = _hex(data)[:16]
+        self._look_constant(
+            item
+            for key, item in vars(value).items()
+            if key in attributes and not key.startswith("__") and not isinstance(item, _MADE_OF)
+        )
+        bases = value.__bases__
+        data = self._sequence(b"C", (value.__qualname__, bases, attributes))
+        # Methods are parts of their own.
+        rest = {key: item for key, item in attributes.items() if not _is_code(item)}
+        own = self._sequence(b"C", (bases, rest, [*attributes]))
+        self.parts[_called(value)] = _hex(own)[:16]
         return data
 
     def _function(self, function: types.FunctionType) -> bytes:
         if code.is_installed(function.__module__):
             return _name(b"f", f"{function.__module__}.{function.__qualname__}")
-        own_code = function.__code__
-        first = own_code.co_consts[:1]
-        documented = first == (function.__doc__,) and function.__doc__ is not None
-        own = self._code(own_code, documented=documented)
+        name = _called(function)
+        self.functions.append(function)
+        own = self._code(function.__code__)
         given = self._sequence(b"v", (function.__defaults__, function.__kwdefaults__))
-        cells = function.__closure__ or ()
         try:
-            enclosed = [cell.cell_contents for cell in cells]
+            enclosed = [cell.cell_contents for cell in function.__closure__ or ()]
         except ValueError:  # a cell that is not filled yet
             enclosed = []
-        self.parts[function.__qualname__] = _hex(own + given)[:16]
-        self._look_constant(enclosed)
+        self.parts[name] = _hex(own)[:16]
+        for parameter, value in _defaults(function):
+            self._part(f"{name}({parameter}=…)", value)
+        for variable, value in zip(function.__code__.co_freevars, enclosed, strict=False):
+            if not _is_code(value):
+                self._part(f"{variable} of {name}", value)
+        self._look_constant([*enclosed, *(value for _, value in _defaults(function))])
         outside = self._globals(function)
-        return _sized(b"F", own + given + self._sequence(b"(", enclosed) + outside)
+        data = own + given + self._sequence(b"(", enclosed) + outside
+        if function.__dict__:  # attributes that somebody has set, and perhaps reads
+            self.constant = False
+            for key, value in function.__dict__.items():
+                if not _is_code(value):
+                    self._part(f"{name}.{key}", value)
+            data += self._mapping(function.__dict__)
+        return _sized(b"F", data)
+
+    def _part(self, name: str, value: object) -> None:
+        self.parts[name] = _hex(self.encode(value))[:16]
 
     def _globals(self, function: types.FunctionType) -> bytes:
         inside = code.names(function.__code__)
@@ -253,33 +286,90 @@ class _Encoder:
             self.used.append((space, name, value))
             self._look_constant((value,))
             if isinstance(value, types.ModuleType) and not code.is_installed(value.__name__):
-                used = {
-                    key: getattr(value, key) for key in inside.attributes if hasattr(value, key)
-                }
-                self.constant = False  # its attributes may be given other values
-                found.append(_name(b"M", name) + self._mapping(used))
+                found.append(_name(b"M", name) + self._module(value, inside.attributes))
             else:
                 found.append(_name(b"G", name) + self.encode(value))
-                if not isinstance(value, (types.FunctionType, types.ModuleType, type, Task)):
+                if not _is_code(value):
                     self.parts[name] = _hex(found[-1])[:16]
         for name in inside.imported:
-            if source := _source(name):
+            for module, content in source.digests(name).items():
                 self.constant = False
-                found.append(_name(b"I", name) + hashlib.sha256(source).digest())
-                self.parts[f"module {name}"] = _hex(source)[:16]
+                found.append(_name(b"I", module) + content.encode())
+                self.parts[f"module {module}"] = content[:16]
         return b"".join(found)
 
-    def _look_constant(self, values: Iterable[object]) -> None:
-        kinds = (*_CONSTANT, types.FunctionType, types.ModuleType, type, Task)
-        self.constant = self.constant and all(isinstance(value, kinds) for value in values)
+    def _module(
+        self, module: types.ModuleType, attributes: Iterable[str], outer: tuple[str, ...] = ()
+    ) -> bytes:
+        """Encode what a function may use of a module that is not installed."""
+        self.constant = False  # its attributes may be given other values
+        used: dict[str, object] = {}
+        for key in attributes:
+            value = getattr(module, key, None)
+            if isinstance(value, types.ModuleType) and not code.is_installed(value.__name__):
+                if value.__name__ not in outer:
+                    within = (*outer, module.__name__)
+                    used[key] = self._module(value, attributes, within)
+            elif hasattr(module, key):
+                used[key] = value
+                if not _is_code(value):
+                    self._part(f"{module.__name__}.{key}", value)
+        return self._mapping(used)
 
-    def _code(self, own: types.CodeType, *, documented: bool = False) -> bytes:
-        constants = own.co_consts[1:] if documented else own.co_consts
+    def _look_constant(self, values: Iterable[object]) -> None:
+        self.constant = self.constant and all(
+            type(value) in _CONSTANT or _is_code(value) for value in values
+        )
+
+    def _code(self, own: types.CodeType) -> bytes:
         numbers = (own.co_argcount, own.co_posonlyargcount, own.co_kwonlyargcount)
         names = (own.co_names, own.co_varnames, own.co_freevars, own.co_cellvars)
         flags = own.co_flags & 0xFFFF  # the higher ones say that there is a docstring, and such
         table = getattr(own, "co_exceptiontable", b"")  # Python 3.10 has none
-        return self._sequence(b"B", (own.co_code, constants, numbers, names, flags, table))
+        return self._sequence(b"B", (own.co_code, _constants(own), numbers, names, flags, table))
+
+
+def _constants(own: types.CodeType) -> tuple[object, ...]:
+    """Return the constants of code but for its docstring: a first one that it does not load."""
+    constants = own.co_consts
+    if constants and isinstance(constants[0], str) and own.co_flags & inspect.CO_NEWLOCALS:
+        loads = (i for i in dis.get_instructions(own) if i.opcode in dis.hasconst and i.arg == 0)
+        if next(loads, None) is None:
+            return (None, *constants[1:])
+    return constants
+
+
+def _is_code(value: object) -> bool:
+    """Whether a value is told as the functions in it."""
+    return isinstance(value, (types.FunctionType, types.ModuleType, type, Task))
+
+
+_MADE_OF = (staticmethod, classmethod, property, functools.cached_property)
+
+
+def _inside(attribute: object) -> object:
+    """Return what an attribute of a class is made of."""
+    if isinstance(attribute, (staticmethod, classmethod)):
+        return attribute.__func__
+    if isinstance(attribute, property):
+        return (attribute.fget, attribute.fset, attribute.fdel)
+    if isinstance(attribute, functools.cached_property):
+        return (attribute.func,)
+    return attribute
+
+
+def _called(value: types.FunctionType | type) -> str:
+    """Return what people call a function or class: by its module, but in the script."""
+    module = value.__module__ or "__main__"
+    return value.__qualname__ if module == "__main__" else f"{module}.{value.__qualname__}"
+
+
+def _defaults(function: types.FunctionType) -> list[tuple[str, object]]:
+    """Return the parameters that have defaults, and these."""
+    own = function.__code__
+    values = function.__defaults__ or ()
+    names = own.co_varnames[: own.co_argcount][own.co_argcount - len(values) :]
+    return [*zip(names, values, strict=False), *(function.__kwdefaults__ or {}).items()]
 
 
 def _number(value: float) -> bytes:
@@ -338,19 +428,3 @@ def _path(path: PurePath) -> bytes:
     except OSError:
         pass
     return name
-
-
-def _source(module: str) -> bytes | None:
-    """Return the source of a module beside the script that a function imports when it runs."""
-    script = getattr(sys.modules.get("__main__"), "__file__", None)
-    if script is None:
-        return None
-    base = Path(script).resolve().parent.joinpath(*module.split("."))
-    try:
-        if base.with_suffix(".py").is_file():
-            return base.with_suffix(".py").read_bytes()
-        if (base / "__init__.py").is_file():
-            return b"".join(path.read_bytes() for path in sorted(base.rglob("*.py")))
-    except OSError:
-        return None
-    return None

@@ -14,12 +14,13 @@ from typing import Any
 from scalems.errors import UsageError
 from scalems.host.process import lives
 from scalems.store import database
-from scalems.store.store import FOLDER
+from scalems.store.database import FOLDER
 from scalems.workflow import ensemble, stamp
 from scalems.workflow.call import hostname
 from scalems.workflow.file import OBJECTS, object_path
 from scalems.workflow.stamp import Stamp
 
+_NAMED = 5  # packages that are named
 _STALE = 3600.0  # seconds after which a part of a file belongs to nobody
 
 
@@ -167,17 +168,27 @@ class History:
             return [Difference("it is new", f"no task {task['name']!r} has finished before")]
         found = [*self._code(former, task), *_arguments(former, task)]
         if former["env"] != task["env"]:
-            found.append(
-                Difference(
-                    "the environment", f"{_short(former['env'])} became {_short(task['env'])}"
-                )
-            )
+            found.append(Difference("the environment", self._environment(former, task)))
         found += _software(former, task)
         if not found and former["key"] != task["key"] and task["key"]:
             found.append(Difference("what it depends on", "a task gave it another value"))
         if not found:
             found.append(Difference("nothing of it", "--rerun, or its result was removed"))
         return found
+
+    def _environment(self, former: Mapping[str, Any], task: Mapping[str, Any]) -> str:
+        """Return how the environments of two tasks differ: by their packages, if it is known."""
+        versions = database.environments(self._database)
+        before, after = (versions.get(one["env"], {}) for one in (former, task))
+        told = [
+            f"{name} {before.get(name, 'nothing')} became {after.get(name, 'nothing')}"
+            for name in sorted({*before, *after})
+            if before.get(name) != after.get(name)
+        ]
+        if not (told and before and after):
+            return f"{_short(former['env'])} became {_short(task['env'])}"
+        more = f", and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
+        return ", ".join(told[:_NAMED]) + more
 
     def _nearest(self, task: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the finished task of a former run that it has most in common with."""
@@ -285,10 +296,12 @@ def _software(former: Mapping[str, Any], task: Mapping[str, Any]) -> Iterator[Di
 def _arguments(former: Mapping[str, Any], task: Mapping[str, Any]) -> Iterator[Difference]:
     before, after = json.loads(former["args"]), json.loads(task["args"])
     names = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
-    if names:
-        yield Difference(
-            "the arguments", f"{', '.join(names)}: ({former['shown']}) became ({task['shown']})"
-        )
+    if not names:
+        return
+    how = f"({former['shown']}) became ({task['shown']})"
+    if former["shown"] == task["shown"]:
+        how = "the content is another one"
+    yield Difference("the arguments", f"{', '.join(names)}: {how}")
 
 
 def _state(run: Mapping[str, Any]) -> str:

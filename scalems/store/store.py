@@ -14,7 +14,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from scalems.errors import ScalemsError
 from scalems.store import database, digest, objects
+from scalems.store.database import FOLDER as FOLDER
 from scalems.store.database import StoreError, Writer, now
 from scalems.workflow.call import Outcome, hostname
 from scalems.workflow.file import OBJECTS, object_path
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from scalems.workflow.large import Payload
     from scalems.workflow.options import TaskOptions
 
-FOLDER = ".scalems"
 _LARGE = 100_000  # bytes above which a value is a file of its own
 _TOGETHER = 500  # keys that are looked up by one statement
 _RESULT = "payload, object, stdout, stderr, host, pid, started, ended, env, files, stamp"
@@ -392,6 +393,17 @@ class Store:
                     ),
                 )
         self._ended(key, outcome, state, _plain(error), reused=0, then=then)
+
+    def why(self, ident: int) -> Sequence[str]:
+        """Return why a task of this run ran rather than be taken from a former run."""
+        from scalems.store.history import History  # which reads what this writes
+
+        try:
+            with History(self.folder).closing() as history:
+                found = history.why(history.task(self.run, ident))
+        except ScalemsError:  # for messages only: it is not written yet, or cannot be read
+            return ()
+        return [f"{one.what}: {one.detail}" for one in found]
 
     def environments(self) -> Mapping[str, Mapping[str, str]]:
         """Return the versions in environments of results, by fingerprint."""

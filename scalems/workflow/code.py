@@ -65,10 +65,14 @@ def is_installed(module: str | None) -> bool:
     source = getattr(loaded, "__file__", None)
     if loaded is None or source is None:
         return loaded is not None  # built in
+    return (module or "").partition(".")[0] == "scalems" or is_installed_path(source)
+
+
+def is_installed_path(source: str) -> bool:
+    """Whether a file is part of Python or of an installed distribution."""
     path = Path(source).resolve()
-    return (module or "").partition(".")[0] == "scalems" or (
-        bool({"site-packages", "dist-packages"}.intersection(path.parts))
-        or any(folder in path.parents for folder in _standard())
+    return bool({"site-packages", "dist-packages"}.intersection(path.parts)) or any(
+        folder in path.parents for folder in _standard()
     )
 
 

@@ -12,7 +12,7 @@ from scalems.errors import UsageError
 from scalems.workflow.app import command
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from scalems.workflow.future import Future
     from scalems.workflow.graph import Graph
@@ -35,6 +35,12 @@ def graph(what: str) -> Graph:
 def environments() -> Mapping[str, Mapping[str, str]]:
     """Return the versions in environments that results are of, by fingerprint."""
     return _current.environments() if _current is not None else {}
+
+
+def why(ident: int) -> Sequence[str]:
+    """Return why a task of the running workflow ran, as far as its store can tell."""
+    results = _current.results if _current is not None else None
+    return results.why(ident) if results is not None else ()
 
 
 @contextlib.contextmanager

@@ -228,6 +228,8 @@ class Future(LightFuture[T]):
         if outcome is not None:
             took = max(0.0, outcome.ended - outcome.started)
             lines.append(f"ran on {outcome.host}, process {outcome.pid}, for {took:.3g} s")
+        if outcome is not None and not self._reused:
+            lines += [f"was run since {reason}" for reason in current.why(self.task_id)]
         if self.env_digest:
             lines.append(f"environment {self.env_digest[:16]}")
         others = [(name, ref()) for name, ref in self._depends]

@@ -100,6 +100,10 @@ class Results(Protocol):
         """
         ...
 
+    def why(self, ident: int) -> Sequence[str]:
+        """Return why a task of this run ran rather than be taken from a former run, in words."""
+        ...
+
     def environments(self) -> Mapping[str, Mapping[str, str]]:
         """Return the versions in environments of results, by fingerprint."""
         ...
