@@ -210,7 +210,7 @@ def test_the_far_side_needs_only_the_standard_library_and_cloudpickle():
         text=True,
         cwd=Path(__file__).parent,
     )
-    assert run.stdout.strip() == "['__main__', '__mp_main__', 'cloudpickle', 'scalems']"
+    assert run.stdout.strip() == "['__main__', 'cloudpickle', 'scalems']"
 
 
 def test_calls_share_the_bytes_of_their_function():

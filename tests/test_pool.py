@@ -518,3 +518,43 @@ def test_a_large_argument_is_not_held_twice_while_its_call_runs(caller):
     length, after = caller.value(doubled, bytes(size))
     assert length == 2 * size
     assert after - before < 3.5 * size  # the argument, and what the function makes of it
+
+
+def test_a_process_that_dies_between_two_calls_costs_no_call(caller):
+    for number in range(5):
+        pid = caller.value(os.getpid)
+        os.kill(pid, signal.SIGKILL)
+        if number % 2:
+            until(lambda pid=pid: not is_alive(pid))
+        assert caller.value(os.getpid) != pid
+
+
+@pytest.mark.parametrize("caller", [2], indirect=True)
+def test_calls_of_many_threads_have_one_outcome_each(caller):
+    """Some go straight to an idle process, some wait; some are cancelled at any moment."""
+    told: list[int] = []
+    lock = threading.Lock()
+
+    def serve(thread: int) -> None:
+        for number in range(100):
+            ident, ended = 1000 * thread + number, threading.Event()
+
+            def done(outcome: Outcome, ended: threading.Event = ended) -> None:
+                with lock:
+                    told.append(outcome.id)
+                ended.set()
+
+            call = Call(id=ident, name="abs", payload=encode(abs, (-number,), {}))
+            caller.pool.submit(call, done)
+            if number % 20 == thread:
+                caller.pool.cancel(ident)
+            if number % 3:
+                assert ended.wait(LIMIT)
+
+    threads = [threading.Thread(target=serve, args=(one,)) for one in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    until(lambda: len(told) == 400)
+    assert len(set(told)) == 400

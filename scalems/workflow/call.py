@@ -29,7 +29,7 @@ from scalems.workflow.pickling import encode_value as encode_value
 from scalems.workflow.pickling import summary as summary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from types import TracebackType
 
     from scalems.workflow.children import Unasked
@@ -138,14 +138,20 @@ def running() -> Call | None:
     return _running
 
 
-@contextlib.contextmanager
-def marked(call: Call) -> Iterator[None]:
-    """Make `call` what :func:`running` returns, as long as the context is open."""
-    global _running
-    _running = call
-    try:
-        yield
-    finally:
+class marked:
+    """Make a call what :func:`running` returns, as long as the context is open."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def __enter__(self) -> None:
+        global _running
+        _running = self._call
+
+    def __exit__(self, *exception: object) -> None:
+        global _running
         _running = None
 
 

@@ -17,20 +17,19 @@ import socket
 import sys
 import threading
 import time
-from dataclasses import replace
-from multiprocessing.connection import Connection
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from scalems.workflow import large
 from scalems.workflow.block import Runner
 from scalems.workflow.call import Call, Outcome
 from scalems.workflow.large import Large
+from scalems.workflow.link import Link
 from scalems.workflow.mpi import execute
 from scalems.workflow.needs import NONE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import TextIO
 
     from scalems.workflow.large import Payload
@@ -55,6 +54,8 @@ BLOBS = b"blobs "
 APART = 1 << 16
 """Bytes above which a payload travels by itself, to be copied less."""
 
+_FIELDS = [field.name for field in fields(Outcome)]
+_PAYLOAD, _STDOUT, _STDERR = (_FIELDS.index(name) for name in ("payload", "stdout", "stderr"))
 _PARENT_POLL = 2.0  # seconds
 _TELL_EVERY = 0.02  # seconds between two words about a block that runs
 
@@ -65,23 +66,21 @@ def main(descriptor: int, claims: int, records: int) -> None:
     :param claims: a pipe with a byte for each call that may be begun.
     :param records: a file for what the items of blocks give.
     """
-    link: Connection[Any, Any] = Connection(descriptor)
-    beside = socket.socket(fileno=os.dup(descriptor))
+    link = Link(socket.socket(fileno=descriptor))
     for number in (descriptor, claims, records):
         os.set_inheritable(number, False)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    serve = _Serve(link, beside, _Claims(claims), records)
+    serve = _Serve(link, _Claims(claims), records)
     parent = os.getppid()
     threading.Thread(
         target=_watch, args=(descriptor, parent), name="scalems-watch", daemon=True
     ).start()
     try:
-        path = pickle.loads(link.recv_bytes())
+        path = pickle.loads(link.receive())
         if path is not None:
             sys.path[:] = path
-        link.send_bytes(READY)
+        link.send(READY)
         while True:
-            number, calls = _received(link, beside)
+            number, calls = _received(link)
             if calls and calls[0].items is not None:
                 serve.block(number, calls[0])
             else:
@@ -93,108 +92,100 @@ def main(descriptor: int, claims: int, records: int) -> None:
 class _Serve:
     """Runs what the pool sends."""
 
-    def __init__(
-        self, link: Connection[Any, Any], beside: socket.socket, claims: _Claims, records: int
-    ) -> None:
+    def __init__(self, link: Link, claims: _Claims, records: int) -> None:
         self._link = link
-        self._beside = beside  # the same socket, for file descriptors
         self._claims = claims
         self._records = records
         self._pid = os.getpid()
-        self._folder = Path.cwd()
+        self._folder = str(Path.cwd())
         self._streams = _Streams()
+        self._interrupts = _Interrupts()
 
     def calls(self, number: int, calls: list[Call]) -> None:
         """Run calls, and send what each gives."""
         for call in self._claims.some(number, calls):
-            with self._ready():
-                outcome = execute(call)
-            out, err = self._streams.collected()
-            self._send(replace(outcome, stdout=out, stderr=err))
+            self._interrupts.begin()
+            outcome = execute(call)
+            self._interrupts.end()
+            self._send(outcome, *self._streams.collected(self._pid))
+            del outcome  # it may be large
+            self._renew()
 
     def block(self, number: int, call: Call) -> None:
         """Run the items of a block, and record what each gives."""
         runner = Runner(call, self._records)
         told = time.monotonic()
-        with runner.ready(), _interruptible() as interrupts:
+        with runner.ready():
             for position in self._claims.some(number, call.items or ()):
-                self._streams.restore()
-                interrupts.raised = True
+                self._interrupts.begin()
                 runner.run(position)
-                interrupts.raised = False
-                self._moved()
-                self._streams.flush()
-                self._own()
+                self._interrupts.end()
+                out, err = self._streams.collected(self._pid)
+                self._renew()
                 if runner.blobs:
-                    self._link.send_bytes(BLOBS + b"%d" % len(runner.blobs))
-                    large.send(self._beside, runner.blobs)
-                runner.record(*self._streams.collected())
+                    self._link.send(BLOBS + b"%d" % len(runner.blobs))
+                    self._link.send_blobs(runner.blobs)
+                runner.record(out, err)
                 if time.monotonic() - told > _TELL_EVERY:
-                    self._link.send_bytes(RECORDED)
+                    self._link.send(RECORDED)
                     told = time.monotonic()
-        self._link.send_bytes(ENDED)
+        self._link.send(ENDED)
 
-    def _send(self, outcome: Outcome) -> None:
+    def _send(self, outcome: Outcome, out: str, err: str) -> None:
         payload = outcome.payload
+        values = [*outcome.__dict__.values()]
+        values[_PAYLOAD], values[_STDOUT], values[_STDERR] = b"", out, err
         if isinstance(payload, Large):
-            count = len(payload.blobs)
-            outcome = replace(outcome, payload=payload.stream)
-            self._link.send_bytes(pickle.dumps((outcome, count), protocol=5))
-            large.send(self._beside, payload.blobs)
+            values[_PAYLOAD] = payload.stream
+            self._link.send(pickle.dumps((len(payload.blobs), values), protocol=5))
+            self._link.send_blobs(payload.blobs)
         elif len(payload) <= APART:
-            self._link.send_bytes(pickle.dumps((outcome, 0), protocol=5))
+            values[_PAYLOAD] = payload
+            self._link.send(pickle.dumps((0, values), protocol=5))
         else:
-            self._link.send_bytes(pickle.dumps((replace(outcome, payload=b""), -1), protocol=5))
-            self._link.send_bytes(payload)
+            self._link.send(pickle.dumps((-1, values), protocol=5))
+            self._link.send(payload)
 
-    @contextlib.contextmanager
-    def _ready(self) -> Iterator[None]:
-        """Make this process as good as new for a call."""
-        self._streams.restore()
-        with _interruptible() as interrupts:
-            interrupts.raised = True
-            try:
-                yield
-            finally:
-                interrupts.raised = False
-                self._moved()
-                self._streams.flush()
-        self._own()
-
-    def _moved(self) -> None:
-        """Go back to the folder that calls begin in."""
-        with contextlib.suppress(OSError):
+    def _renew(self) -> None:
+        """Make this process as good as new after a call."""
+        with contextlib.suppress(OSError):  # it may be gone
             os.chdir(self._folder)
-
-    def _own(self) -> None:
-        if os.getpid() != self._pid:
-            # The function forked and this is the copy: the other one reports.
-            os._exit(0)
+        self._streams.renew()
 
 
-def _received(link: Connection[Any, Any], beside: socket.socket) -> tuple[int, list[Call]]:
-    number, calls = pickle.loads(link.recv_bytes())
+def outcome_of(values: Sequence[object]) -> Outcome:
+    """Return the outcome whose fields a call process has sent."""
+    outcome = object.__new__(Outcome)
+    # Frozen dataclasses set their fields one by one, which takes most of the time here.
+    outcome.__dict__.update(zip(_FIELDS, values, strict=True))
+    return outcome
+
+
+def _received(link: Link) -> tuple[int, list[Call]]:
+    number, calls = pickle.loads(link.receive())
 
     def whole(payload: Any) -> Payload:
         if payload is None:
-            return link.recv_bytes()
+            return link.receive()
         if type(payload) is tuple:
             stream, count = payload
-            return Large(stream, large.receive(beside, count))
+            return Large(stream, link.receive_blobs(count))
         return payload  # type: ignore[no-any-return]
 
-    return number, [
-        Call(
+    found = []
+    for ident, name, payload, area, needs, items, function in calls:
+        call = object.__new__(Call)  # as above; what is not set here is as in the class
+        call.__dict__.update(
             id=ident,
             name=name,
-            payload=whole(payload),
+            payload=payload if type(payload) is bytes else whole(payload),
             area=area,
             needs=needs or NONE,
             items=items,
             function=function,
         )
-        for ident, name, payload, area, needs, items, function in calls
-    ]
+        found.append(call)
+    return number, found
 
 
 class _Claims:
@@ -251,23 +242,25 @@ def _watch(descriptor: int, parent: int) -> None:
 
 
 class _Interrupts:
-    """Whether a SIGINT is to interrupt what runs: only a call, never what is between two."""
+    """What a SIGINT does: it interrupts a call, and never what is between two."""
 
-    raised = False
+    def __init__(self) -> None:
+        self._raised = False
+        signal.signal(signal.SIGINT, self)
 
     def __call__(self, number: int, frame: object) -> None:
-        if self.raised:
+        if self._raised:
             raise KeyboardInterrupt
 
+    def begin(self) -> None:
+        """Let a call be interrupted, whatever the last one has made of the signal."""
+        if signal.getsignal(signal.SIGINT) is not self:
+            signal.signal(signal.SIGINT, self)
+        self._raised = True
 
-@contextlib.contextmanager
-def _interruptible() -> Iterator[_Interrupts]:
-    interrupts = _Interrupts()
-    try:
-        signal.signal(signal.SIGINT, interrupts)
-        yield interrupts
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    def end(self) -> None:
+        """Let nothing be interrupted."""
+        self._raised = False
 
 
 class _Streams:
@@ -287,35 +280,47 @@ class _Streams:
         sys.stderr = open(2, "w", 1, "utf-8", "backslashreplace", closefd=False)  # noqa: SIM115
         self._names = (("stdout", sys.stdout), ("stderr", sys.stderr))
 
-    def collected(self) -> tuple[str, str]:
-        """Return what was written since the last time, and forget it."""
+    def collected(self, pid: int) -> tuple[str, str]:
+        """Return what was written since the last time, and forget it; make descriptors good.
+
+        :param pid: of this process; a copy of it that a call has made ends here.
+        """
+        self._flush()
+        if os.getpid() != pid:
+            os._exit(0)  # the other one reports
         return self._collected(0), self._collected(1)
 
-    def _collected(self, index: int) -> str:
-        descriptor = self._kept[index][1]
-        data = tail(descriptor)
-        if data:
-            os.ftruncate(descriptor, 0)
-        return cut(data)
-
-    def restore(self) -> None:
-        """Make the streams good again, if they are not."""
-        for (number, kept), file in zip(self._kept, self._files, strict=True):
-            try:
-                status = os.fstat(number)
-                same = (status.st_dev, status.st_ino) == file
-            except OSError:
-                same = False
-            if not same:
-                with contextlib.suppress(OSError):
-                    os.dup2(kept, number)
-        if any(stream.closed for _, stream in self._names):
-            self._open()
+    def renew(self) -> None:
+        """Make the streams of Python good again, if they are not."""
         for name, stream in self._names:
+            if stream.closed:
+                self._open()
+                return
             setattr(sys, name, stream)
 
-    def flush(self) -> None:
+    def _collected(self, index: int) -> str:
+        number, kept = self._kept[index]
+        try:
+            status = os.fstat(number)
+            same = (status.st_dev, status.st_ino) == self._files[index]
+        except OSError:
+            same = False
+        if not same:
+            with contextlib.suppress(OSError):
+                os.dup2(kept, number)
+            status = os.fstat(kept)
+        if not status.st_size:
+            return ""
+        data = tail(kept)
+        os.ftruncate(kept, 0)
+        return cut(data)
+
+    def _flush(self) -> None:
         """Write what was printed and is not written yet."""
-        for stream in (sys.stdout, sys.stderr, *(stream for _, stream in self._names)):
-            with contextlib.suppress(Exception):
+        for name, stream in self._names:
+            try:
                 stream.flush()
+                if (other := getattr(sys, name)) is not stream:
+                    other.flush()
+            except Exception:  # it was closed, or is none
+                continue

@@ -434,7 +434,8 @@ class Graph:
     def _succeed(self, node: Node, value: Outcome, reused: bool) -> None:
         with contextlib.suppress(InvalidStateError):  # cancelled
             node.future.set_result(value)
-            self.tally.reused(reused)
+            if reused:
+                self.tally.reused(1)
             self._ended(node, "done", "reused" if reused else "done")
 
     def _stop(self, node: Node, dependency: AnyFuture[Any]) -> None:

@@ -7,7 +7,7 @@ A blob is memory that processes of one machine share and the system frees with t
 them (memfd_create(2)), a file of the store, or plain bytes that came from another machine.
 
 - To another process of this machine a blob goes as a file descriptor, see
-  ``scalems.workflow.process``.
+  ``scalems.workflow.link``.
 - To another machine it goes as a buffer: pickled by protocol 5 with a ``buffer_callback``, as
   ``scalems.radical.channel`` does, the large parts are frames of their own that nobody copies.
 - Whoever pickles a ``Large`` in the usual way sends copies, and needs to know nothing.
@@ -27,7 +27,6 @@ import mmap
 import os
 import pickle
 import resource
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +41,6 @@ LARGE = 1 << 18
 """Bytes from which a part of a value stays outside of its pickle."""
 
 _BLOCK = 1 << 22
-_TOGETHER = 100  # descriptors in a message; Linux takes 253
 _FEW = 4  # a part of the files that a process may have open is for blobs, one in so many
 
 
@@ -276,35 +274,6 @@ def loads(payload: Payload) -> Any:
     if type(payload) is Large:
         return Unpickler(payload).load()
     return pickle.loads(payload)  # type: ignore[arg-type]
-
-
-def send(link: socket.socket, blobs: Sequence[Blob]) -> None:
-    """Let another process of this machine have blobs, over a Unix socket.
-
-    :raises OSError: it is gone.
-    """
-    for start in range(0, len(blobs), _TOGETHER):
-        with contextlib.ExitStack() as stack:
-            some = blobs[start : start + _TOGETHER]
-            descriptors = [stack.enter_context(blob.opened()) for blob in some]
-            socket.send_fds(link, [b"b"], descriptors)
-
-
-def receive(link: socket.socket, count: int) -> list[Blob]:
-    """Return so many blobs that another process has sent.
-
-    :raises EOFError: it is gone.
-    """
-    found: list[Blob] = []
-    while len(found) < count:
-        most = min(_TOGETHER, count - len(found))
-        data, descriptors, _, _ = socket.recv_fds(link, 1, most, socket.MSG_CMSG_CLOEXEC)
-        if not data:
-            raise EOFError
-        found += [Blob.received(one) for one in descriptors]
-        if len(descriptors) < most:
-            raise OSError("too many open files: a value could not be received")
-    return found
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]

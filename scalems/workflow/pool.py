@@ -7,6 +7,7 @@ Output is captured at the level of file descriptors, child processes included.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from dataclasses import replace
@@ -16,8 +17,10 @@ from typing import TYPE_CHECKING
 from scalems.errors import BackendError, UsageError
 from scalems.workflow import block
 from scalems.workflow.call import CANCELLED, Call, Failure, failed, failure_of
-from scalems.workflow.needs import Needs, machine_gpus
-from scalems.workflow.process import MOST, CallProcess, Launch
+from scalems.workflow.child import APART
+from scalems.workflow.large import Large
+from scalems.workflow.needs import NONE, Needs, machine_gpus
+from scalems.workflow.process import MOST, CallProcess, Launch, Lost
 from scalems.workflow.slot import Slot, report
 from scalems.workflow.waiting import Waiting
 
@@ -57,7 +60,6 @@ class CallPool:
         self._size = size
         self._launch = Launch(python=python, env=dict(env or {}), cwd=cwd)
         self._lock = threading.Lock()
-        self._work = threading.Condition(self._lock)
         self._queued: Waiting[Done] = Waiting()
         self._cores = size  # that no slot has taken
         self._gpus = machine_gpus() if gpus is None else list(gpus)
@@ -65,6 +67,7 @@ class CallPool:
         self._running: dict[int, Slot] = {}
         self._slots: list[Slot] = []
         self._idle = 0
+        self._resting: dict[Slot, None] = {}  # those of the idle ones that were not rung
         self._mean: float | None = None  # seconds that a call takes
         self._means: dict[str, float] = {}  # the same for the items of blocks, by name
         self._closed = False
@@ -85,6 +88,8 @@ class CallPool:
             if (needs := call.needs).cores > self._size or needs.gpus > self._most_gpus:
                 self._refuse(call, done, self._too_much(call))
                 return
+            if self._straight(call, done):
+                return
             self._queued.add(call, done)
             more = len(self._queued) - self._idle if call.items is not None else 1
             while more > 0 and self._idle < len(self._queued) and len(self._slots) < self._size:
@@ -92,7 +97,7 @@ class CallPool:
                 slot = Slot(self, f"scalems-call-{len(self._slots)}")
                 self._slots.append(slot)
                 slot.start()
-            self._work.notify(1 if call.items is None else len(call.items))
+            self._wake(1 if call.items is None else len(call.items))
 
     def cancel(self, call_id: int, item: int | None = None) -> bool:
         """Stop a call: one that is queued never runs, one that runs is killed with its children.
@@ -158,44 +163,92 @@ class CallPool:
                         slot.cancel(call.id, call.items[0] if call.items else None)
                 for slot in self._slots:
                     slot.kill()
-            self._work.notify_all()
+            for slot in self._slots:
+                slot.ring()
         for slot in self._slots:
             if slot is not threading.current_thread():
                 slot.join()
         with self._lock:
+            for slot in self._slots:
+                slot.unhang()
             refuser, self._refuser = self._refuser, None
         if refuser is not None:
             self._refused.put(None)
             if refuser is not threading.current_thread():
                 refuser.join()
 
+    def _straight(self, call: Call, done: Done) -> bool:
+        """Send a call to a process that waits for one, from this thread; tell if it was sent.
+
+        The slot of the process is woken by what that sends back, and by nothing before.
+        """
+        if self._queued or not self._resting or self._cores < 1 or call.timeout is not None:
+            return False
+        if call.items is not None or not (call.needs is NONE or call.needs == NONE):
+            return False
+        if isinstance(call.payload, Large) or len(call.payload) + len(call.function) > APART:
+            return False
+        for slot in reversed(self._resting):
+            process = slot.process
+            if process is not None and process.fits(NONE, ()):
+                break
+        else:
+            return False
+        del self._resting[slot]
+        slot.needs, slot.gpus, slot.sent = NONE, [], True
+        self._cores -= 1
+        self._running[call.id] = slot
+        slot.entries.append((call, done))
+        process.offer(1)
+        with contextlib.suppress(Lost):  # its slot sees that too, and lets another have the call
+            process.send([call])
+        return True
+
+    def _wake(self, count: int) -> None:
+        """Let so many slots that rest look for calls."""
+        while count > 0 and self._resting:
+            count -= 1
+            self._resting.popitem()[0].ring()
+
     def take(self, slot: Slot) -> bool:
         """Wait for calls and give them to a slot; tell if there will be none any more."""
-        with self._lock:
-            self._release(slot)
-            self._idle += 1
-            while not self._queued or not self._fits(self._queued.first()[0].needs):
+        while True:
+            with self._lock:
+                self._release(slot)
+                if self._queued and self._fits(self._queued.first()[0].needs):
+                    self._give(slot)
+                    return True
                 if self._closed and not self._queued:
                     return False
-                self._work.wait()
-            self._idle -= 1
-            slot.sent = False
-            slot.needs = needs = self._queued.first()[0].needs
-            self._cores -= needs.cores
-            slot.gpus = [self._gpus.pop(0) for _ in range(needs.gpus)]
+                self._idle += 1
+                self._resting[slot] = None
+            said = slot.rest()
+            with self._lock:
+                self._idle -= 1
+                self._resting.pop(slot, None)
+                if slot.entries:
+                    return True  # it was sent a call
+            if said:
+                slot.drop()  # its process has ended by itself
+
+    def _give(self, slot: Slot) -> None:
+        """Give a slot the calls that are next."""
+        slot.sent = False
+        slot.needs = needs = self._queued.first()[0].needs
+        self._cores -= needs.cores
+        slot.gpus = [self._gpus.pop(0) for _ in range(needs.gpus)]
+        first = self._queued.first()[0]
+        if first.items is not None:
+            share = self._share(self._means.get(first.name), block.MOST)
+            slot.entries.append(self._queued.take(share))
+            return
+        for _ in range(self._share(self._mean, MOST)):
             first = self._queued.first()[0]
-            if first.items is not None:
-                share = self._share(self._means.get(first.name), block.MOST)
-                slot.entries.append(self._queued.take(share))
-                return True
-            for _ in range(self._share(self._mean, MOST)):
-                first = self._queued.first()[0]
-                if slot.entries and not (first.items is None and _alike(first.needs, needs)):
-                    break
-                call, done = self._queued.take()
-                self._running[call.id] = slot
-                slot.entries.append((call, done))
-            return True
+            if slot.entries and not (first.items is None and _alike(first.needs, needs)):
+                break
+            call, done = self._queued.take()
+            self._running[call.id] = slot
+            slot.entries.append((call, done))
 
     def _share(self, mean: float | None, most: int) -> int:
         """Return how many calls to take at once: few if they are long, or if few are left.
@@ -218,7 +271,7 @@ class CallPool:
         self._cores += slot.needs.cores
         self._gpus = sorted([*self._gpus, *slot.gpus])
         if slot.needs.cores > 1 or slot.gpus:
-            self._work.notify_all()  # it may be enough for several
+            self._wake(len(self._slots))  # it may be enough for several
         slot.needs = None
 
     def _too_much(self, call: Call) -> Failure:
@@ -323,7 +376,8 @@ class CallPool:
                 call = replace(call, items=call.items[-left:])
             self._queued.add(call, done, first=True)
             left -= _weight(call)
-        self._work.notify(max(count, 0))
+        slot.ring()  # it may have none any more
+        self._wake(count)
 
     @property
     def launch(self) -> Launch:

@@ -20,15 +20,15 @@ import threading
 import time
 from collections import deque
 from dataclasses import replace
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
-from scalems.workflow import block, large, stamp
+from scalems.workflow import block, stamp
 from scalems.workflow.block import Answers, Records
 from scalems.workflow.call import ENV_VARIABLE, Call, Outcome
-from scalems.workflow.child import APART, BLOBS, OUTPUT_LIMIT, RECORDED, cut, tail
+from scalems.workflow.child import APART, BLOBS, OUTPUT_LIMIT, RECORDED, cut, outcome_of, tail
 from scalems.workflow.large import Blob, Large
+from scalems.workflow.link import Link
 from scalems.workflow.needs import NONE, Needs, variables
 
 if TYPE_CHECKING:
@@ -97,10 +97,10 @@ class CallProcess:
         self._memory = os.memfd_create("scalems-records")
         fcntl.fcntl(self._memory, fcntl.F_SETFL, os.O_APPEND)
         self._records = Records(self._memory)
-        self._beside, theirs = socket.socketpair()  # ours is for file descriptors too
+        ours, theirs = socket.socketpair()
+        self._link = Link(ours)
         self._blobs: deque[Blob] = deque()  # of items whose records were not read yet
         try:
-            self._link: Connection[Any, Any] = Connection(os.dup(self._beside.fileno()))
             command = _START.format(
                 descriptor=theirs.fileno(), claims=self._claims, records=self._memory
             )
@@ -126,6 +126,10 @@ class CallProcess:
         self._env = launch.fingerprint
         self._stamp = launch.stamp
 
+    def fileno(self) -> int:
+        """Return a descriptor that can be read when the process says something."""
+        return self._link.fileno()
+
     def fits(self, needs: Needs, gpus: Sequence[str]) -> bool:
         """Return whether it was started for such calls."""
         return self._cores == needs.cores_per_rank and self._gpus == list(gpus)
@@ -133,14 +137,14 @@ class CallProcess:
     def wait_ready(self) -> None:
         """Return when the process can take calls."""
         try:
-            self._link.send_bytes(pickle.dumps(self._path, protocol=5))
+            self._link.send(pickle.dumps(self._path, protocol=5))
             limit = time.monotonic() + _START_LIMIT
             while not self._poller.poll(_CHECK * 1000):
                 if time.monotonic() > limit:
                     raise Lost(f"its process did not start within {_START_LIMIT:.0f} s")
                 if self.ended:
                     raise EOFError
-            self._link.recv_bytes()
+            self._link.receive()
         except (OSError, EOFError) as error:
             raise Lost(f"its process could not start ({self._ending()})") from error
 
@@ -174,30 +178,31 @@ class CallProcess:
             for call in calls
         ]
         try:
-            self._link.send_bytes(pickle.dumps((self._number, small), protocol=5))
+            self._link.send(pickle.dumps((self._number, small), protocol=5))
             for payload in [call.payload for call in calls]:
                 if isinstance(payload, Large):
-                    large.send(self._beside, payload.blobs)
+                    self._link.send_blobs(payload.blobs)
                 elif len(payload) > APART:
-                    self._link.send_bytes(payload)
+                    self._link.send(payload)
         except OSError as error:
             raise Lost(f"its process {self._ending()} before the call ended") from error
 
-    def receive(self, timeout: float) -> Outcome | None:
+    def receive(self, timeout: float, *, there: bool = False) -> Outcome | None:
         """Return the next outcome, or ``None`` if there is none within some seconds.
 
+        :param there: the process is known to have said something.
         :raises Lost: the process is gone.
         """
         try:
-            data = self._message(timeout)
+            data = self._link.receive() if there else self._message(timeout)
             if data is None:
                 return None
-            outcome: Outcome
-            outcome, blobs = pickle.loads(data)
+            blobs, values = pickle.loads(data)
+            outcome = outcome_of(values)
             if blobs < 0:
-                outcome = replace(outcome, payload=self._link.recv_bytes())
+                outcome = replace(outcome, payload=self._link.receive())
             elif blobs:
-                payload = Large(outcome.payload, large.receive(self._beside, blobs))  # type: ignore[arg-type]
+                payload = Large(outcome.payload, self._link.receive_blobs(blobs))  # type: ignore[arg-type]
                 outcome = replace(outcome, payload=payload)
         except (OSError, EOFError) as error:
             raise Lost(f"its process {self._ending()} before the call ended") from error
@@ -237,9 +242,9 @@ class CallProcess:
 
     def _message(self, timeout: float) -> bytes | None:
         if self._poller.poll(max(0.0, timeout) * 1000):
-            data: bytes = self._link.recv_bytes()
+            data: bytes = self._link.receive()
             if data.startswith(BLOBS):
-                self._blobs += large.receive(self._beside, int(data.removeprefix(BLOBS)))
+                self._blobs += self._link.receive_blobs(int(data.removeprefix(BLOBS)))
                 return RECORDED
             return data
         # The end of the socket does not tell if a fork of the call still holds it.
@@ -266,7 +271,6 @@ class CallProcess:
     def close(self, *, grace: float = 0.0) -> None:
         """End the process, with all that calls have left in its group."""
         self._link.close()
-        self._beside.close()
         if grace:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(grace)
@@ -279,7 +283,6 @@ class CallProcess:
 
     def _close_all(self) -> None:
         self._link.close()
-        self._beside.close()
         os.close(self._claims)
         os.close(self._tokens)
         os.close(self._memory)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import select
 import threading
 import time
 from collections import deque
@@ -79,6 +81,41 @@ class Slot(threading.Thread):
         self.needs: Needs | None = None
         """What it has taken from the pool."""
         self.gpus: list[str] = []
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poller = select.poll()
+        self._poller.register(self._bell, select.POLLIN)
+        self._polled: CallProcess | None = None
+        self._said = False
+
+    def ring(self) -> None:
+        """End its rest; under the pool's lock."""
+        if self._bell >= 0:
+            os.eventfd_write(self._bell, 1)
+
+    def unhang(self) -> None:
+        """Be rung no more; under the pool's lock, when the thread has ended."""
+        bell, self._bell = self._bell, -1
+        if bell >= 0 and not self.is_alive():
+            os.close(bell)
+
+    def rest(self) -> bool:
+        """Wait until it is rung, or its process says something; tell if that does.
+
+        Not for ever, if it has a process: that may have been sent a call meanwhile.
+        """
+        if self._polled is not self.process:
+            self._poller = select.poll()
+            self._poller.register(self._bell, select.POLLIN)
+            if self.process is not None:
+                self._poller.register(self.process.fileno(), select.POLLIN)
+            self._polled = self.process
+        self._said = False
+        for number, _ in self._poller.poll(None if self.process is None else _CHECK * 1000):
+            if number == self._bell:
+                os.eventfd_read(self._bell)
+            else:
+                self._said = True
+        return self._said
 
     def cancel(self, call_id: int, item: int | None) -> None:
         """End the process tree of a call that runs."""
@@ -98,17 +135,21 @@ class Slot(threading.Thread):
             except Exception as error:  # the pool goes on, whatever the system refused us
                 _log.exception("calls could not be run")
                 self._lose(Lost(repr(error)), time.time())
-        self._drop(grace=_EXIT_LIMIT)
+        self.drop(grace=_EXIT_LIMIT)
 
     def _serve(self) -> None:
         started = time.time()
         try:
-            process = self._ready()
-            calls = self._pool.begin(self, process)
-            if calls:
-                process.send(calls)
-            if calls and calls[0].items is not None:
-                self._serve_block(process)
+            if self.sent and self.process is not None:
+                process = self.process
+            else:
+                self._said = False
+                process = self._ready()
+                calls = self._pool.begin(self, process)
+                if calls:
+                    process.send(calls)
+                if calls and calls[0].items is not None:
+                    self._serve_block(process)
             while self.entries:
                 started = time.time()
                 outcome = self._next(process)
@@ -116,7 +157,7 @@ class Slot(threading.Thread):
                     continue  # all were taken back
                 _, done, cancelled = self._pool.ended(self, outcome.ended - outcome.started)
                 if cancelled:
-                    self._drop()  # killed, or about to be
+                    self.drop()  # killed, or about to be
                 report(done, outcome)
         except Lost as lost:
             self._lose(lost, started)
@@ -140,7 +181,7 @@ class Slot(threading.Thread):
                     raise Late
         if self.cancelled:
             self.cancelled.clear()
-            self._drop()  # killed, or about to be
+            self.drop()  # killed, or about to be
         if self.entries:  # pragma: no cover - a record is missing
             raise Lost("its process left out a call")
 
@@ -158,9 +199,9 @@ class Slot(threading.Thread):
     def _ready(self) -> CallProcess:
         needs = self.needs or NONE
         if self.process is not None and self.process.ended:
-            self._drop()  # e.g. a thread that the last call left has ended it
+            self.drop()  # e.g. a thread that the last call left has ended it
         if self.process is not None and not self.process.fits(needs, self.gpus):
-            self._drop(grace=_EXIT_LIMIT)
+            self.drop(grace=_EXIT_LIMIT)
         if self.process is None:
             process = CallProcess(self._pool.launch, needs, self.gpus)
             self._pool.assign(self, process)
@@ -178,7 +219,8 @@ class Slot(threading.Thread):
             call = self.entries[0][0]
             limit = begun + (math.inf if call.timeout is None else call.timeout)
             pause = _STALLED if len(self.entries) > 1 else _CHECK
-            outcome = process.receive(min(pause, limit - time.monotonic()))
+            there, self._said = self._said, False
+            outcome = process.receive(min(pause, limit - time.monotonic()), there=there)
             if outcome is not None:
                 return outcome
             if len(self.entries) > 1:
@@ -194,7 +236,7 @@ class Slot(threading.Thread):
             self._answer(process)  # what it had recorded
         pid, out, err = (process.pid, *process.output()) if process else (0, "", "")
         first = self._pool.lost(self)
-        self._drop()
+        self.drop()
         if first is None:
             return
         call, done, cancelled = first
@@ -208,7 +250,8 @@ class Slot(threading.Thread):
         outcome = failed(call, failure, pid=pid, started=started, env=self._pool.launch.fingerprint)
         report(done, replace(outcome, stdout=out, stderr=err))
 
-    def _drop(self, *, grace: float = 0.0) -> None:
+    def drop(self, *, grace: float = 0.0) -> None:
+        """End its process."""
         process = self.process
         self._pool.assign(self, None)
         if process is not None:
