@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -32,6 +33,15 @@ def size(data):
     return len(data)
 
 @scalems.task
+def read(given):
+    return open(given).read()
+
+@scalems.task(cache=True)
+def write(text):
+    open("made.txt", "w").write(text)
+    return scalems.file("made.txt")
+
+@scalems.task
 def wait(path):
     open(path, "w").close()
     time.sleep(600)
@@ -43,7 +53,15 @@ def main():
     print(sorted(place(number).result() for number in range(2)))
     print(repr(fail().exception()))
     print(size(b"x" * 3_000_000).result())
-    print(scalems.executable(["sh", "-c", "pwd; echo $HOME"]).result().stdout)
+    print(scalems.executable(["sh", "-c", "pwd; echo $HOME"]).result().stdout.strip())
+    here = scalems.file("here.txt")
+    first = scalems.executable(
+        ["sh", "-c", "./run.sh here.txt > there.txt"], inputs=["here.txt", "run.sh"],
+        outputs=["there.txt"],
+    )
+    print([read(one).result() for one in (here, first.file["there.txt"], write("kept"))])
+    print(scalems.map(read, [here] * 3)[2].result())
+    first.result().file["there.txt"].copy_to("back.txt")
 """
 
 pytestmark = [pytest.mark.ssh, pytest.mark.radical, pytest.mark.network]
@@ -64,6 +82,9 @@ def lab(far: FarHost, tmp_path_factory: pytest.TempPathFactory) -> Scalems:
         '[cluster]\nextends = "local.localhost"\npilot = "pilot"\ntasks = ["task"]\nhost = "lab"\n'
     )
     (made.project / "script.py").write_text(SCRIPT)
+    (made.project / "here.txt").write_text("content")
+    (made.project / "run.sh").write_text("#!/bin/sh\ntr a-z A-Z < $1\n")
+    (made.project / "run.sh").chmod(0o755)
     made.run("env", "sync", "--resource", FAR)
     return made
 
@@ -87,20 +108,27 @@ def nothing_is_left(far: FarHost) -> bool:
     while far.processes() and time.monotonic() < limit:
         time.sleep(0.2)
     assert far.processes() == []
-    return not list((far.home / ".local" / "state" / "scalems" / "runs").glob("*/data"))
+    state = far.home / ".local" / "state" / "scalems"
+    return not [*state.glob("runs/*/data"), *state.glob("files/scratch/*")]
 
 
 def test_a_script_runs_there_as_it_does_here(lab: Scalems, far: FarHost):
     process = start(lab)
     stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr
-    places, error, size, folder, home, *_ = stdout.splitlines()
+    places, error, size, folder, home, texts, mapped = stdout.splitlines()
     venv = str((far.root / "current" / FAR / "task").resolve() / "venv")
     assert eval(places) == [(number, str(far.home), venv) for number in range(2)]
     assert error == "KeyError('far away')"
     assert size == "3000000"
     assert folder.startswith(str(far.home))
     assert home == str(far.home)
+    assert eval(texts) == ["content", "CONTENT", "kept"]
+    assert mapped == "content"
+    assert (lab.project / "back.txt").read_text() == "CONTENT"
+    digests = {hashlib.sha256(text).hexdigest() for text in (b"CONTENT", b"kept")}
+    objects = lab.project / ".scalems" / "objects"
+    assert all((objects / one[:2] / one[2:]).is_file() for one in digests)
     assert "the session runs on" in stderr
     assert nothing_is_left(far)
 

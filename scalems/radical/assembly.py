@@ -65,8 +65,9 @@ def _server(
     pilot = choice.choose(options, settings, notify, taken)
     if settings.host is not None:
         from scalems.radical.remote import RemoteServer  # most are on this machine
+        from scalems.radical.staging import Staging
 
-        return RemoteServer(settings, notify)
+        return RemoteServer(settings, notify, Staging(settings.host.name, notify))
     if pilot is None:
         return OwnServer(settings)
     taken.append(pilot.name)

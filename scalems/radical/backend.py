@@ -85,6 +85,7 @@ class RadicalBackend:
         self._parts = Parts(self._submit)
         self._pending: dict[int, tuple[Call, Done]] = {}
         self._outbox = Outbox()
+        self._staging = server.staging
         self._link: Connection[Any, Any] | None = None
         self._send_lock = threading.Lock()
         self._reader: threading.Thread | None = None
@@ -148,7 +149,9 @@ class RadicalBackend:
             except BackendError as error:
                 self._error = error
                 raise
-            self._outbox.restart(call for call, _ in self._pending.values())
+            self._outbox.restart(
+                call for call, _ in self._pending.values() if not self._is_staged(call.id)
+            )
             self._link = link
         self._writer = threading.Thread(
             target=self._write, args=(link,), name="scalems-write", daemon=True
@@ -192,8 +195,32 @@ class RadicalBackend:
             if self._error is not None or self._closing:
                 return False
             self._pending[call.id] = (call, done)
-            self._outbox.add(call)
+            if self._staging is None or not self._staging.needs(call, self._on_staged):
+                self._outbox.add(call)
             return True
+
+    def _on_staged(self, call_id: int, error: ScalemsError | None) -> None:
+        """Let a call go whose files are there now, or fail it."""
+        with self._lock:
+            if not self._unstage(call_id) or call_id not in self._pending:
+                return
+            call, done = self._pending[call_id]
+            if error is None:
+                self._outbox.add(call)
+                return
+            del self._pending[call_id]
+        self._refuse(call, done, error)
+
+    def _is_staged(self, call_id: int) -> bool:
+        """Whether a call waits for its files."""
+        return self._staging is not None and self._staging.waits(call_id)
+
+    def _unstage(self, call_id: int) -> bool:
+        return self._staging is not None and self._staging.forget(call_id)
+
+    def _unsent(self, call_id: int) -> bool:
+        """Take a call back that was not sent; tell if it was not."""
+        return self._unstage(call_id) or self._outbox.remove(call_id)
 
     def take_back(self, most: int) -> None:
         """Have the server give calls back to the heir that no Worker has, at most so many."""
@@ -211,7 +238,7 @@ class RadicalBackend:
             if call_id not in self._pending:
                 return False
             link = self._link
-            entry = self._pending.pop(call_id) if self._outbox.remove(call_id) else None
+            entry = self._pending.pop(call_id) if self._unsent(call_id) else None
         if entry is not None:
             call, done = entry
             done(failed(call, Failure(type=CANCELLED, message="cancelled before it ran")))
@@ -228,6 +255,8 @@ class RadicalBackend:
         """
         with self._lock:
             self._closing = True
+        if self._staging is not None:
+            self._staging.finish(abort=abort)
         self._outbox.close()
         if self._preflight is not None:
             self._preflight.end()
@@ -325,6 +354,8 @@ class RadicalBackend:
     def _on_outcomes(self, rows: Sequence[Row]) -> None:
         with self._lock:
             entries = [self._pending.pop(row[0], None) for row in rows]
+        if self._staging is not None:
+            self._staging.made(name for row in rows for name in wire.files_of(row))
         self._outbox.answered(entry[0] for entry in entries if entry is not None)
         for row, entry in zip(rows, entries, strict=True):
             if entry is not None:
@@ -382,7 +413,7 @@ class RadicalBackend:
             pending, self._pending = self._pending, {}
             entries = []
             for call, done in pending.values():
-                sent = not self._outbox.remove(call.id)
+                sent = not self._unsent(call.id)
                 entries.append((call, done, sent if begun is None else call.id in begun))
         self.heir.lost(error, entries, final=final)
 

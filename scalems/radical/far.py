@@ -8,8 +8,9 @@ import shutil
 import socket
 import subprocess
 import threading
+from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from scalems.env import lease
 from scalems.env.layout import Layout
@@ -17,6 +18,7 @@ from scalems.env.remote import agent
 from scalems.env.remote.agent import Notify
 from scalems.errors import UsageError
 from scalems.radical import processes, runs, spawn
+from scalems.radical.farfiles import Files
 
 _PIECE = 1 << 18  # bytes
 _RUN = re.compile(r"scalems\.[0-9A-Za-z.-]{1,80}")
@@ -32,6 +34,7 @@ class Session:
         self._carrier: threading.Thread | None = None
         self._run = ""
         self._folder = Path()
+        self.files = Files()
 
     def start(
         self, place: Layout, notify: Notify, *, run: str, python: str, builds: list[str]
@@ -49,12 +52,23 @@ class Session:
         self._folder.mkdir(parents=True, mode=0o700)
         (self._folder / "data").mkdir(mode=0o700)
         runs.prune(self._folder)
+        self.files.prune()
         self._process, self._socket = spawn.start(Path(python), run, self._folder)
         # It begins when the client speaks, and so after this has been answered.
         self._carrier = threading.Thread(target=self._carry, args=(notify,), daemon=True)
         return str(self._folder)
 
-    def feed(self, data: bytes) -> None:
+    def take(self, source: BinaryIO, message: Mapping[str, Any]) -> bool:
+        """See :class:`scalems.env.remote.agent.Guest`."""
+        if "piece" in message:
+            self.files.receive(source, message["piece"])
+        elif "data" in message:
+            self._feed(source.read(message["data"]))
+        else:
+            return False
+        return True
+
+    def _feed(self, data: bytes) -> None:
         """Give it what the client says."""
         if self._socket is not None and self._carrier is not None:
             if self._carrier.ident is None:
@@ -79,7 +93,7 @@ class Session:
         assert self._process
         with contextlib.suppress(OSError):
             while data := self._socket.recv(_PIECE):
-                notify.send({"data": len(data)}, data)
+                notify.send({"session": True, "bytes": len(data)}, data)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_GIVE_BACK)
         self._sweep()
@@ -90,9 +104,15 @@ class Session:
         processes.sweep(self._run, self._folder)
         self._process.wait()
         shutil.rmtree(self._folder / "data", ignore_errors=True)
+        self.files.end(self._run)
 
 
 def serve(source: BinaryIO, sink: BinaryIO) -> None:
     """Serve a client until it is gone; see :func:`scalems.env.remote.agent.serve`."""
     session = Session()
-    agent.serve(source, sink, verbs={"start": session.start}, guest=session)
+    verbs: dict[str, agent.Verb] = {
+        "start": session.start,
+        "lacks_files": session.files.lacks,
+        "read_file": session.files.read,
+    }
+    agent.serve(source, sink, verbs=verbs, guest=session)

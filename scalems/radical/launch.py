@@ -16,11 +16,15 @@ from scalems.radical import processes, runs, spawn, warm, wire
 
 if TYPE_CHECKING:
     from scalems.radical.settings import Settings
+    from scalems.radical.staging import Staging
     from scalems.radical.warm import WarmPilot
 
 
 class Server(Protocol):
     """A session server, as its client sees it."""
+
+    staging: Staging | None
+    """Brings the files of calls to where they run, if that is elsewhere."""
 
     @property
     def folder(self) -> Path:
@@ -65,6 +69,8 @@ class Server(Protocol):
 
 class OwnServer:
     """A server for this client, in a process of its own."""
+
+    staging: Staging | None = None
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -132,6 +138,8 @@ class OwnServer:
 
 class WarmServer:
     """The server of a warm pilot, which others may be using too."""
+
+    staging: Staging | None = None
 
     def __init__(self, pilot: WarmPilot) -> None:
         self._pilot = pilot

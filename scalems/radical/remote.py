@@ -8,6 +8,7 @@ travel. It ends with the connection, and leaves nothing there.
 from __future__ import annotations
 
 import contextlib
+import queue
 import socket
 import threading
 from dataclasses import replace
@@ -21,6 +22,7 @@ from scalems.radical import runs, wire
 
 if TYPE_CHECKING:
     from scalems.radical.settings import Settings
+    from scalems.radical.staging import Staging
     from scalems.workflow.backend import Notify
 
 _FAR = "scalems.radical.far"
@@ -32,13 +34,18 @@ class RemoteServer:
 
     :param settings: of the run, with the host and the Pilot venv's interpreter there.
     :param notify: told why a connection was lost.
+    :param staging: brings files there and back.
     """
 
-    def __init__(self, settings: Settings, notify: Notify) -> None:
+    def __init__(self, settings: Settings, notify: Notify, staging: Staging) -> None:
         self.settings = settings
         self._notify = notify
+        self.staging: Staging | None = staging
+        self._staging = staging
         self._link: Link | None = None
         self._over = threading.Event()
+        self._asking = threading.Lock()
+        self._answers: queue.SimpleQueue[tuple[dict[str, Any], bytes] | None] = queue.SimpleQueue()
 
     @property
     def folder(self) -> Path:
@@ -72,7 +79,34 @@ class RemoteServer:
         link: Connection[Any, Any] = Connection(ours.detach())
         with contextlib.suppress(OSError):  # if it died at once: the reader will tell
             wire.send(link, self.settings)
+        self._staging.connected(self)
         return link
+
+    def ask(self, verb: str, **args: Any) -> tuple[Any, bytes]:
+        """Ask the far side for something beside the session; return the answer and its data.
+
+        :raises ScalemsError: it failed there, or the connection is lost.
+        """
+        with self._asking:
+            self.post({"call": verb, "args": args})
+            data = b""
+            while (answer := self._answers.get()) is not None:
+                message, more = answer
+                data += more
+                if "bytes" not in message:
+                    assert self._link
+                    self._link.check(message)
+                    return message.get("done"), data
+            self._answers.put(None)
+            raise BackendError(f"the connection to {self.resource} is lost")
+
+    def post(self, message: dict[str, Any], data: bytes = b"") -> None:
+        """Send a message to the far side.
+
+        :raises ScalemsError: the connection is lost.
+        """
+        assert self._link
+        self._link.post(message, data)
 
     def ended(self) -> bool:
         """See :meth:`scalems.radical.launch.Server.ended`."""
@@ -87,30 +121,39 @@ class RemoteServer:
         if self._link is None:
             return True
         orderly = self._over.wait(limit)
+        self._staging.disconnected()
         self._link.close()
         return orderly
 
     def renewed(self) -> RemoteServer:
         """See :meth:`scalems.radical.launch.Server.renewed`."""
         self.end(0.0)
-        return RemoteServer(replace(self.settings, run=runs.new()[0]), self._notify)
+        return RemoteServer(replace(self.settings, run=runs.new()[0]), self._notify, self._staging)
 
     def _send(self, link: Link, near: socket.socket) -> None:
         """Bring what the client says to the host."""
         with contextlib.suppress(OSError, ScalemsError):
             while data := near.recv(_PIECE):
-                link.send_data(data)
+                link.post({"data": len(data)}, data)
 
     def _receive(self, link: Link, near: socket.socket) -> None:
-        """Bring what the server says to the client."""
+        """Bring what the server says to the client, and answers to those who ask."""
         try:
-            while data := link.data():
-                near.sendall(data)
+            while True:
+                message, data = link.next()
+                if "session" in message:
+                    near.sendall(data)
+                elif "ended" in message:
+                    break
+                elif "note" not in message:
+                    self._answers.put((message, data))
         except ScalemsError as error:
             self._notify(error.cause)
         except (OSError, ValueError):
             pass  # the client has left
         self._over.set()
+        self._answers.put(None)
+        self._staging.disconnected()
         with contextlib.suppress(OSError):
             near.shutdown(socket.SHUT_RDWR)
         near.close()

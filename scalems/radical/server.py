@@ -92,6 +92,8 @@ def main(descriptor: int) -> None:
     finally:
         processes.sweep(settings.run, settings.folder)
         shutil.rmtree(settings.data, ignore_errors=True)
+        if settings.area:
+            shutil.rmtree(settings.area, ignore_errors=True)
         logging.shutdown()
         os._exit(0)  # RP leaves threads that keep an interpreter from ending
 

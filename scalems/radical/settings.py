@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from scalems.host.address import Host
 
 
+FILES = "files"
+"""Folder of the files of workflows whose clients are elsewhere, in the state folder."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Keep:
     """How a warm pilot is kept."""
@@ -70,9 +74,10 @@ class Settings:
     def area(self) -> str:
         """Where the files of tasks are on another host, see ``scalems.workflow.file.area``.
 
-        Empty on this machine, where the client decides.
+        Empty on this machine, where the client decides. The files of all runs there are kept
+        together, so that each is sent once and one pilot has what another has made.
         """
-        return str(self.data / "files" / "scratch" / self.run) if self.host else ""
+        return str(self.folder.parents[1] / FILES / "scratch" / self.run) if self.host else ""
 
     @property
     def log(self) -> Path:

@@ -55,6 +55,7 @@ _outcome_values = attrgetter(*_OUTCOME)
 _NEEDS, _AREA = _CALL.index("needs"), _CALL.index("area")
 _PAYLOAD = _CALL.index("payload")
 assert _OUTCOME.index("payload") == _PAYLOAD  # of a row of either kind
+_FILES = _OUTCOME.index("files")
 _STARTED, _ENDED = _OUTCOME.index("started"), _OUTCOME.index("ended")
 
 
@@ -102,6 +103,11 @@ def with_needs(row: Row, needs: Needs) -> Row:
 def duration_of(row: Row) -> float:
     """Return how long the call took whose outcome this is, in seconds."""
     return float(row[_ENDED] - row[_STARTED])
+
+
+def files_of(row: Row) -> tuple[str, ...]:
+    """Return the digests of the files in an outcome."""
+    return tuple(row[_FILES])
 
 
 def size_of(row: Row) -> int:

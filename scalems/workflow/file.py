@@ -18,7 +18,7 @@ import tempfile
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from scalems.errors import TaskError, UsageError
 
@@ -30,11 +30,27 @@ T = TypeVar("T")
 OBJECTS = "objects"
 """Folder of the kept files, in that of the store."""
 
+
+class Source(Protocol):
+    """Another place that has objects, such as a host where tasks run."""
+
+    def fetch(self, digest: str, target: Path) -> bool:
+        """Bring an object here; tell if it is there and has come.
+
+        :param target: its path here. What is written there must have the content that is meant.
+        """
+
+
 _BLOCK = 1 << 20
 
 _area = ""  # scratch folder of the run that this process works for
 _in_task = False
+_kept_on = False  # whether the objects stay when the run ends
 _travelled: set[str] = set()  # digests of the objects that were pickled
+_pickled: dict[str, File] = {}  # in the client: files that calls may refer to, by their digests
+
+sources: list[Source] = []
+"""Where else objects of this run may be."""
 
 
 class FileError(TaskError):
@@ -68,8 +84,10 @@ class File:
         :raises FileError: it is not there, or has other content than it had.
         """
         path = Path(self.place) if self.place else _object(self.digest)
+        if (found := _found(path, self.digest)) is not None:
+            return found
         try:
-            same = _digest_of(path) == self.digest
+            path.stat()
         except OSError as error:
             raise FileError(
                 f"The file {self.name!r} cannot be read: {path}: {error.strerror}",
@@ -77,14 +95,12 @@ class File:
                 if not self.place
                 else "files of the client must be in a folder that the workers see too",
             ) from None
-        if not same:
-            raise FileError(
-                f"The file {self.name!r} has changed: {path}",
-                remedy="leave files as they are while a workflow uses them; run it again"
-                if self.place
-                else f"remove it ({path}) and run again",
-            )
-        return path
+        raise FileError(
+            f"The file {self.name!r} has changed: {path}",
+            remedy="leave files as they are while a workflow uses them; run it again"
+            if self.place
+            else f"remove it ({path}) and run again",
+        )
 
     def read_bytes(self) -> bytes:
         """Return the content."""
@@ -103,7 +119,7 @@ class File:
         if path.is_dir():
             path = path / self.name
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _written_beside(path) as part:
+        with written_beside(path) as part:
             shutil.copyfile(self.path, part)
             part.chmod(0o666 & ~_umask())
         return path
@@ -111,6 +127,8 @@ class File:
     def __reduce__(self) -> tuple[Any, ...]:
         if not self.place:
             _travelled.add(self.digest)
+        if not _in_task:
+            _pickled[self.digest] = self
         return File, (self.name, self.digest, self.size, self.place)
 
 
@@ -158,7 +176,7 @@ def kept(path: Path) -> File:
         try:
             path.replace(target)
         except OSError:  # another file system
-            with _written_beside(target) as part:
+            with written_beside(target) as part:
                 shutil.copy(path, part)
     return File(path.name, digest, size)
 
@@ -204,6 +222,43 @@ def _copied(place: Path, source: File) -> Path:
 # --- where they are -----------------------------------------------------------------------
 
 
+def _found(path: Path, digest: str) -> Path | None:
+    """Return where a content can be read: at its path, or as an object, which may have to come."""
+    places = [path]
+    if _area and path != (own := _object(digest)):
+        places.append(own)
+    for place in places:
+        with contextlib.suppress(OSError):
+            if _digest_of(place) == digest:
+                return place
+    if not _area or places[-1].exists():
+        return None
+    fetched = any(source.fetch(digest, places[-1]) for source in list(sources))
+    return places[-1] if fetched else None
+
+
+def known(digest: str) -> File | None:
+    """Return the file with a content, if a call of this client may refer to it and it is here.
+
+    It may have to be fetched, see :class:`Source`.
+    """
+    if digest in _pickled:
+        return _pickled[digest]
+    if not _area:
+        return None
+    path = _object(digest)
+    if path.is_file() or any(source.fetch(digest, path) for source in list(sources)):
+        return File(digest[:12], digest, path.stat().st_size)
+    return None
+
+
+def kept_path(digest: str) -> Path | None:
+    """Return where an object is to be, if it is to stay when the run ends and is not here yet."""
+    if not (_area and _kept_on) or (path := _object(digest)).is_file():
+        return None
+    return path
+
+
 def object_path(objects: Path, digest: str) -> Path:
     """Return the path of the object with a content."""
     return objects / digest[:2] / digest[2:]
@@ -226,13 +281,16 @@ def area(folder: Path | None) -> Iterator[str]:
 
     :param folder: of the store of results; without one, nothing is kept.
     """
+    global _kept_on
     token = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
     base = folder if folder is not None else Path.cwd() / f".scalems-{token}"
     scratch = base / "scratch" / token
     with using(str(scratch), task=False):
+        _kept_on = folder is not None
         try:
             yield str(scratch)
         finally:
+            _pickled.clear()
             shutil.rmtree(scratch if folder is not None else base, ignore_errors=True)
 
 
@@ -298,7 +356,7 @@ def _hash(opened: Any) -> str:
 
 
 @contextlib.contextmanager
-def _written_beside(path: Path) -> Iterator[Path]:
+def written_beside(path: Path) -> Iterator[Path]:
     """Give a name beside a path, for a file that replaces it at the end."""
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:

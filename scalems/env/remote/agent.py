@@ -77,8 +77,8 @@ class Notify:
 class Guest(Protocol):
     """What runs here beside the verbs, and has the connection to itself when it wants to."""
 
-    def feed(self, data: bytes) -> None:
-        """Take what the other end sends it."""
+    def take(self, source: BinaryIO, message: Mapping[str, Any]) -> bool:
+        """Take a message that is for it, and what follows it; tell if it was."""
 
     def end(self) -> None:
         """End; the connection is gone."""
@@ -143,9 +143,7 @@ def _read(
         while (message := wire.receive(source)) is not None:
             if "file" in message:
                 Store(place).receive(source, **message["file"])
-            elif "data" in message and guest is not None:
-                guest.feed(source.read(message["data"]))
-            else:
+            elif guest is None or not guest.take(source, message):
                 asked.put(message)
     except (OSError, ValueError, EOFError):
         traceback.print_exc()

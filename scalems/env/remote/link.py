@@ -157,23 +157,23 @@ class Link:
             self.channel.close()
             raise
 
-    def send_data(self, data: bytes) -> None:
-        """Send data to what runs there beside the verbs.
+    def post(self, message: dict[str, Any], data: bytes = b"") -> None:
+        """Send a message and wait for nothing; whoever calls :meth:`next` gets the answer.
 
         :raises HostError: the connection was lost.
         """
         with self._lock:
-            self._send({"data": len(data)}, data)
+            self._send(message, data)
 
-    def data(self) -> bytes | None:
-        """Return the next data from there, when nothing is asked any more; ``None`` at the end.
+    def next(self) -> tuple[dict[str, Any], bytes]:
+        """Return the next message from there, with the data that follow it.
+
+        To be used in one thread, and :meth:`call` no more: what it asks for is not told apart.
 
         :raises HostError: the connection was lost.
         """
-        message = self._receive()
-        if "data" not in message:
-            return None
-        return self.channel.stdout.read(message["data"])
+        message = self._read()
+        return message, self.channel.stdout.read(message["bytes"]) if "bytes" in message else b""
 
     def _send(self, message: dict[str, Any], data: bytes = b"") -> None:
         try:
@@ -189,19 +189,30 @@ class Link:
             raise self.channel.failure() from error
 
     def _receive(self) -> dict[str, Any]:
+        message = self._read()
+        self.check(message)
+        return message
+
+    def _read(self) -> dict[str, Any]:
         try:
             message = wire.receive(self.channel.stdout)
         except ValueError as error:
             raise HostError(f"{self.host.name} gave no answer that can be read: {error}") from error
         if message is None:
             raise self.channel.failure()
+        return message
+
+    def check(self, message: dict[str, Any]) -> None:
+        """See whether an answer is one.
+
+        :raises ScalemsError: what was asked for failed there, as it would have here.
+        """
         if "error" in message:
             told = message["error"]
             kind = _ERRORS.get(told.get("code", 1), ScalemsError)
             raise kind(f"on {self.host.name}: {told['cause']}", remedy=told.get("remedy"))
         if "crash" in message:
             raise HostError(f"scalems failed on {self.host.name}:\n{message['crash']}")
-        return message
 
 
 @contextlib.contextmanager
