@@ -213,13 +213,20 @@ def test_digests_are_found_at_any_depth_and_nothing_else_is(value):
     assert referred(pickle.dumps(value, protocol=5)) <= {digest}
 
 
+def test_digests_are_found_in_what_is_large(area, tmp_path):
+    given = make(tmp_path, "in.txt")
+    many = [f"{number:1000}" for number in range(1000)]
+    for values in ([given, b"x" * (1 << 20)], [*many, given], [pickle.dumps([*many, given])]):
+        payload = encode(print, values, {})
+        assert not isinstance(payload, bytes)
+        assert given.digest in referred(payload)
+
+
 @given(st.text(max_size=70))
 def test_no_name_of_a_file_leads_out_of_its_folder(tmp_path_factory, name):
     folder = tmp_path_factory.mktemp("far")
     files = Files(folder / "files")
-    files.receive(
-        io.BytesIO(b"x"), {"digest": name, "size": 1, "mode": 0, "offset": 0, "count": 1}
-    )
+    files.receive(io.BytesIO(b"x"), {"digest": name, "size": 1, "mode": 0, "offset": 0, "count": 1})
     with pytest.raises(UsageError):
         files.lacks(NOWHERE, print, digests=[name])
     assert list(folder.rglob("*")) == []

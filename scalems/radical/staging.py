@@ -15,8 +15,9 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
 from scalems.errors import BackendError, ScalemsError
-from scalems.host.ssh import HostError
+from scalems.host.address import HostError
 from scalems.workflow import file
+from scalems.workflow.large import Large
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from scalems.workflow.backend import Notify
     from scalems.workflow.call import Call
+    from scalems.workflow.large import Payload
 
     Ready = Callable[[int, ScalemsError | None], None]
     """Told the id of a call whose files are there, or why they are not."""
@@ -36,9 +38,13 @@ _LOST = (BackendError, HostError)
 _TOLD = 1 << 20  # bytes of files that are worth a line
 
 
-def referred(data: bytes) -> set[str]:
-    """Return what may be digests of files in pickled data."""
-    return {digest.decode() for digest in _DIGEST.findall(data)}
+def referred(payload: Payload) -> set[str]:
+    """Return what may be digests of files in an encoded value."""
+    if isinstance(payload, Large):
+        parts = [memoryview(payload.stream), *(blob.frame() for blob in payload.blobs)]
+    else:
+        parts = [memoryview(payload)]
+    return {digest.decode() for part in parts for digest in _DIGEST.findall(part)}
 
 
 class Carrier(Protocol):
