@@ -1,36 +1,26 @@
-"""The database of a store: SQLite, written by one thread that commits what has gathered.
-
-What is told to be written is durable when its callback is called: a commit reaches the disk
-(``synchronous=FULL``), and many writes share one, so a commit costs little for each.
-"""
+"""The database of a store: SQLite. See ``scalems.store.writer`` for what writes to it."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
-import queue
 import sqlite3
-import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from scalems.errors import ScalemsError, UsageError
 from scalems.host import filelock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 FORMAT = 3
 FILE = "results.sqlite"
 FOLDER = ".scalems"
 
 _BUSY = 60.0  # seconds to wait for another process that writes
-_BATCH = 2000  # writes in a commit
-_QUEUE = 20_000  # writes that wait before who brings more has to wait too
 _NETWORK = ("nfs", "lustre", "gpfs", "beegfs", "cifs", "smb", "fuse", "afs", "ceph", "pvfs")
 
 _SCHEMA = """
@@ -53,8 +43,6 @@ CREATE TABLE results (
 ) WITHOUT ROWID;
 CREATE TABLE environments (env TEXT PRIMARY KEY, versions TEXT) WITHOUT ROWID;
 """
-
-log = logging.getLogger(__name__)
 
 
 class StoreError(ScalemsError):
@@ -139,98 +127,6 @@ def environments(database: sqlite3.Connection) -> dict[str, dict[str, str]]:
     """Return the versions in environments that runs have used, by fingerprint."""
     rows = database.execute("SELECT env, versions FROM environments")
     return {env: json.loads(versions) for env, versions in rows}
-
-
-class _Rows(tuple[Sequence[Any], ...]):
-    """Values for one statement that is executed for each of them."""
-
-
-class Writer:
-    """Writes to the database in a thread of its own.
-
-    :param failed: told the first error, after which nothing is written any more.
-    """
-
-    def __init__(self, folder: Path, *, failed: Callable[[StoreError], None]) -> None:
-        self._path = folder / FILE
-        self._database = connect(folder, create=True)
-        self._failed = failed
-        self._broken = False
-        self._waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._room = threading.Event()
-        self._thread = threading.Thread(target=self._write, name="scalems-store", daemon=True)
-        self._thread.start()
-
-    def put(
-        self,
-        statement: str,
-        values: Sequence[object],
-        then: Callable[[], None] | None = None,
-    ) -> None:
-        """Write something soon.
-
-        :param then: called when it is on the disk, or when it is known that it will not be.
-        """
-        self._waiting.put((statement, values, then))
-        # Not in its own thread, where callbacks bring more: it would wait for itself.
-        if self._waiting.qsize() > _QUEUE and threading.current_thread() is not self._thread:
-            self._room.clear()
-            self._room.wait(_BUSY)
-
-    def put_many(
-        self,
-        statement: str,
-        rows: Sequence[Sequence[object]],
-        then: Callable[[], None] | None = None,
-    ) -> None:
-        """Write many rows soon, by one statement, see :meth:`put`."""
-        self.put(statement, _Rows(rows), then)
-
-    def close(self) -> None:
-        """Write what is left, and close the database."""
-        if self._thread.is_alive():
-            self._waiting.put(None)
-            self._thread.join()
-
-    def _write(self) -> None:
-        last = False
-        while not last:
-            batch = [self._waiting.get()]
-            with contextlib.suppress(queue.Empty):
-                while len(batch) < _BATCH:
-                    batch.append(self._waiting.get_nowait())
-            last = None in batch
-            batch = [entry for entry in batch if entry is not None]
-            self._commit(batch)
-            self._room.set()
-            for _, _, then in batch:
-                if then is not None:
-                    try:
-                        then()
-                    except Exception:
-                        log.exception("what waited for the store failed")
-        self._database.close()
-
-    def _commit(self, batch: Sequence[tuple[str, Sequence[object], object]]) -> None:
-        if self._broken:
-            return
-        try:
-            with errors(self._path):
-                self._database.execute("BEGIN IMMEDIATE")
-                try:
-                    for statement, values, _ in batch:
-                        if isinstance(values, _Rows):
-                            self._database.executemany(statement, values)
-                        else:
-                            self._database.execute(statement, values)
-                    self._database.execute("COMMIT")
-                except BaseException:
-                    with contextlib.suppress(sqlite3.Error):
-                        self._database.execute("ROLLBACK")
-                    raise
-        except StoreError as error:
-            self._broken = True  # the workflow goes on without it
-            self._failed(error)
 
 
 def _is_remote(folder: Path) -> bool:

@@ -48,6 +48,8 @@ class Code:
 
     digest: str
     parts: dict[str, str]
+    names: tuple[str, ...] = ()
+    """Of the parameters that take positional arguments."""
 
 
 def of(value: object) -> str:
@@ -75,7 +77,7 @@ def of_function(function: Callable[..., object]) -> Code:
     if known is not None and known.holds(function):
         return known.code
     encoder = _Encoder()
-    found = Code(digest=_hex(encoder.encode(function)), parts=encoder.parts)
+    found = Code(_hex(encoder.encode(function)), encoder.parts, _names(function))
     if encoder.constant:
         watched = (tuple(encoder.functions), tuple(encoder.classes))
         _codes[id(function)] = _Known(function, found, tuple(encoder.used), *watched)
@@ -86,7 +88,14 @@ def of_function(function: Callable[..., object]) -> Code:
 
 def combined(*texts: str) -> str:
     """Return the digest of texts in their order."""
-    return _hex(b"".join(_sized(b"t", text.encode()) for text in texts))
+    # One after the other, each with its length: "t3:abct1:x".
+    parts = [b"t%d:%b" % (len(data), data) for data in [text.encode() for text in texts]]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def _names(function: Callable[..., object]) -> tuple[str, ...]:
+    own = getattr(function, "__code__", None)
+    return own.co_varnames[: own.co_argcount] if own is not None else ()
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
-import reprlib
 import sqlite3
 import threading
 from dataclasses import dataclass, replace
@@ -17,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 from scalems.errors import ScalemsError
 from scalems.store import database, digest, objects
 from scalems.store.database import FOLDER as FOLDER
-from scalems.store.database import StoreError, Writer, now
+from scalems.store.database import StoreError, now
+from scalems.store.shown import shown
+from scalems.store.writer import Rows, Writer
 from scalems.workflow.call import Outcome, hostname
 from scalems.workflow.file import OBJECTS, object_path
 from scalems.workflow.large import Blob, Large
@@ -35,54 +35,24 @@ _TOGETHER = 500  # keys that are looked up by one statement
 _RESULT = "payload, object, stdout, stderr, host, pid, started, ended, env, files, stamp"
 _FIELDS = _RESULT.split(", ")[2:]
 _COLUMNS = "run, id, name, state, code, args, env, shown, unstable, reused, submitted"
-_TASK = f"INSERT OR REPLACE INTO tasks ({_COLUMNS}) VALUES ({', '.join('?' * 11)})"
-_USED = (
-    f"INSERT OR REPLACE INTO tasks ({_COLUMNS}, key, stdout, stderr, host, pid, started, ended,"
-    f" stamp) VALUES ({', '.join('?' * 19)})"
+_HOW = "key, stdout, stderr, host, pid, started, ended, stamp"
+_ENDED = "state, key, env, reused, host, pid, started, ended, stdout, stderr, error, stamp, run, id"
+_TASK = Rows(0, f"INSERT OR REPLACE INTO tasks ({_COLUMNS}) VALUES", 11)
+_USED = Rows(0, f"INSERT OR REPLACE INTO tasks ({_COLUMNS}, {_HOW}) VALUES", 19)
+_KEEP = Rows(1, "INSERT OR REPLACE INTO results VALUES", 15)
+_TOUCH = Rows(
+    2,
+    "UPDATE results SET used=(julianday('now') - 2440587.5) * 86400.0 WHERE key IN (VALUES",
+    1,
+    ")",
 )
-_KEEP = f"INSERT OR REPLACE INTO results VALUES ({', '.join('?' * 15)})"
-_END = (
-    "UPDATE tasks SET state=?, key=?, env=?, reused=?, host=?, pid=?, started=?, ended=?,"
-    " stdout=?, stderr=?, error=?, stamp=? WHERE run=? AND id=?"
+_END = Rows(
+    3,
+    f"INSERT INTO tasks ({_ENDED}) VALUES",
+    14,
+    "ON CONFLICT (run, id) DO UPDATE SET "
+    + ", ".join(f"{name}=excluded.{name}" for name in _ENDED.split(", ")[:-2]),
 )
-
-
-class _Short(reprlib.Repr):
-    """Writes arguments in short; futures by the task that they are of."""
-
-    def repr_bytes(self, value: bytes, level: int) -> str:
-        """Write bytes as a text of limited length: they may be very many."""
-        if len(value) <= self.maxstring:
-            return repr(value)
-        return f"{value[: self.maxstring]!r}... ({len(value)} bytes)"
-
-    repr_bytearray = repr_bytes
-
-    def repr_instance(self, value: Any, level: int) -> str:
-        """Write a dataclass field by field."""
-        if not dataclasses.is_dataclass(value) or type(value).__repr__ is object.__repr__:
-            return super().repr_instance(value, level)
-        fields = [
-            f"{field.name}={self.repr1(getattr(value, field.name, None), level - 1)}"
-            for field in dataclasses.fields(value)[:_FIELDS_SHOWN]
-            if field.repr
-        ]
-        return f"{type(value).__qualname__}({', '.join(fields)})" if level else "..."
-
-    def repr_Future(self, value: Any, level: int) -> str:
-        """Write a future: reprlib finds this by the name of the type."""
-        return f"{value.name}#{value.task_id}"
-
-
-def _shown(value: object) -> str:
-    return repr(value) if type(value) in _NUMBERS else _short.repr(value)
-
-
-_FIELDS_SHOWN = 6
-_NUMBERS = frozenset({int, float, bool, type(None)})
-_short = _Short()
-_short.maxstring = _short.maxother = 60
-_short.maxlevel = 3
 
 
 @dataclass(frozen=True)
@@ -105,7 +75,8 @@ class Identity:
         """
         if self.unstable or not environment:
             return ""
-        parts = [f"{name}={value}" for name, value in sorted(self.args.items())]
+        args = self.args.items() if len(self.args) < 2 else sorted(self.args.items())
+        parts = [f"{name}={value}" for name, value in args]
         given = [hashlib.sha256(value).hexdigest() for value in values]
         return digest.combined("call 1", self.code, environment, *parts, "given", *given)
 
@@ -192,6 +163,13 @@ class Store:
 
         :param matters: options of the task that its value may depend on.
         """
+        code = self._code(function)
+        if isinstance(code, Identity):
+            return code
+        return self._identity(code, args, kwargs, _options(matters) if matters else {})
+
+    def _code(self, function: Callable[..., Any]) -> digest.Code | Identity:
+        """Return what a function does, which is recorded; or what its calls are if it has none."""
         try:
             code = digest.of_function(function)
         except digest.Unstable as error:
@@ -201,13 +179,24 @@ class Store:
             self._writer.put(
                 "INSERT OR IGNORE INTO codes VALUES (?, ?)", (code.digest, json.dumps(code.parts))
             )
+        return code
+
+    def _identity(
+        self,
+        code: digest.Code,
+        args: Sequence[object],
+        kwargs: Mapping[str, object],
+        options: Mapping[str, str],
+    ) -> Identity:
         digests = {}
-        for name, value in (*zip(_names(function, len(args)), args, strict=True), *kwargs.items()):
+        names = code.names if len(code.names) == len(args) else _names(code.names, len(args))
+        for name, value in (*zip(names, args, strict=True), *kwargs.items()):
             try:
                 digests[name] = digest.of(value)
             except digest.Unstable as error:
                 return Identity(code.digest, {}, f"argument {name!r} holds {error}")
-        digests.update((f"option {name}", digest.of(value)) for name, value in matters.items())
+        if options:
+            digests.update(options)
         return Identity(code.digest, digests)
 
     def submitted(
@@ -234,16 +223,14 @@ class Store:
         kwargs: Mapping[str, object],
     ) -> tuple[object, ...]:
         """Return the values of :data:`_COLUMNS` for a task that waits."""
-        shown = _plain(
-            ", ".join([*map(_shown, args), *(f"{k}={_shown(v)}" for k, v in kwargs.items())])
-        )
+        words = _plain(shown(args, kwargs))
         code, digests, unstable = "", "{}", "it is not cached"
         if identity is not None:
             code, unstable = identity.code, identity.unstable
-            digests = json.dumps(dict(identity.args))
+            digests = _json(identity.args)
         return (
             *(self.run, ident, name, "waiting", code, digests, self._environment),
-            *(shown, unstable, 0, now()),
+            *(words, unstable, 0, now()),
         )
 
     def find(self, ident: int, identity: Identity, values: Sequence[bytes]) -> tuple[str, Any]:
@@ -286,7 +273,12 @@ class Store:
         """Record tasks that call one function; return their keys, and outcomes of former runs."""
         identities: list[Identity | None] = [None] * len(items)
         if options.cache:
-            identities = [self.identify(function, args, {}, options.matters) for args in items]
+            code = self._code(function)
+            if isinstance(code, Identity):
+                identities = [code] * len(items)
+            else:
+                matters = _options(options.matters)
+                identities = [self._identity(code, args, {}, matters) for args in items]
         keys = [one.key(self._environment, ()) if one is not None else "" for one in identities]
         outcomes = self._find_many(keys, futures)
         fresh, used = [], []
@@ -306,10 +298,7 @@ class Store:
         self._writer.put_many(_TASK, fresh)
         if used:
             self._writer.put_many(_USED, used)
-            time = now()
-            self._writer.put_many(
-                "UPDATE results SET used=? WHERE key=?", [(time, row[11]) for row in used]
-            )
+            self._writer.put_many(_TOUCH, [(row[11],) for row in used])
         return [(key, outcomes.get(key)) for key in keys]
 
     def _find_many(self, keys: Sequence[str], futures: Sequence[Future[Any]]) -> dict[str, Outcome]:
@@ -366,7 +355,7 @@ class Store:
 
     def reused(self, key: str, outcome: Outcome) -> None:
         """Record that a result was taken from the store."""
-        self._writer.put("UPDATE results SET used=? WHERE key=?", (now(), key))
+        self._writer.put(_TOUCH, (key,))
         self._ended(key, outcome, "done", "", reused=1, then=None)
 
     def finished(
@@ -462,11 +451,13 @@ class Store:
         self._warn(f"warning: {error.cause}; results are no longer kept")
 
 
-def _names(function: Callable[..., Any], count: int) -> list[str]:
+def _options(matters: Mapping[str, object]) -> dict[str, str]:
+    return {f"option {name}": digest.of(value) for name, value in matters.items()}
+
+
+def _names(known: Sequence[str], count: int) -> list[str]:
     """Return the names of the parameters that positional arguments go to."""
-    code = getattr(getattr(function, "function", function), "__code__", None)
-    named = code.co_varnames[: code.co_argcount] if code is not None else ()
-    return [named[index] if index < len(named) else f"*{index}" for index in range(count)]
+    return [known[index] if index < len(known) else f"*{index}" for index in range(count)]
 
 
 def _nothing() -> None:
@@ -478,6 +469,16 @@ def _stamp(outcome: Outcome) -> tuple[object, ...]:
     return (one.stdout, one.stderr, one.host, one.pid, one.started, one.ended, one.env)
 
 
+def _json(texts: Mapping[str, str]) -> str:
+    """Return an object in JSON; this is done for each task."""
+    joined = "".join(texts)
+    if not joined.isascii() or '"' in joined or "\\" in joined or not joined.isprintable():
+        return json.dumps(dict(texts))
+    return "{" + ", ".join([f'"{name}": "{text}"' for name, text in texts.items()]) + "}"
+
+
 def _plain(text: str) -> str:
     """Return a text that SQLite takes: surrogates are none of UTF-8."""
+    if text.isascii():
+        return text
     return text.encode("utf-8", "backslashreplace").decode()
