@@ -9,16 +9,22 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scalems.errors import ExitCode, UsageError
 from scalems.store import database
 from scalems.store.history import History
+from scalems.store.lookup import Filter
+from scalems.store.store import Store
+from scalems.workflow.call import Outcome
 
 LIMIT = 60  # seconds: for things that must happen
 SCRIPT = """
@@ -319,3 +325,58 @@ def test_wrong_numbers_are_told(place: Place) -> None:
 def test_history_needs_a_store(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no store of results"):
         History(tmp_path)
+
+
+@given(st.sets(st.binary(min_size=32, max_size=32), max_size=50), st.binary(min_size=32))
+def test_the_filter_knows_what_it_was_given(keys, other):
+    known = Filter()
+    for key in keys:
+        known.add(key.hex())
+    assert all(key.hex() in known for key in keys)
+    assert keys or other.hex() not in known
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["same order", "reverse"])
+def test_results_are_found_whatever_is_read_ahead(tmp_path, order):
+    """A thousand tasks of a former run, asked for in its order and in another one."""
+
+    def tasks(idents: range) -> list[bool]:
+        found = []
+        store = Store(tmp_path, warn=pytest.fail)
+        store.begin(script="s", argv=[], backend="b", label="l", env="e")
+        for ident in idents:
+            identity = store.identify(abs, (ident,), {})
+            store.submitted(ident, "abs", identity, (ident,), {})
+            key, outcome = store.find(ident, identity, ())
+            found.append(outcome is not None)
+            if outcome is None:
+                outcome = Outcome(
+                    id=ident, ok=True, payload=b"%d" % ident, host="h", pid=1, started=0, ended=1
+                )
+                store.finished("abs", key, outcome, "", lambda: None)
+            else:
+                assert outcome.payload == b"%d" % ident
+                store.reused(key, outcome)
+        store.end(0)
+        return found
+
+    assert not any(tasks(range(1, 1201)))
+    assert all(tasks(range(1, 1201)[::order]))
+
+
+def test_results_of_a_run_at_the_same_time_are_found(tmp_path):
+    """The filter is for one run alone."""
+    stores = [Store(tmp_path, warn=pytest.fail) for _ in range(2)]
+    for store in stores:
+        store.begin(script="s", argv=[], backend="b", label="l", env="e")
+    identities = [store.identify(abs, (-1,), {}) for store in stores]
+    key, outcome = stores[0].find(1, identities[0], ())
+    assert outcome is None
+    durable = threading.Event()
+    made = Outcome(id=1, ok=True, payload=b"1", host="h", pid=1, started=0, ended=1)
+    stores[1].submitted(1, "abs", identities[1], (-1,), {})
+    stores[1].finished("abs", key, made, "", durable.set)
+    assert durable.wait(LIMIT)
+    assert stores[0].find(1, identities[0], ())[1] is not None
+    for store in stores:
+        store.end(0)

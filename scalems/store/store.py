@@ -16,6 +16,7 @@ from scalems.errors import ScalemsError
 from scalems.store import database, digest, objects
 from scalems.store.database import FOLDER as FOLDER
 from scalems.store.database import StoreError, now
+from scalems.store.lookup import RESULT, Lookup
 from scalems.store.shown import shown
 from scalems.store.writer import Rows, Writer
 from scalems.workflow.call import Outcome, hostname
@@ -31,9 +32,7 @@ if TYPE_CHECKING:
     from scalems.workflow.options import TaskOptions
 
 _LARGE = 100_000  # bytes above which a value is a file of its own
-_TOGETHER = 500  # keys that are looked up by one statement
-_RESULT = "payload, object, stdout, stderr, host, pid, started, ended, env, files, stamp"
-_FIELDS = _RESULT.split(", ")[2:]
+_FIELDS = RESULT.split(", ")[2:]
 _COLUMNS = "run, id, name, state, code, args, env, shown, unstable, reused, submitted"
 _HOW = "key, stdout, stderr, host, pid, started, ended, stamp"
 _ENDED = "state, key, env, reused, host, pid, started, ended, stdout, stderr, error, stamp, run, id"
@@ -99,6 +98,7 @@ class Store:
         self._codes: set[str] = set()
         self._writer = Writer(folder, failed=self._lose)
         self._reader = database.connect(folder, create=False)
+        self._lookup = Lookup(self._reader)
         self.run = 0
         """Number of the run."""
         self._environment = ""
@@ -140,6 +140,7 @@ class Store:
                     "INSERT OR IGNORE INTO environments VALUES (?, ?)",
                     (digest, json.dumps(dict(versions))),
                 )
+            self._lookup.begin(self.run, _plain(script))
         return self.run
 
     def end(self, exit_code: int) -> None:
@@ -240,9 +241,7 @@ class Store:
             return key, None
         with self._lock:
             try:
-                row = self._reader.execute(
-                    f"SELECT {_RESULT} FROM results WHERE key=?", (key,)
-                ).fetchone()
+                row = self._lookup.find(key)
             except sqlite3.Error as error:
                 self._lose(StoreError(str(error)))
                 return key, None
@@ -305,22 +304,18 @@ class Store:
         """Return the outcomes that calls had in former runs, by their keys."""
         found: dict[str, Outcome] = {}
         ids = {key: future.task_id for key, future in zip(keys, futures, strict=True) if key}
-        names = [*ids] if not self._rerun else []
-        for start in range(0, len(names), _TOGETHER):
-            some = names[start : start + _TOGETHER]
-            marks = ", ".join("?" * len(some))
-            with self._lock:
-                try:
-                    rows = self._reader.execute(
-                        f"SELECT key, {_RESULT} FROM results WHERE key IN ({marks})", some
-                    ).fetchall()
-                except sqlite3.Error as error:
-                    self._lose(StoreError(str(error)))
-                    return found
-            for key, *row in rows:
-                outcome = self._outcome(ids[key], row)
-                if outcome is not None:
-                    found[key] = outcome
+        if self._rerun:
+            return found
+        with self._lock:
+            try:
+                rows = self._lookup.find_many([*ids])
+            except sqlite3.Error as error:
+                self._lose(StoreError(str(error)))
+                return found
+        for key, *row in rows:
+            outcome = self._outcome(ids[key], row)
+            if outcome is not None:
+                found[key] = outcome
         return found
 
     def finished_many(
@@ -350,6 +345,7 @@ class Store:
             given = env or self._environment
             end = (host, pid, *times, "", "", "", mark, self.run, ident)
             ended.append(("done", key, given, 0, *end))
+        self._lookup.kept(*(row[0] for row in results))
         self._writer.put_many(_KEEP, results)
         self._writer.put_many(_END, ended, then)
 
@@ -374,6 +370,7 @@ class Store:
             except OSError as failure:
                 self._lose(StoreError(f"{failure.filename or self.folder}: {failure.strerror}"))
             else:
+                self._lookup.kept(key)
                 self._writer.put(
                     _KEEP,
                     (
