@@ -1,12 +1,13 @@
 """How fast trivial calls are: ours and peers, in one run, each in a process of its own.
 
-    python scripts/bench/dispatch.py                       # what is installed
-    uv pip install distributed executorlib parsl           # further peers
-    python scripts/bench/dispatch.py -n 1000 10000 100000 --runs 3
+    python scripts/bench/dispatch.py
+    python scripts/bench/dispatch.py -n 100 1000 10000 100000 --runs 3
 
-There are 2 workers, and the pool is warm. Each figure is the median of the runs:
+The peers are installed in a venv of their own (.venv-peers). There are 2 workers, and the pool is
+warm. Each figure is the median of the runs:
 
-- submit, map: calls a second, each with a future of its own;
+- submit, map: calls a second, each with a future of its own (`map` of ProcessPoolExecutor: by the
+  best of four chunk sizes, and without futures);
 - fan: the same for calls that all take the value of one, and one that takes the values of all;
 - chain: the same for calls that each take the value of the one before;
 - one call: milliseconds for one call after the other;
@@ -24,9 +25,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 
+import peers
 from rich.console import Console
 from rich.table import Table
 
@@ -78,6 +79,14 @@ def pending(submit, count):
         future.result()
     return size
 
+def by_chunks(executor, count):
+    found = 0.0
+    for parts in (2, 8, 32, 128):
+        size = max(1, count // parts)
+        mapped = lambda: list(executor.map(echo, range(count), chunksize=size))
+        found = max(found, rate(count, mapped))
+    return found
+
 def measured(submit, together, count, graphs):
     found = {"submit": rate(count, lambda: together([submit(echo, i) for i in range(count)]))}
     some = 300 if found["submit"] > 200 else 30
@@ -111,7 +120,7 @@ def main():
 PEER = """
 import json, sys
 {imports}
-from measures import echo, measured
+from measures import by_chunks, echo, measured
 
 def together(futures):
     return [future.result() for future in futures]
@@ -121,7 +130,10 @@ if __name__ == "__main__":
         def submit(function, *args):
             return executor.submit(function, *args{more})
         together([submit(echo, -i) for i in range(1, 9)])
-        print(json.dumps(measured(submit, together, int(sys.argv[1]), graphs={graphs})))
+        found = measured(submit, together, int(sys.argv[1]), graphs={graphs})
+        if not {graphs}:
+            found["map"] = by_chunks(executor, int(sys.argv[1]))
+        print(json.dumps(found))
 """
 
 PARSL = """
@@ -187,7 +199,7 @@ COLUMNS = {
 def measure(argv: list[str], folder: Path) -> dict[str, float]:
     """Run a benchmark in a process of its own; return what it printed."""
     # Parsl starts programs of its own by their names, and their workers look for modules here.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = f"{Path(argv[0]).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         argv,
         cwd=folder,
@@ -214,11 +226,10 @@ def cases(folder: Path, count: int) -> dict[str, list[str]]:
     }
     for index, (name, peer) in enumerate(PEERS.items()):
         module, imports, executor, more, graphs = peer
-        if find_spec(module) is None:
-            continue
+        python = sys.executable if module == "concurrent.futures" else peers.python()
         path = folder / f"peer{index}.py"
         path.write_text(PEER.format(imports=imports, executor=executor, more=more, graphs=graphs))
-        found[name] = [sys.executable, str(path), str(count)]
+        found[name] = [python, str(path), str(count)]
     return found
 
 
@@ -251,11 +262,14 @@ def main() -> None:
     )
     parser.add_argument("-n", type=int, nargs="+", default=[100, 1000, 10_000])
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--only", help="cases whose name has this text")
     options = parser.parse_args()
     console = Console(width=150)
     for number in options.n:
         with tempfile.TemporaryDirectory(prefix="scalems-bench-") as name:
             commands = cases(Path(name), number)
+            if options.only:
+                commands = {case: argv for case, argv in commands.items() if options.only in case}
             taken: dict[str, list[dict[str, float]]] = {case: [] for case in commands}
             for _ in range(options.runs):
                 for case, argv in commands.items():
