@@ -156,6 +156,43 @@ def test_nothing_stays_there_when_the_client_or_the_connection_is_lost(
     assert nothing_is_left(far)
 
 
+def test_a_pilot_there_stays_warm_between_scripts(lab: Scalems, far: FarHost):
+    began = lab.json("pilot", "start", "--resource", FAR, "--venv", "task")
+    assert (began["label"], began["alive"]) == (FAR, True)
+    assert "key" not in began
+    assert lab.json("pilot", "list") == []  # none is here
+    folders = []
+    for words in ((), ("--pilot", "task", "--no-store")):
+        argv = [sys.executable, "-m", "scalems.radical", "--resource", FAR, "--venv", "task"]
+        done = subprocess.run(
+            [*argv, *words, "script.py"],
+            **{"cwd": lab.project, "env": lab.env, "capture_output": True, "text": True},
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "using the warm pilot task" in done.stderr
+        assert (lab.project / "back.txt").read_text() == "CONTENT"
+        folders.append(Path(done.stdout.splitlines()[3]).parent)
+    assert folders[0] == folders[1]  # of one session
+    mark = lab.project / "runs"
+    process = start(lab, mark)
+    limit = time.monotonic() + 200
+    while not mark.exists() and time.monotonic() < limit:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    (listed,) = lab.json("pilot", "list", "--resource", FAR)
+    assert listed["alive"]
+    assert listed["run"] == began["run"]
+    assert began["folder"] in lab.run("pilot", "logs", "--resource", FAR).stdout
+    lab.run("pilot", "start", "--resource", FAR, "--venv", "task", code=2)  # the name is taken
+    assert lab.json("pilot", "stop", "--resource", FAR) == {"stopped": ["task"]}
+    assert lab.json("pilot", "list", "--resource", FAR) == []
+    assert "did you mean" in lab.run("pilot", "list", "--resource", FAR + "s", code=2).stderr
+    assert nothing_is_left(far)
+
+
 def test_what_has_drifted_there_is_refused_before_anything_starts(lab: Scalems, far: FarHost):
     venv = (far.root / "current" / FAR / "task").resolve() / "venv"
     extra = next((venv / "lib").iterdir()) / "site-packages" / "sneaked.py"

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from scalems import options
 from scalems.cli.command import Commands, add
-from scalems.errors import BackendError, ExitCode
+from scalems.errors import ExitCode
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from scalems.radical.elsewhere import Elsewhere
+    from scalems.radical.launch import Server
+    from scalems.radical.settings import Settings
     from scalems.radical.warm import WarmPilot
+    from scalems.workflow.backend import Notify
 
 _IDLE = 30  # minutes
+_PRIVATE = ("key", "address", "seen_from", "lives", "report")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -22,12 +30,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "  scalems pilot start --resource local.localhost --venv task\n"
         "  python -m scalems.radical --resource local.localhost --venv task script.py\n"
         "  scalems pilot list\n"
-        "  scalems pilot stop\n\n"
+        "  scalems pilot stop\n"
+        "  scalems pilot list --resource lab.cluster\n\n"
+        "With the --resource of another host, list, stop and logs look there.\n"
         "A script on scalems.radical finds a warm pilot of its resource and Task venv by itself."
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     _add_start(commands)
-    listing = add(commands, "list", "show the warm pilots", "  scalems pilot list")
+    listing = add(
+        commands,
+        "list",
+        "show the warm pilots",
+        "  scalems pilot list\n  scalems pilot list --resource lab.cluster    those on its host",
+    )
+    _add_resource(listing)
     listing.set_defaults(run=_list)
     stop = add(
         commands,
@@ -35,8 +51,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "end warm pilots, and give back what they hold",
         "  scalems pilot stop            the only one\n"
         "  scalems pilot stop task       the one of that name\n"
-        "  scalems pilot stop --all",
+        "  scalems pilot stop --all\n"
+        "  scalems pilot stop --resource lab.cluster task",
     )
+    _add_resource(stop)
     which = stop.add_mutually_exclusive_group()
     which.add_argument("name", nargs="?", metavar="NAME", help="name of the pilot")
     which.add_argument("--all", action="store_true", help="all of them")
@@ -47,6 +65,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "show where a warm pilot's logs are, and the end of its server's",
         "  scalems pilot logs task\n  scalems pilot logs task --bundle report.tar.gz",
     )
+    _add_resource(logs)
     logs.add_argument("name", nargs="?", metavar="NAME", help="name of the pilot")
     logs.add_argument(
         "--bundle",
@@ -58,6 +77,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     logs.set_defaults(run=_logs)
 
 
+def _add_resource(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--resource",
+        metavar="LABEL",
+        help="warm pilots of this resource only, on the host where it is",
+    )
+
+
 def _add_start(commands: Commands) -> None:
     start = add(
         commands,
@@ -65,7 +92,8 @@ def _add_start(commands: Commands) -> None:
         "start a pilot that stays until it is stopped, or nobody has used it for a while",
         "  scalems pilot start --resource local.localhost --venv task\n"
         "  scalems pilot start --resource lab.slurm --venv task --nodes 4 --runtime 4h\n"
-        "  scalems pilot start --resource local.localhost --venv task --idle 120 --name mine",
+        "  scalems pilot start --resource local.localhost --venv task --idle 120 --name mine\n"
+        "  scalems pilot start --resource lab.cluster --venv task    on a host over SSH",
     )
     options.add_pilot(start)
     start.add_argument("--name", help="name of the pilot (default: that of the Task venv)")
@@ -80,41 +108,32 @@ def _add_start(commands: Commands) -> None:
 
 
 def _start(given: argparse.Namespace) -> int:
-    from dataclasses import replace
-
     from scalems import radical
     from scalems.cli import render
-    from scalems.errors import UsageError
     from scalems.radical import warm
     from scalems.radical.backend import RadicalBackend
-    from scalems.radical.launch import OwnServer
-    from scalems.radical.settings import Keep
 
     name = given.name or given.venv
-    warm.check_free(name)
     settings = radical.make_settings(given)
-    if settings.host:
-        raise UsageError(
-            f"{settings.label} is on {settings.host.name}: a pilot there cannot be kept warm "
-            "from here",
-            remedy="run scripts there without one: each starts its own pilot",
-        )
+    if settings.host is None:
+        warm.check_free(name)
     if given.dry_run:
         radical.show_request(given, settings)
         return ExitCode.DONE
-    keep = Keep(name=name, idle=given.idle * 60, address=warm.new_address(), key=warm.new_key())
     with render.progress(quiet=given.quiet or given.json) as notify:
-        backend = RadicalBackend(OwnServer(replace(settings, keep=keep)), notify=notify, label=name)
+        server, undo = _server(settings, name, given.idle * 60, notify)
+        backend = RadicalBackend(server, notify=notify, label=name)
         try:
             backend.start()
         except BaseException:
             backend.close(abort=True)
-            keep.address.parent.rmdir()
+            undo()
             raise
         backend.close()
-    pilot = warm.named(name)
+    with _pilots(given.resource) as pilots:
+        pilot, report = next(one for one in pilots.known() if one[0].name == name)
     if given.json:
-        render.print_json(_fields(pilot, warm.ask(pilot)))
+        render.print_json(_fields(pilot, report))
     elif not given.quiet:
         print(
             f"{name} is warm: {pilot.slots} calls at a time on {pilot.label}, in the Task venv "
@@ -123,11 +142,104 @@ def _start(given: argparse.Namespace) -> int:
     return ExitCode.DONE
 
 
+def _server(
+    settings: Settings, name: str, idle: float, notify: Notify
+) -> tuple[Server, Callable[[], object]]:
+    """Return the session server that is to stay, and what is to be done if it does not start."""
+    from dataclasses import replace
+    from pathlib import Path
+
+    from scalems.radical import warm
+    from scalems.radical.launch import OwnServer
+    from scalems.radical.remote import RemoteServer
+    from scalems.radical.settings import Keep
+    from scalems.radical.staging import Staging
+
+    if settings.host is not None:  # which makes address and key
+        keep = Keep(name=name, idle=idle, address=Path(), key="")
+        staging = Staging(settings.host.name, notify)
+        return RemoteServer(replace(settings, keep=keep), notify, staging), lambda: None
+    keep = Keep(name=name, idle=idle, address=warm.new_address(), key=warm.new_key())
+    return OwnServer(replace(settings, keep=keep)), keep.address.parent.rmdir
+
+
+class _Pilots:
+    """The warm pilots of this machine, or of a resource and the host where it is."""
+
+    def __init__(self, label: str | None, there: Elsewhere | None) -> None:
+        self._label = label
+        self._there = there
+
+    def known(self) -> list[tuple[WarmPilot, dict[str, Any] | None]]:
+        """Return them, with what their servers say."""
+        from scalems.radical import warm
+
+        found: list[tuple[WarmPilot, dict[str, Any] | None]]
+        if self._there is not None:
+            found = [(one, one.report) for one in self._there.known()]
+        else:
+            found = [(one, warm.ask(one)) for one in warm.known()]
+        return [one for one in found if self._label in (None, one[0].label)]
+
+    def one(self, name: str | None) -> WarmPilot:
+        """Return that of a name; without one, the only one."""
+        from scalems.errors import UsageError
+        from scalems.radical import warm
+
+        found = [pilot for pilot, _ in self.known()]
+        if name is not None:
+            return warm.named(name, found)
+        if len(found) != 1:
+            raise UsageError(
+                "there is no warm pilot" if not found else f"there are {len(found)} warm pilots",
+                remedy="name one of: " + ", ".join(pilot.name for pilot in found)
+                if found
+                else "start one with `scalems pilot start`",
+            )
+        return found[0]
+
+    def stop(self, pilot: WarmPilot) -> None:
+        """End one."""
+        from scalems.radical import warm
+
+        (self._there or warm).stop(pilot)
+
+    def log(self, pilot: WarmPilot) -> list[str]:
+        """Return the end of what its server has printed."""
+        from scalems.radical import warm
+
+        return (self._there or warm).log(pilot)
+
+
+@contextlib.contextmanager
+def _pilots(label: str | None) -> Iterator[_Pilots]:
+    """Look at warm pilots here; or where a resource is, if it is named."""
+    from scalems.env import layout, state
+    from scalems.errors import UsageError
+    from scalems.tomlfile import near
+
+    place = layout.default()
+    synced = None if label is None else state.read(place, label)
+    if synced is None or synced.host is None:
+        here = _Pilots(label, None)
+        if label is not None and synced is None and not here.known():
+            raise UsageError(
+                f"{label} has no warm pilot, and was not synced{near(label, state.labels(place))}",
+                remedy="see `scalems pilot list`",
+            )
+        yield here
+        return
+    from scalems.radical.elsewhere import Elsewhere
+
+    with Elsewhere(synced.host) as there:
+        yield _Pilots(label, there)
+
+
 def _list(given: argparse.Namespace) -> int:
     from scalems.cli import render
-    from scalems.radical import warm
 
-    found = [(pilot, warm.ask(pilot)) for pilot in warm.known()]
+    with _pilots(given.resource) as pilots:
+        found = pilots.known()
     if given.json:
         render.print_json([_fields(pilot, report) for pilot, report in found])
     else:
@@ -162,17 +274,19 @@ def _row(pilot: WarmPilot, report: dict[str, Any] | None) -> dict[str, str]:
 
 def _stop(given: argparse.Namespace) -> int:
     from scalems.cli import render
-    from scalems.radical import warm
 
-    pilots = warm.known() if given.all else [_one(given.name)]
-    with render.progress(quiet=given.quiet or given.json) as notify:
-        for pilot in pilots:
+    with (
+        _pilots(given.resource) as pilots,
+        render.progress(quiet=given.quiet or given.json) as notify,
+    ):
+        found = [one for one, _ in pilots.known()] if given.all else [pilots.one(given.name)]
+        for pilot in found:
             notify(f"ending {pilot.name}")
-            warm.stop(pilot)
+            pilots.stop(pilot)
     if given.json:
-        render.print_json({"stopped": [pilot.name for pilot in pilots]})
+        render.print_json({"stopped": [pilot.name for pilot in found]})
     elif not given.quiet:
-        print(f"ended: {', '.join(pilot.name for pilot in pilots) or 'nothing to end'}")
+        print(f"ended: {', '.join(pilot.name for pilot in found) or 'nothing to end'}")
     return ExitCode.DONE
 
 
@@ -181,21 +295,18 @@ def _logs(given: argparse.Namespace) -> int:
 
     from scalems.cli import render
 
-    pilot = _one(given.name)
-    folder = Path(pilot.folder)
+    with _pilots(given.resource) as pilots:
+        pilot = pilots.one(given.name)
+        lines = pilots.log(pilot)
     if given.bundle is not None:
         from scalems.radical import bundle
 
-        packed = bundle.pack(folder, Path(given.bundle) if given.bundle else None)
+        packed = bundle.pack(Path(pilot.folder), Path(given.bundle) if given.bundle else None)
         if given.json:
             render.print_json({"name": pilot.name, "folder": pilot.folder, "bundle": str(packed)})
         else:
             print(packed)
         return ExitCode.DONE
-    try:
-        lines = (folder / "server.log").read_text(errors="replace").splitlines()[-20:]
-    except OSError as error:
-        raise BackendError(f"{folder}: there are no logs: {error.strerror}") from error
     if given.json:
         render.print_json({"name": pilot.name, "folder": pilot.folder, "server": lines})
     else:
@@ -203,26 +314,8 @@ def _logs(given: argparse.Namespace) -> int:
     return ExitCode.DONE
 
 
-def _one(name: str | None) -> WarmPilot:
-    """Return the warm pilot of a name; without one, the only one."""
-    from scalems.errors import UsageError
-    from scalems.radical import warm
-
-    if name is not None:
-        return warm.named(name)
-    found = warm.known()
-    if len(found) != 1:
-        raise UsageError(
-            "there is no warm pilot" if not found else f"there are {len(found)} warm pilots",
-            remedy="name one of: " + ", ".join(pilot.name for pilot in found)
-            if found
-            else "start one with `scalems pilot start`",
-        )
-    return found[0]
-
-
 def _fields(pilot: WarmPilot, report: dict[str, Any] | None) -> dict[str, Any]:
     from dataclasses import asdict
 
-    fields = {key: value for key, value in asdict(pilot).items() if key not in ("key", "address")}
+    fields = {key: value for key, value in asdict(pilot).items() if key not in _PRIVATE}
     return {**fields, "alive": report is not None, **(report or {})}

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from scalems.env.finding import Policy
-from scalems.radical import choice
+from scalems.radical import choice, warm
 from scalems.radical.backend import RadicalBackend
 from scalems.radical.fleet import Fleet
 from scalems.radical.launch import OwnServer, WarmServer
@@ -15,10 +15,11 @@ from scalems.workflow import shipping
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from scalems.radical.launch import Server
     from scalems.radical.settings import Settings
+    from scalems.radical.warm import WarmPilot
     from scalems.workflow.backend import Notify
 
     Pilots = Mapping[str, tuple[argparse.Namespace, Settings]]
@@ -62,15 +63,21 @@ def _server(
 
     :param taken: names of warm pilots that are used already; one more is added if there is.
     """
-    pilot = choice.choose(options, settings, notify, taken)
+
+    def chosen(known: Callable[[], Sequence[WarmPilot]] = warm.known) -> WarmPilot | None:
+        pilot = choice.choose(options, settings, notify, taken, known)
+        if pilot is not None:
+            taken.append(pilot.name)
+        return pilot
+
     if settings.host is not None:
         from scalems.radical.remote import RemoteServer  # most are on this machine
         from scalems.radical.staging import Staging
 
-        return RemoteServer(settings, notify, Staging(settings.host.name, notify))
+        return RemoteServer(settings, notify, Staging(settings.host.name, notify), chosen)
+    pilot = chosen()
     if pilot is None:
         return OwnServer(settings)
-    taken.append(pilot.name)
     return WarmServer(pilot)
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from multiprocessing.connection import Connection
 
 BEAT = 1.0  # seconds between two signs of life
 SILENT = 10.0  # seconds without one, after which a connection is made anew
@@ -58,6 +59,29 @@ def load(frames: Sequence[Any]) -> Any:
 def apart(data: bytes) -> Any:
     """Return bytes as :func:`dump` makes a frame of their own of, if they are many."""
     return pickle.PickleBuffer(data) if len(data) > OUT_OF_BAND else data
+
+
+def send(link: Connection[Any, Any], *message: object) -> None:
+    """Send a message of plain values and rows to a local process.
+
+    :raises OSError: it is gone.
+    """
+    head, *rest = dump(message)
+    link.send_bytes(len(rest).to_bytes(2, "big") + head)
+    for frame in rest:
+        link.send_bytes(frame)
+
+
+def receive(link: Connection[Any, Any]) -> tuple[Any, ...]:
+    """Return the next message of a local process.
+
+    :raises OSError: it is gone.
+    :raises EOFError: it has closed the connection.
+    """
+    head = link.recv_bytes()
+    rest = [link.recv_bytes() for _ in range(int.from_bytes(head[:2], "big"))]
+    message: tuple[Any, ...] = load([memoryview(head)[2:], *rest])
+    return message
 
 
 class Stream:

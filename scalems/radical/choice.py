@@ -9,7 +9,7 @@ from scalems.radical import warm
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection, Sequence
 
     from scalems.radical.settings import Settings
     from scalems.radical.warm import WarmPilot
@@ -17,26 +17,31 @@ if TYPE_CHECKING:
 
 
 def choose(
-    options: argparse.Namespace, settings: Settings, notify: Notify, taken: Collection[str] = ()
+    options: argparse.Namespace,
+    settings: Settings,
+    notify: Notify,
+    taken: Collection[str] = (),
+    known: Callable[[], Sequence[WarmPilot]] = warm.known,
 ) -> WarmPilot | None:
     """Return the warm pilot to run on; ``None`` to start one.
 
     :param options: of the command line: ``pilot`` is ``auto``, ``new``, ``warm`` or a name.
     :param notify: told why a warm pilot of the same resource and Task venv does not fit.
     :param taken: names of those that another pilot of the run is already.
+    :param known: tells those that there are, where the session is to be.
     :raises UsageError: a warm pilot was asked for, and none fits.
     """
     if options.pilot == "new":
         return None
     if options.pilot not in ("auto", "warm"):
-        pilot = warm.named(options.pilot)
+        pilot = warm.named(options.pilot, known())
         if pilot.name in taken:
             return None
         if reason := _why_not(pilot, settings):
             raise _unfit(pilot, reason)
         return pilot
     reasons: list[tuple[WarmPilot, str]] = []
-    for pilot in warm.known():
+    for pilot in known():
         if pilot.name in taken:
             continue
         if not (reason := _why_not(pilot, settings)):

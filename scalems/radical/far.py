@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import socket
 import subprocess
 import threading
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,9 +18,10 @@ from scalems.env import lease
 from scalems.env.layout import Layout
 from scalems.env.remote import agent
 from scalems.env.remote.agent import Notify
-from scalems.errors import UsageError
-from scalems.radical import processes, runs, spawn
+from scalems.errors import BackendError, UsageError
+from scalems.radical import processes, runs, spawn, warm
 from scalems.radical.farfiles import Files
+from scalems.workflow.stamp import hostname
 
 _PIECE = 1 << 18  # bytes
 _RUN = re.compile(r"scalems\.[0-9A-Za-z.-]{1,80}")
@@ -34,29 +37,60 @@ class Session:
         self._carrier: threading.Thread | None = None
         self._run = ""
         self._folder = Path()
+        self._address: Path | None = None  # of a warm pilot that was started here
         self.files = Files()
 
     def start(
-        self, place: Layout, notify: Notify, *, run: str, python: str, builds: list[str]
-    ) -> str:
+        self,
+        place: Layout,
+        notify: Notify,
+        *,
+        run: str,
+        python: str,
+        builds: list[str],
+        name: str = "",
+    ) -> dict[str, str]:
         """Start it; return the folder of the run here.
 
         :param python: interpreter of the Pilot venv.
         :param builds: folders that it holds.
+        :param name: of the warm pilot that it is to be; its address and key are returned too.
         """
         if not _RUN.fullmatch(run):
             raise UsageError(f"{run!r} is not the name of a run")
+        if name:
+            warm.check_free(name)
         for folder in builds:
             lease.hold(Path(folder))
         self._run, self._folder = run, runs.root() / run
         self._folder.mkdir(parents=True, mode=0o700)
         (self._folder / "data").mkdir(mode=0o700)
-        runs.prune(self._folder)
+        runs.prune(self._folder, *(Path(one.folder) for one in warm.known() if one.alive))
         self.files.prune()
         self._process, self._socket = spawn.start(Path(python), run, self._folder)
         # It begins when the client speaks, and so after this has been answered.
         self._carrier = threading.Thread(target=self._carry, args=(notify,), daemon=True)
-        return str(self._folder)
+        told = {"folder": str(self._folder)}
+        if name:
+            self._address = warm.new_address()
+            told |= {"address": str(self._address), "key": warm.new_key()}
+        return told
+
+    def join(self, place: Layout, notify: Notify, *, name: str) -> None:
+        """Connect the client with the server of a warm pilot, which stays.
+
+        :raises BackendError: it does not answer.
+        """
+        pilot = warm.named(name)
+        try:
+            with warm.connect(pilot) as link:
+                self._socket = socket.socket(fileno=os.dup(link.fileno()))
+        except OSError as error:
+            raise BackendError(
+                f"the warm pilot {name!r} does not answer: {error}",
+                remedy=f"scalems pilot stop --resource {pilot.label} {name}",
+            ) from error
+        self._carrier = threading.Thread(target=self._carry, args=(notify,), daemon=True)
 
     def take(self, source: BinaryIO, message: Mapping[str, Any]) -> bool:
         """See :class:`scalems.env.remote.agent.Guest`."""
@@ -78,33 +112,68 @@ class Session:
 
     def end(self) -> None:
         """Let it give back what it holds, and leave nothing of the run behind."""
-        if self._process is None:
-            return
-        assert self._socket
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_GIVE_BACK)
-        self._sweep()
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+        if self._process is not None:
+            self._wait()
+        self.files.end()
 
     def _carry(self, notify: Notify) -> None:
         """Send the client what it says; tell its end, when nothing of the run is left."""
         assert self._socket
-        assert self._process
         with contextlib.suppress(OSError):
             while data := self._socket.recv(_PIECE):
                 notify.send({"session": True, "bytes": len(data)}, data)
+        if self._process is not None:
+            self._wait()
+        notify.send({"ended": True})
+
+    def _wait(self) -> None:
+        """Wait for the end of the server, if it ends with its client; sweep then."""
+        assert self._process
+        if self._stays():
+            return
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_GIVE_BACK)
-        self._sweep()
-        notify.send({"ended": self._process.returncode})
-
-    def _sweep(self) -> None:
-        assert self._process
+        if self._stays():  # it became a warm pilot meanwhile
+            return
         processes.sweep(self._run, self._folder)
         self._process.wait()
         shutil.rmtree(self._folder / "data", ignore_errors=True)
-        self.files.end(self._run)
+        shutil.rmtree(self.files.scratch(self._run), ignore_errors=True)
+        if self._address is not None:
+            shutil.rmtree(self._address.parent, ignore_errors=True)
+
+    def _stays(self) -> bool:
+        """Whether it has become a warm pilot."""
+        return self._address is not None and any(
+            one.run == self._run and one.alive for one in warm.known()
+        )
+
+
+def _pilots(place: Layout, notify: Notify, *, report: bool) -> list[dict[str, Any]]:
+    """Return the warm pilots here, without what clients must know."""
+    return [
+        {
+            **asdict(one),
+            "key": "",
+            "seen_from": hostname(),
+            "lives": one.alive,
+            "report": warm.ask(one) if report else None,
+        }
+        for one in warm.known()
+    ]
+
+
+def _stop(place: Layout, notify: Notify, *, name: str) -> None:
+    """End a warm pilot."""
+    warm.stop(warm.named(name))
+
+
+def _log(place: Layout, notify: Notify, *, name: str) -> list[str]:
+    """Return the end of what a warm pilot's server has printed."""
+    return warm.log(warm.named(name))
 
 
 def serve(source: BinaryIO, sink: BinaryIO) -> None:
@@ -112,6 +181,10 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
     session = Session()
     verbs: dict[str, agent.Verb] = {
         "start": session.start,
+        "join": session.join,
+        "pilots": _pilots,
+        "stop_pilot": _stop,
+        "pilot_log": _log,
         "lacks_files": session.files.lacks,
         "read_file": session.files.read,
     }

@@ -104,11 +104,14 @@ class Files:
                     if path.stat().st_mtime < limit:
                         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    def end(self, run: str) -> None:
-        """Remove what tasks of a run have left, and what has not come whole."""
+    def scratch(self, run: str) -> Path:
+        """Return the folder for what does not outlive the tasks of a run."""
+        return self._base / "scratch" / run
+
+    def end(self) -> None:
+        """Remove what has not come whole."""
         for digest in list(self._parts):
             self._drop(digest)
-        shutil.rmtree(self._base / "scratch" / run, ignore_errors=True)
 
     def _finish(self, digest: str, mode: int) -> None:
         part = self._parts.pop(digest)

@@ -18,14 +18,19 @@ from typing import TYPE_CHECKING, Any
 
 from scalems.env.remote.link import Link
 from scalems.errors import BackendError, ScalemsError
-from scalems.radical import runs, wire
+from scalems.host.address import HostError
+from scalems.radical import elsewhere, runs, wire
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from scalems.radical.settings import Settings
     from scalems.radical.staging import Staging
+    from scalems.radical.warm import WarmPilot
     from scalems.workflow.backend import Notify
 
-_FAR = "scalems.radical.far"
+    Choose = Callable[[Callable[[], Sequence[WarmPilot]]], WarmPilot | None]
+
 _PIECE = 1 << 18  # bytes
 
 
@@ -35,14 +40,23 @@ class RemoteServer:
     :param settings: of the run, with the host and the Pilot venv's interpreter there.
     :param notify: told why a connection was lost.
     :param staging: brings files there and back.
+    :param choose: tells which of the host's warm pilots is to be used, if one is.
     """
 
-    def __init__(self, settings: Settings, notify: Notify, staging: Staging) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        notify: Notify,
+        staging: Staging,
+        choose: Choose = lambda known: None,
+    ) -> None:
         self.settings = settings
         self._notify = notify
         self.staging: Staging | None = staging
         self._staging = staging
+        self._choose = choose
         self._link: Link | None = None
+        self._warm = False  # whether it is that of a warm pilot
         self._over = threading.Event()
         self._asking = threading.Lock()
         self._answers: queue.SimpleQueue[tuple[dict[str, Any], bytes] | None] = queue.SimpleQueue()
@@ -59,28 +73,51 @@ class RemoteServer:
 
     def connect(self) -> Connection[Any, Any]:
         """See :meth:`scalems.radical.launch.Server.connect`."""
-        assert self.settings.host
-        assert self.settings.python
         try:
-            self._link = Link(self.settings.host, entry=_FAR)
-            folder = self._link.call(
-                "start",
-                run=self.settings.run,
-                python=str(self.settings.python),
-                builds=[str(self.settings.python.parents[2]), str(self.settings.build.folder)],
-            )
-        except ScalemsError as error:
+            greeting = self._begin()
+        except (HostError, BackendError) as error:
             raise BackendError(error.cause, remedy=error.remedy) from error
-        self.settings = replace(self.settings, folder=Path(folder))
-        self._notify(f"the session runs on {self._link.hostname}, in {folder}")
+        assert self._link
         ours, theirs = socket.socketpair()
         for work in (self._send, self._receive):
             threading.Thread(target=work, args=(self._link, theirs), daemon=True).start()
         link: Connection[Any, Any] = Connection(ours.detach())
         with contextlib.suppress(OSError):  # if it died at once: the reader will tell
-            wire.send(link, self.settings)
+            wire.send(link, greeting)
         self._staging.connected(self)
         return link
+
+    def _begin(self) -> Settings | str:
+        """Connect, and find or start a server; return what is said to it first.
+
+        :raises ScalemsError: there is no such warm pilot, or it cannot be started.
+        """
+        settings = self.settings
+        assert settings.host
+        assert settings.python
+        self._link = link = Link(settings.host, entry=elsewhere.ENTRY)
+        pilot = None
+        if settings.keep is None:
+            pilot = self._choose(lambda: elsewhere.known(link))
+        if pilot is not None:
+            link.call("join", name=pilot.name)
+            self._notify(f"using the warm pilot {pilot.name} on {link.hostname}")
+            self._warm = True
+            self.settings = replace(settings, run=pilot.run, folder=Path(pilot.folder))
+            return "use"
+        told = link.call(
+            "start",
+            run=settings.run,
+            python=str(settings.python),
+            builds=[str(settings.python.parents[2]), str(settings.build.folder)],
+            name=settings.keep.name if settings.keep else "",
+        )
+        keep = settings.keep
+        if keep is not None:
+            keep = replace(keep, address=Path(told["address"]), key=told["key"])
+        self.settings = replace(settings, folder=Path(told["folder"]), keep=keep)
+        self._notify(f"the session runs on {link.hostname}, in {told['folder']}")
+        return self.settings
 
     def ask(self, verb: str, **args: Any) -> tuple[Any, bytes]:
         """Ask the far side for something beside the session; return the answer and its data.
@@ -114,13 +151,13 @@ class RemoteServer:
 
     def stays(self, *, ready: bool) -> bool:
         """See :meth:`scalems.radical.launch.Server.stays`."""
-        return False
+        return self._warm or (ready and self.settings.keep is not None)
 
     def end(self, limit: float) -> bool:
         """See :meth:`scalems.radical.launch.Server.end`; the far side sweeps."""
         if self._link is None:
             return True
-        orderly = self._over.wait(limit)
+        orderly = self._warm or self._over.wait(limit)
         self._staging.disconnected()
         self._link.close()
         return orderly
@@ -128,7 +165,8 @@ class RemoteServer:
     def renewed(self) -> RemoteServer:
         """See :meth:`scalems.radical.launch.Server.renewed`."""
         self.end(0.0)
-        return RemoteServer(replace(self.settings, run=runs.new()[0]), self._notify, self._staging)
+        settings = replace(self.settings, run=runs.new()[0])
+        return RemoteServer(settings, self._notify, self._staging)
 
     def _send(self, link: Link, near: socket.socket) -> None:
         """Bring what the client says to the host."""
@@ -157,3 +195,4 @@ class RemoteServer:
         with contextlib.suppress(OSError):
             near.shutdown(socket.SHUT_RDWR)
         near.close()
+        link.close()

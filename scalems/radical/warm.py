@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any
 from scalems.errors import BackendError, UsageError
 from scalems.host.files import write_atomic
 from scalems.host.process import lives
-from scalems.radical import processes, runs, wire
+from scalems.radical import channel, processes, runs
 from scalems.tomlfile import near
-from scalems.workflow.call import hostname
+from scalems.workflow.stamp import hostname
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from scalems.env import Build
 
@@ -74,6 +74,11 @@ class WarmPilot:
         """Whether its server runs, as far as can be told from this host."""
         return self.host != hostname() or lives(self.pid)
 
+    @property
+    def here(self) -> str:
+        """The host that this is looked at from."""
+        return hostname()
+
     def why_not(self, label: str, build: Build, slots: int | None) -> str:
         """Return why it cannot run the calls of a workflow; empty if it can."""
         if self.label != label:
@@ -86,8 +91,8 @@ class WarmPilot:
             return f"the shell lines of {self.env!r} have changed since it was started"
         if slots is not None and slots != self.slots:
             return f"it runs {self.slots} calls at a time, not {slots}"
-        if self.host != hostname():
-            return f"it was started on {self.host}, and this is {hostname()}"
+        if self.host != self.here:
+            return f"it was started on {self.host}, and this is {self.here}"
         return ""
 
 
@@ -132,12 +137,13 @@ def known() -> list[WarmPilot]:
     return sorted(_read(), key=lambda pilot: -pilot.started)
 
 
-def named(name: str) -> WarmPilot:
+def named(name: str, among: Sequence[WarmPilot] | None = None) -> WarmPilot:
     """Return a warm pilot.
 
+    :param among: those that there are, by default on this machine.
     :raises UsageError: there is none of that name; near names are offered.
     """
-    pilots = {pilot.name: pilot for pilot in known()}
+    pilots = {pilot.name: pilot for pilot in (known() if among is None else among)}
     if name not in pilots:
         raise UsageError(
             f"there is no warm pilot {name!r}{near(name, pilots)}",
@@ -179,12 +185,24 @@ def ask(pilot: WarmPilot) -> dict[str, Any] | None:
     if not pilot.alive:
         return None
     with contextlib.suppress(OSError, EOFError), connect(pilot) as link:
-        wire.send(link, "report")
+        channel.send(link, "report")
         while link.poll(_ANSWER_LIMIT):
-            kind, value = wire.receive(link)
+            kind, value = channel.receive(link)
             if kind == "report":
                 return dict(value)
     return None
+
+
+def log(pilot: WarmPilot, lines: int = 20) -> list[str]:
+    """Return the end of what a warm pilot's server has printed.
+
+    :raises BackendError: it cannot be read.
+    """
+    path = Path(pilot.folder) / "server.log"
+    try:
+        return path.read_text(errors="replace").splitlines()[-lines:]
+    except OSError as error:
+        raise BackendError(f"{path}: there are no logs: {error.strerror}") from error
 
 
 def stop(pilot: WarmPilot) -> None:
@@ -198,7 +216,7 @@ def stop(pilot: WarmPilot) -> None:
             remedy=f"run `scalems pilot stop {pilot.name}` there",
         )
     with contextlib.suppress(OSError), connect(pilot) as link:
-        wire.send(link, "close")
+        channel.send(link, "close")
         limit = time.monotonic() + _STOP_LIMIT
         while pilot.alive and time.monotonic() < limit:
             time.sleep(0.05)

@@ -17,14 +17,15 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalems.radical.channel import OUT_OF_BAND, apart, dump, load
+from scalems.radical.channel import OUT_OF_BAND, apart
+from scalems.radical.channel import receive as receive
+from scalems.radical.channel import send as send
 from scalems.workflow.call import Call, Outcome
 from scalems.workflow.large import Large
 from scalems.workflow.needs import NONE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from multiprocessing.connection import Connection
 
     from scalems.workflow.needs import Needs
 
@@ -133,29 +134,6 @@ def light(rows: Sequence[Row]) -> list[Row]:
         else (*row[:_PAYLOAD], apart(row[_PAYLOAD]), *row[_PAYLOAD + 1 :])
         for row in rows
     ]
-
-
-def send(link: Connection[Any, Any], *message: object) -> None:
-    """Send a message of plain values and rows to a local process.
-
-    :raises OSError: it is gone.
-    """
-    head, *rest = dump(message)
-    link.send_bytes(len(rest).to_bytes(2, "big") + head)
-    for frame in rest:
-        link.send_bytes(frame)
-
-
-def receive(link: Connection[Any, Any]) -> tuple[Any, ...]:
-    """Return the next message of a local process.
-
-    :raises OSError: it is gone.
-    :raises EOFError: it has closed the connection.
-    """
-    head = link.recv_bytes()
-    rest = [link.recv_bytes() for _ in range(int.from_bytes(head[:2], "big"))]
-    message: tuple[Any, ...] = load([memoryview(head)[2:], *rest])
-    return message
 
 
 def pack(value: object, *, folder: Path | None = None) -> str:

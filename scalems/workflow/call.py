@@ -9,12 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import socket
 import time
 import traceback
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from scalems.errors import TaskError, TaskLost, TaskTimeout
@@ -27,6 +25,7 @@ from scalems.workflow.pickling import encode as encode
 from scalems.workflow.pickling import encode_apart as encode_apart
 from scalems.workflow.pickling import encode_value as encode_value
 from scalems.workflow.pickling import summary as summary
+from scalems.workflow.stamp import hostname as hostname
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -291,12 +290,6 @@ def failure_of(error: BaseException) -> Failure:
         traceback=_trace(error)[-_TEXT_LIMIT:],
         exception=exception,
     )
-
-
-@lru_cache(maxsize=1)
-def hostname() -> str:
-    """Return the name of this host; in a job of Slurm, the name that Slurm has for the node."""
-    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def _encode_failure(failure: Failure) -> bytes:

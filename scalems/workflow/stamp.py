@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 
 VARIABLE = "SCALEMS_STAMP"
 """Names the Worker and its software to the call processes."""
+
+
+@lru_cache(maxsize=1)
+def hostname() -> str:
+    """Return the name of this host; in a job of Slurm, the name that Slurm has for the node."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 @dataclass(frozen=True, kw_only=True)
