@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,19 @@ def main():
     first.result().file["there.txt"].copy_to("back.txt")
 """
 
+NEEDS = """
+import scalems
+
+@scalems.task
+def needs():
+    import pytest
+    return pytest.__version__
+
+@scalems.app
+def main():
+    needs().result()
+"""
+
 pytestmark = [pytest.mark.ssh, pytest.mark.radical, pytest.mark.network]
 
 
@@ -89,10 +103,10 @@ def lab(far: FarHost, tmp_path_factory: pytest.TempPathFactory) -> Scalems:
     return made
 
 
-def start(lab: Scalems, *words: str | Path) -> subprocess.Popen[str]:
+def start(lab: Scalems, *words: str | Path, name: str = "script.py") -> subprocess.Popen[str]:
     argv = [sys.executable, "-m", "scalems.radical", "--resource", FAR, "--venv", "task"]
     return subprocess.Popen(
-        [*argv, "script.py", *map(str, words)],
+        [*argv, name, *map(str, words)],
         cwd=lab.project,
         env=lab.env,
         stdin=subprocess.DEVNULL,
@@ -205,6 +219,39 @@ def test_what_has_drifted_there_is_refused_before_anything_starts(lab: Scalems, 
         assert f"scalems env sync --resource {FAR}" in stderr
     finally:
         extra.unlink()
+
+
+def test_a_call_that_cannot_run_there_is_named_before_the_pilot_starts(lab: Scalems, far: FarHost):
+    (lab.project / "needs.py").write_text(NEEDS)
+    process = start(lab, name="needs.py")
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 3, stderr
+    assert "needs the module 'pytest', which the Task venv 'task' does not have" in stderr
+    assert "pilot: active" not in stderr
+    assert nothing_is_left(far)
+
+
+def test_a_failure_there_is_explained_and_its_logs_are_fetched(lab: Scalems, far: FarHost):
+    tools = (far.root / "current" / FAR / "pilot").resolve() / "venv" / "bin"
+    agent = tools / "radical-pilot-agent_0"
+    agent.rename(tools / "aside")
+    try:
+        process = start(lab)
+        _, stderr = process.communicate(timeout=300)
+    finally:
+        (tools / "aside").rename(agent)
+    assert process.returncode == 1, stderr
+    assert "radical-pilot-agent_0: command not found" in stderr
+    assert "--debug-bundle" in stderr
+    argv = [sys.executable, "-m", "scalems.radical", "--debug-bundle", "report.tar.gz"]
+    subprocess.run(argv, cwd=lab.project, env=lab.env, check=True)
+    with tarfile.open(lab.project / "report.tar.gz") as packed:
+        names = packed.getnames()
+        (log,) = (one for one in names if one.endswith("pilot.0000/agent_0.err"))
+        opened = packed.extractfile(log)
+        assert opened
+        assert b"command not found" in opened.read()
+    assert nothing_is_left(far)
 
 
 def test_the_local_backend_says_where_such_a_task_venv_is(lab: Scalems):

@@ -12,6 +12,7 @@ from scalems.errors import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from scalems.radical.elsewhere import Elsewhere
     from scalems.radical.launch import Server
@@ -210,6 +211,16 @@ class _Pilots:
 
         return (self._there or warm).log(pilot)
 
+    def folder(self, pilot: WarmPilot) -> Path:
+        """Return the folder of its run here; of one that is elsewhere it says where that is."""
+        from pathlib import Path
+
+        from scalems.radical import runs
+
+        if self._there is None:
+            return Path(pilot.folder)
+        return runs.note_host(pilot.run, self._there.host)
+
 
 @contextlib.contextmanager
 def _pilots(label: str | None) -> Iterator[_Pilots]:
@@ -297,11 +308,11 @@ def _logs(given: argparse.Namespace) -> int:
 
     with _pilots(given.resource) as pilots:
         pilot = pilots.one(given.name)
-        lines = pilots.log(pilot)
+        lines, folder = pilots.log(pilot), pilots.folder(pilot)
     if given.bundle is not None:
         from scalems.radical import bundle
 
-        packed = bundle.pack(Path(pilot.folder), Path(given.bundle) if given.bundle else None)
+        packed = bundle.pack(folder, Path(given.bundle) if given.bundle else None)
         if given.json:
             render.print_json({"name": pilot.name, "folder": pilot.folder, "bundle": str(packed)})
         else:

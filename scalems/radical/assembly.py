@@ -38,9 +38,11 @@ def backend(options: argparse.Namespace, pilots: Pilots, notify: Notify) -> Radi
     preflight = None
     for title, (_, settings) in pilots.items():
         shipping.far_side_has(settings.build.top_level)
-        if preflight is None and isinstance(servers[title], OwnServer):
+        if preflight is None and not isinstance(servers[title], WarmServer):
             policy = Policy(options.preflight)
-            preflight = Preflight(settings.build, settings.label, policy, notify=notify)
+            preflight = Preflight(
+                settings.build, settings.label, policy, notify=notify, host=settings.host
+            )
     if len(pilots) > 1:
         return _fleet(options, pilots, servers, preflight, notify)
     ((_, settings),) = pilots.values()

@@ -9,11 +9,10 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Protocol
 
 from scalems.errors import BackendError, ScalemsError
-from scalems.radical import diagnosis, wire
+from scalems.radical import wire
 from scalems.radical.outbox import Outbox
 from scalems.radical.parts import Parts
 from scalems.radical.repeats import Repeats
-from scalems.radical.surroundings import Place
 from scalems.workflow.block import singles
 from scalems.workflow.call import CANCELLED, LOST, Failure, failed, failure_of
 
@@ -304,7 +303,8 @@ class RadicalBackend:
                 self._on_message(kind, *values)
         except (OSError, EOFError):
             if not self._closing and self._hung is None and self._over is None:
-                self._lose(self._silent("ended unexpectedly"))
+                what = "The RADICAL-Pilot session ended unexpectedly."
+                self._lose(self._server.failure(what))
         over, self._over = self._over, None
         if over is not None and not self._closing:
             threading.Thread(
@@ -389,10 +389,6 @@ class RadicalBackend:
             self._hand_over(error, begun, final=False)
         else:
             self._on_abandoned(begun, error.cause.splitlines()[0])
-
-    def _silent(self, what: str) -> BackendError:
-        place = Place(label=self._server.resource, folder=self._server.folder)
-        return diagnosis.failure(f"The RADICAL-Pilot session {what}.", place)
 
     def _lose(self, error: ScalemsError, begun: Sequence[int] | None = None) -> None:
         with self._lock:

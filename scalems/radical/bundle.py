@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from scalems import probe
 from scalems.env import layout, state
-from scalems.errors import UsageError
+from scalems.errors import ScalemsError, UsageError
+from scalems.host.address import Host
 from scalems.radical import runs, scrub
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _LEFT_OUT = {"data"}  # arguments and results of calls: the user's own
 _README = """\
 What scalems packed for a report, {time}.
 
-run/          logs of the run, of RADICAL-Pilot and of its pilot
+run/          logs of the run, of RADICAL-Pilot and of its pilot, from the host where they ran
 client.json   versions in the client's environment
 definitions/  RADICAL-Pilot's resource definitions of the user
 project/      resource configs, env specs and locks
@@ -92,9 +93,10 @@ def _parts(folder: Path) -> Iterator[tuple[str, str]]:
     """Yield the files of a bundle: what says most comes first."""
     yield "README.txt", _README.format(time=time.strftime("%Y-%m-%d %H:%M:%S %z"))
     yield "client.json", scrub.text(json.dumps(_client(), indent=1))
-    yield from _files(folder, "run")
-    configs = Path.home() / ".radical"
-    yield from _files(configs, "definitions")
+    if (folder / runs.HOST).is_file():
+        yield from _there(folder)
+    else:
+        yield from logs(folder)
     place = layout.default()
     yield from _files(place.root / "resources", "state")
     for label in state.labels(place):
@@ -108,6 +110,24 @@ def _parts(folder: Path) -> Iterator[tuple[str, str]]:
             yield from _file(lock, f"project/envs/{lock.name}")
         for config in sorted((synced.project / "resource-configs").glob("*.toml")):
             yield from _file(config, f"project/resource-configs/{config.name}")
+
+
+def logs(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield the logs of a run on this machine, and what RP is told here, without secrets."""
+    yield from _files(folder, "run")
+    yield from _files(Path.home() / ".radical", "definitions")
+
+
+def _there(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield the logs of a run on another host, and what RP is told there; or why they are not."""
+    from scalems.radical.elsewhere import Elsewhere
+
+    try:
+        host = Host(**json.loads((folder / runs.HOST).read_text(encoding="utf-8")))
+        with Elsewhere(host) as there:
+            yield from there.logs(folder.name)
+    except (ScalemsError, OSError, ValueError, TypeError) as error:
+        yield "run/NOT-REACHED.txt", f"The logs on the host are not here: {error}\n"
 
 
 def _client() -> dict[str, object]:

@@ -52,6 +52,7 @@ class Elsewhere:
     """
 
     def __init__(self, host: Host) -> None:
+        self.host = host
         self._link = Link(host, entry=ENTRY)
 
     def __enter__(self) -> Elsewhere:
@@ -77,3 +78,10 @@ class Elsewhere:
         :raises ScalemsError: it cannot be read.
         """
         return list(self._link.call("pilot_log", name=pilot.name))
+
+    def logs(self, run: str) -> list[tuple[str, str]]:
+        """Return the logs of a run there, by their names in a bundle.
+
+        :raises ScalemsError: they cannot be read.
+        """
+        return [(name, text) for name, text in self._link.call("bundle", run=run)]

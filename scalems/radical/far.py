@@ -19,8 +19,9 @@ from scalems.env.layout import Layout
 from scalems.env.remote import agent
 from scalems.env.remote.agent import Notify
 from scalems.errors import BackendError, UsageError
-from scalems.radical import processes, runs, spawn, warm
+from scalems.radical import bundle, diagnosis, processes, runs, spawn, warm
 from scalems.radical.farfiles import Files
+from scalems.radical.surroundings import Place
 from scalems.workflow.stamp import hostname
 
 _PIECE = 1 << 18  # bytes
@@ -35,7 +36,7 @@ class Session:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._carrier: threading.Thread | None = None
-        self._run = ""
+        self._run = self._label = ""
         self._folder = Path()
         self._address: Path | None = None  # of a warm pilot that was started here
         self.files = Files()
@@ -46,12 +47,14 @@ class Session:
         notify: Notify,
         *,
         run: str,
+        label: str,
         python: str,
         builds: list[str],
         name: str = "",
     ) -> dict[str, str]:
         """Start it; return the folder of the run here.
 
+        :param label: RP's label of the resource.
         :param python: interpreter of the Pilot venv.
         :param builds: folders that it holds.
         :param name: of the warm pilot that it is to be; its address and key are returned too.
@@ -62,7 +65,7 @@ class Session:
             warm.check_free(name)
         for folder in builds:
             lease.hold(Path(folder))
-        self._run, self._folder = run, runs.root() / run
+        self._run, self._label, self._folder = run, label, runs.root() / run
         self._folder.mkdir(parents=True, mode=0o700)
         (self._folder / "data").mkdir(mode=0o700)
         runs.prune(self._folder, *(Path(one.folder) for one in warm.known() if one.alive))
@@ -125,9 +128,16 @@ class Session:
         with contextlib.suppress(OSError):
             while data := self._socket.recv(_PIECE):
                 notify.send({"session": True, "bytes": len(data)}, data)
-        if self._process is not None:
+        told: dict[str, Any] = {"ended": True}
+        if self._process is not None and not self._stays():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_GIVE_BACK)
+            # It may have been ended: the client is told why, if it did not ask for it.
+            place = Place(label=self._label, folder=self._folder)
+            error = diagnosis.failure("The RADICAL-Pilot session ended unexpectedly.", place)
+            told["problem"] = {"cause": error.cause, "remedy": error.remedy}
             self._wait()
-        notify.send({"ended": True})
+        notify.send(told)
 
     def _wait(self) -> None:
         """Wait for the end of the server, if it ends with its client; sweep then."""
@@ -171,6 +181,13 @@ def _stop(place: Layout, notify: Notify, *, name: str) -> None:
     warm.stop(warm.named(name))
 
 
+def _bundle(place: Layout, notify: Notify, *, run: str) -> list[list[str]]:
+    """Return the logs of a run here, and what RP is told, without secrets."""
+    if not _RUN.fullmatch(run):
+        raise UsageError(f"{run!r} is not the name of a run")
+    return [list(part) for part in bundle.logs(runs.root() / run)]
+
+
 def _log(place: Layout, notify: Notify, *, name: str) -> list[str]:
     """Return the end of what a warm pilot's server has printed."""
     return warm.log(warm.named(name))
@@ -185,6 +202,7 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
         "pilots": _pilots,
         "stop_pilot": _stop,
         "pilot_log": _log,
+        "bundle": _bundle,
         "lacks_files": session.files.lacks,
         "read_file": session.files.read,
     }

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from scalems.errors import BackendError
-from scalems.radical import processes, runs, spawn, warm, wire
+from scalems.radical import diagnosis, processes, runs, spawn, warm, wire
+from scalems.radical.surroundings import Place
 
 if TYPE_CHECKING:
     from scalems.radical.settings import Settings
@@ -59,6 +60,13 @@ class Server(Protocol):
 
         :param limit: seconds, after which it is ended.
         :return: whether it has ended by itself.
+        """
+        ...
+
+    def failure(self, what: str) -> BackendError:
+        """Return the error of its unexpected end, with the cause if its logs tell it.
+
+        :param what: a sentence that says what has happened.
         """
         ...
 
@@ -129,6 +137,10 @@ class OwnServer:
         shutil.rmtree(self.settings.data, ignore_errors=True)
         return orderly
 
+    def failure(self, what: str) -> BackendError:
+        """See :meth:`Server.failure`."""
+        return diagnosis.failure(what, Place(label=self.resource, folder=self.folder))
+
     def renewed(self) -> OwnServer:
         """See :meth:`Server.renewed`."""
         self.end(0.0)
@@ -178,6 +190,10 @@ class WarmServer:
     def end(self, limit: float) -> bool:
         """Not this client's to do."""
         return True
+
+    def failure(self, what: str) -> BackendError:
+        """See :meth:`Server.failure`."""
+        return diagnosis.failure(what, Place(label=self.resource, folder=self.folder))
 
     def renewed(self) -> WarmServer:
         """Not this client's to do: a pilot that became a warm one did not hang."""

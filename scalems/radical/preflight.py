@@ -13,14 +13,16 @@ import os
 import pickle
 import platform
 import queue
+import shlex
 import subprocess
 import threading
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from scalems.env import site
+from scalems.env import enter, site
 from scalems.env.finding import Policy
 from scalems.errors import EnvironmentNotReady, ScalemsError
+from scalems.host import ssh
 from scalems.workflow.block import singles
 from scalems.workflow.inspection import HEADER
 from scalems.workflow.large import Large
@@ -29,10 +31,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from scalems.env import Build
+    from scalems.host.address import Host
     from scalems.workflow.backend import Notify
     from scalems.workflow.call import Call
 
 _LARGEST = 100_000_000  # bytes of a payload that is looked at
+_READY = "<<<scalems inspection>>>"
+_NOISE = 1 << 20  # bytes of a line
 _LEAKING = ("PYTHONPATH", "PYTHONHOME")
 
 log = logging.getLogger(__name__)
@@ -44,13 +49,23 @@ class Preflight:
     :param label: RP's label of the resource.
     :param policy: what to do about a call that must fail: refuse the run, tell, or nothing.
     :param notify: told what may go wrong.
+    :param host: where the Task venv is; ``None`` is this machine.
     """
 
     refuse: Callable[[ScalemsError], object] = staticmethod(lambda error: None)
     """Told what must go wrong."""
 
-    def __init__(self, build: Build, label: str, policy: Policy, *, notify: Notify) -> None:
+    def __init__(
+        self,
+        build: Build,
+        label: str,
+        policy: Policy,
+        *,
+        notify: Notify,
+        host: Host | None = None,
+    ) -> None:
         self._build = build
+        self._host = host
         self._label = label
         self._policy = policy
         self._notify = notify
@@ -59,7 +74,7 @@ class Preflight:
         self._waiting: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._ended = policy is Policy.OFF or not build.python.exists()
+        self._ended = policy is Policy.OFF or (host is None and not build.python.exists())
 
     def offer(self, call: Call) -> None:
         """Take a call, to look at it if it is the first one of its function."""
@@ -90,8 +105,10 @@ class Preflight:
             with self._lock:
                 if self._ended:
                     return
-                self._process = self._start()
+                self._process = self._start() if self._host is None else self._start_there()
             with self._process:
+                if self._host is not None:
+                    self._skip_noise(self._process)
                 while (call := self._waiting.get()) is not None:
                     answer = self._ask(self._process, call)
                     if answer is None:
@@ -111,6 +128,32 @@ class Preflight:
             env={**variables, **site.variables(self._build.site)},
             start_new_session=True,
         )
+
+    def _start_there(self) -> subprocess.Popen[bytes]:
+        """Start it on the host, in the Task venv as a Worker enters it."""
+        assert self._host is not None
+        lines = [
+            *enter.shell_lines(self._build.venv, self._build.site),
+            "cd /",
+            f"echo; echo {shlex.quote(_READY)}",
+            "exec python -m scalems.workflow.inspection",
+        ]
+        command = f"exec bash -c {shlex.quote(chr(10).join(lines))}"
+        return subprocess.Popen(
+            [*ssh.client(self._host), "-T", "--", self._host.destination, command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    @staticmethod
+    def _skip_noise(process: subprocess.Popen[bytes]) -> None:
+        """Pass over what start-up files and modules of the host print."""
+        assert process.stdout is not None
+        while (line := process.stdout.readline(_NOISE)).strip() != _READY.encode():
+            if not line:
+                raise ValueError("the host has ended the process")
 
     @staticmethod
     def _ask(process: subprocess.Popen[bytes], call: Call) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ from scalems.env.remote.link import Link
 from scalems.errors import BackendError, ScalemsError
 from scalems.host.address import HostError
 from scalems.radical import elsewhere, runs, wire
+from scalems.radical.diagnosis import BUNDLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,6 +59,7 @@ class RemoteServer:
         self._link: Link | None = None
         self._warm = False  # whether it is that of a warm pilot
         self._over = threading.Event()
+        self._problem: BackendError | None = None  # why it is over
         self._asking = threading.Lock()
         self._answers: queue.SimpleQueue[tuple[dict[str, Any], bytes] | None] = queue.SimpleQueue()
 
@@ -104,10 +106,12 @@ class RemoteServer:
             self._notify(f"using the warm pilot {pilot.name} on {link.hostname}")
             self._warm = True
             self.settings = replace(settings, run=pilot.run, folder=Path(pilot.folder))
+            runs.note_host(self.settings.run, settings.host)
             return "use"
         told = link.call(
             "start",
             run=settings.run,
+            label=settings.label,
             python=str(settings.python),
             builds=[str(settings.python.parents[2]), str(settings.build.folder)],
             name=settings.keep.name if settings.keep else "",
@@ -117,6 +121,7 @@ class RemoteServer:
             keep = replace(keep, address=Path(told["address"]), key=told["key"])
         self.settings = replace(settings, folder=Path(told["folder"]), keep=keep)
         self._notify(f"the session runs on {link.hostname}, in {told['folder']}")
+        runs.note_host(self.settings.run, settings.host)
         return self.settings
 
     def ask(self, verb: str, **args: Any) -> tuple[Any, bytes]:
@@ -162,6 +167,13 @@ class RemoteServer:
         self._link.close()
         return orderly
 
+    def failure(self, what: str) -> BackendError:
+        """See :meth:`scalems.radical.launch.Server.failure`; the far side has read the logs."""
+        told = self._problem
+        return told or BackendError(
+            what, remedy=f"the logs are in {self.folder} there; {BUNDLE} packs them"
+        )
+
     def renewed(self) -> RemoteServer:
         """See :meth:`scalems.radical.launch.Server.renewed`."""
         self.end(0.0)
@@ -182,11 +194,15 @@ class RemoteServer:
                 if "session" in message:
                     near.sendall(data)
                 elif "ended" in message:
+                    if told := message.get("problem"):
+                        self._problem = BackendError(
+                            f"on {link.hostname}: {told['cause']}", remedy=told["remedy"]
+                        )
                     break
                 elif "note" not in message:
                     self._answers.put((message, data))
         except ScalemsError as error:
-            self._notify(error.cause)
+            self._problem = BackendError(error.cause, remedy=error.remedy)
         except (OSError, ValueError):
             pass  # the client has left
         self._over.set()

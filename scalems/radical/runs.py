@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import secrets
 import shutil
 import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scalems.host.files import write_atomic
+
+if TYPE_CHECKING:
+    from scalems.host.address import Host
+
+HOST = "host.json"
+"""Of a run on another host: where its logs are."""
 
 _KEPT = 10  # folders of former runs
 
@@ -43,3 +55,13 @@ def prune(*keep: Path) -> None:
 def _in_use(folder: Path) -> bool:
     pid = folder.name.split(".")[2]
     return pid.isdigit() and Path(f"/proc/{pid}").exists()
+
+
+def note_host(run: str, host: Host) -> Path:
+    """Keep on which host the logs of a run are; return its folder here."""
+    folder = root() / run
+    with contextlib.suppress(OSError):  # a full disk here does not matter
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomic(folder / HOST, json.dumps(asdict(host)), mode=0o600)
+        prune(folder)
+    return folder
