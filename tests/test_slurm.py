@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from homes import REPO, Scalems
+from homes import REPO, Scalems, add_task, make_scalems
+from sshd import listening, make_host, require_sshd
 
 from scalems.radical.batch import Job, Queue, Watch
 
@@ -236,3 +237,53 @@ def test_a_warm_pilot_ends_when_its_job_is_cancelled(lab, tmp_path):
         time.sleep(1)
     log = Path(str(started["folder"]), "server.log").read_text()
     assert f"Slurm has ended job {job}: it was cancelled" in log
+
+
+FAR = """
+import os, subprocess, sys
+import scalems
+
+@scalems.task
+def where(given):
+    return os.environ["SLURM_JOB_ID"], sys.prefix, open(given).read()
+
+@scalems.task
+def cancelled():
+    subprocess.run(["scancel", os.environ["SLURM_JOB_ID"]], check=True)
+    import time
+    time.sleep(1000)
+
+@scalems.app
+def main():
+    print(*where(scalems.file("here.txt")).result())
+    cancelled().result()
+"""
+
+
+@pytest.mark.ssh
+@pytest.mark.network
+def test_a_cluster_behind_ssh_is_used_as_one_that_is_here(lab, tmp_path):
+    """Sync, check, a run with calls, and the batch system's reason why its job has ended."""
+    require_sshd()
+    folder = lab[1]
+    settings = str(folder / "slurm.conf")
+    with listening(make_host(tmp_path / "host", SLURM_CONF=settings)) as host:
+        made = host.of(make_scalems(tmp_path / "client"))
+        add_task(made.project)
+        config = (made.project / "resource-configs" / "lab.toml").read_text()
+        there = config.replace("[slurm]", f'[slurm]\nhost = "{host.name}"', 1)
+        (made.project / "resource-configs" / "lab.toml").write_text(there)
+        made.run("env", "sync", "--resource", "lab.slurm")
+        (report,) = made.json("env", "check", "--resource", "lab.slurm")
+        assert report["ok"]
+        (made.project / "here.txt").write_text("content")
+        (made.project / "script.py").write_text(FAR)
+        done = python(made, "--runtime", "10", "--no-store", "script.py", code=1)
+        job, prefix, text = done.stdout.split()
+        assert (Path(prefix).is_relative_to(host.home), text) == (True, "content")
+        assert f"Slurm has ended job {job}: it was cancelled" in done.stderr
+        assert jobs(folder) == []
+        end = time.monotonic() + LIMIT
+        while host.processes() and time.monotonic() < end:
+            time.sleep(0.5)
+        assert host.processes() == []
