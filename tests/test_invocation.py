@@ -94,6 +94,7 @@ def test_json(run):
     done = run("double(1)\nfail().exception()", options=["--json", "-q"])
     told = json.loads(done.stdout)
     assert told.pop("elapsed") >= 0
+    assert isinstance(told.pop("status"), dict)
     assert told.pop("store").endswith(".scalems")
     assert told.pop("status") == {"processes": str(len(os.sched_getaffinity(0)))}
     names = told.pop("names")
