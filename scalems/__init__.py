@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from scalems.workflow.file import File, FileError, file
     from scalems.workflow.future import Future, as_completed, gather, wait
     from scalems.workflow.graph import DependencyError
+    from scalems.workflow.service import Address, Service, ServiceError, service
     from scalems.workflow.subgraph import poll, subgraph, while_loop
     from scalems.workflow.task import task
 
 __all__ = [
+    "Address",
     "Completed",
     "DependencyError",
     "ExecutableError",
@@ -30,6 +32,8 @@ __all__ = [
     "FileError",
     "Future",
     "RunStopped",
+    "Service",
+    "ServiceError",
     "Session",
     "TaskError",
     "TaskLost",
@@ -42,6 +46,7 @@ __all__ = [
     "map",
     "poll",
     "reduce",
+    "service",
     "starmap",
     "subgraph",
     "submit",
@@ -51,6 +56,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "Address": "workflow.service",
     "Completed": "workflow.executable",
     "DependencyError": "workflow.graph",
     "ExecutableError": "workflow.executable",
@@ -59,6 +65,8 @@ _MODULES = {
     "Future": "workflow.future",
     "RunStopped": "errors",
     "Session": "session",
+    "Service": "workflow.service",
+    "ServiceError": "workflow.service",
     "TaskError": "errors",
     "TaskLost": "errors",
     "TaskTimeout": "errors",
@@ -70,6 +78,7 @@ _MODULES = {
     "map": "workflow.calls",
     "poll": "workflow.subgraph",
     "reduce": "workflow.calls",
+    "service": "workflow.service",
     "starmap": "workflow.calls",
     "subgraph": "workflow.subgraph",
     "submit": "workflow.calls",

@@ -46,6 +46,13 @@ def add_pilot(group: argparse._ActionsContainer, *, several: bool = False) -> No
         help="cores to run calls on (default: --max-workers, or all of this machine's or a node's)",
     )
     group.add_argument(
+        "--spare-cores",
+        metavar="N",
+        type=natural,
+        help="cores that are kept free of Workers, for services and for tasks with route='rp' "
+        "(default: 0; 4 on this machine)",
+    )
+    group.add_argument(
         "--nodes",
         metavar="N",
         type=positive,
@@ -128,3 +135,17 @@ def positive(text: str) -> int:
 
 
 positive.__name__ = "positive number"  # argparse shows it
+
+
+def natural(text: str) -> int:
+    """Return a whole number of at least 0.
+
+    :raises ValueError: it is none.
+    """
+    value = int(text)
+    if value < 0:
+        raise ValueError
+    return value
+
+
+natural.__name__ = "whole number"

@@ -9,20 +9,22 @@ import platform
 import sys
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scalems import probe
 from scalems.env import canonical, site
 from scalems.errors import BackendError
+from scalems.local.services import Services
 from scalems.workflow import mpi, stamp
 from scalems.workflow.call import ENV_VARIABLE
 from scalems.workflow.pool import CallPool
+from scalems.workflow.process import Launch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from scalems.env import Build
-    from scalems.workflow.backend import Done
+    from scalems.workflow.backend import Done, Told
     from scalems.workflow.call import Call
 
 
@@ -56,6 +58,7 @@ class LocalBackend:
         self._build = build
         self._lock = threading.Lock()
         self._pool: CallPool | None = None
+        self._services = Services()
         self._closed = False
 
     @functools.cached_property
@@ -97,14 +100,27 @@ class LocalBackend:
         """Queue a call."""
         self._open().submit(call, done)
 
+    def serve(self, ident: int, wanted: Mapping[str, Any], told: Told) -> None:
+        """Start a service in the environment of the calls."""
+        build = self._build
+        launch = Launch(
+            python=build.python if build else None,
+            env=_variables(build) if build else {},
+            cwd=None,
+        )
+        self._services.start(ident, wanted, told, launch)
+
     def cancel(self, call_id: int, item: int | None = None) -> bool:
-        """Withdraw a call, or end its processes."""
+        """Withdraw a call, or end its processes; end a service."""
+        if item is None and self._services.stop(call_id):
+            return True
         return self._pool is not None and self._pool.cancel(call_id, item)
 
     def close(self, *, abort: bool = False) -> None:
         """End all processes."""
         with self._lock:
             self._closed = True
+        self._services.close()
         if self._pool is not None:
             self._pool.close(kill=abort)
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from scalems.local.services import Services
 from scalems.workflow.block import singles
 from scalems.workflow.mpi import execute
+from scalems.workflow.process import Launch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from scalems.workflow.backend import Done
+    from scalems.workflow.backend import Done, Told
     from scalems.workflow.call import Call
 
 
@@ -27,6 +30,9 @@ class InlineBackend:
     environment = ""  # what was debugged is not kept
     environments: Mapping[str, Mapping[str, str]] = MappingProxyType({})
 
+    def __init__(self) -> None:
+        self._services = Services()
+
     def start(self) -> None:
         """Do nothing: there is nothing to start."""
 
@@ -35,12 +41,24 @@ class InlineBackend:
         for one in [call] if call.items is None else singles(call):
             done(execute(one))
 
+    def serve(self, ident: int, wanted: Mapping[str, Any], told: Told) -> None:
+        """Start a service in a process of this Python; wait until it is ready or has failed."""
+        known = threading.Event()
+
+        def hear(state: Mapping[str, Any]) -> None:
+            told(state)
+            known.set()
+
+        self._services.start(ident, wanted, hear, Launch(python=None, env={}, cwd=None))
+        known.wait()  # it has a limit of its own
+
     def cancel(self, call_id: int, item: int | None = None) -> bool:
-        """Do nothing: a call that can be cancelled has ended."""
-        return False
+        """End a service; a call that can be cancelled has ended."""
+        return self._services.stop(call_id)
 
     def close(self, *, abort: bool = False) -> None:
-        """Do nothing: there is nothing to end."""
+        """End services."""
+        self._services.close()
 
     def status(self) -> Mapping[str, str]:
         """Return nothing that is worth knowing."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _OWN: dict[str, Callable[[str], object]] = {
     "cores": plain.positive,
     "nodes": plain.positive,
+    "spare-cores": plain.natural,
     "runtime": plain.minutes,
     "queue": str,
     "project": str,
@@ -55,7 +56,7 @@ def _place(text: str, options: argparse.Namespace) -> tuple[str, argparse.Namesp
             )
         try:
             if key in _OWN:
-                setattr(own, key, _OWN[key](value))
+                setattr(own, key.replace("-", "_"), _OWN[key](value))
             else:
                 own.pilot_option.append(pair)
         except (ValueError, argparse.ArgumentTypeError) as error:

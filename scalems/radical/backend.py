@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from scalems.radical.launch import Server
     from scalems.radical.preflight import Preflight
     from scalems.radical.wire import Row
-    from scalems.workflow.backend import Done, Notify
+    from scalems.workflow.backend import Done, Notify, Told
     from scalems.workflow.call import Call
 
     Entry = tuple[Call, Done, bool]
@@ -83,6 +83,7 @@ class RadicalBackend:
         self._lock = threading.Lock()
         self._parts = Parts(self._submit)
         self._pending: dict[int, tuple[Call, Done]] = {}
+        self._services: dict[int, tuple[Mapping[str, Any], Told]] = {}
         self._outbox = Outbox()
         self._staging = server.staging
         self._link: Connection[Any, Any] | None = None
@@ -152,6 +153,9 @@ class RadicalBackend:
                 call for call, _ in self._pending.values() if not self._is_staged(call.id)
             )
             self._link = link
+            services = list(self._services.items())
+        for ident, (wanted, _) in services:
+            self._send_to(link, "serve", ident, dict(wanted))
         self._writer = threading.Thread(
             target=self._write, args=(link,), name="scalems-write", daemon=True
         )
@@ -226,15 +230,27 @@ class RadicalBackend:
         if (link := self._link) is not None:
             self._send_to(link, "give back", most)
 
+    def serve(self, ident: int, wanted: Mapping[str, Any], told: Told) -> None:
+        """Start a service beside the Workers, as soon as there is a pilot."""
+        with self._lock:
+            link = self._link
+            refused = self._error is not None or self._closing
+            if not refused:
+                self._services[ident] = (wanted, told)
+        if refused:
+            told({"state": "ended", "how": "was not started: the run has ended", "stderr": ""})
+        elif link is not None:
+            self._send_to(link, "serve", ident, dict(wanted))
+
     def cancel(self, call_id: int, item: int | None = None) -> bool:
-        """Withdraw a call; if it runs, its processes are ended."""
+        """Withdraw a call, or stop a service; if it runs, its processes are ended."""
         if item is not None:
             call_id, unsent = self._parts.cancel(call_id, item)
             if unsent is not None:
                 self._refuse(*unsent, None)
                 return True
         with self._lock:
-            if call_id not in self._pending:
+            if call_id not in self._pending and call_id not in self._services:
                 return False
             link = self._link
             entry = self._pending.pop(call_id) if self._unsent(call_id) else None
@@ -329,6 +345,8 @@ class RadicalBackend:
             log.info("%s", value)
         elif kind == "failed":
             self._lose(value, more)
+        elif kind == "serving":
+            self._on_service(value, more)
         elif kind == "returned":
             self._on_returned(value)
         elif kind == "abandoned":
@@ -343,6 +361,14 @@ class RadicalBackend:
             self._ready.set()
             if self.heir is not None:
                 self.heir.ready(value)
+
+    def _on_service(self, ident: int, state: Mapping[str, Any]) -> None:
+        with self._lock:
+            entry = self._services.get(ident)
+            if state["state"] == "ended":
+                self._services.pop(ident, None)
+        if entry is not None:
+            entry[1](state)
 
     def _on_returned(self, idents: Sequence[int]) -> None:
         with self._lock:
@@ -385,6 +411,7 @@ class RadicalBackend:
             return
         self._pilots_left -= 1
         self._over = error
+        self._end_services(error.cause)
         if self.heir is not None:
             self._hand_over(error, begun, final=False)
         else:
@@ -418,8 +445,15 @@ class RadicalBackend:
         self._outbox.close()
         with self._lock:
             pending, self._pending = self._pending, {}
+        self._end_services("the run has ended" if error is None else error.cause)
         for call, done in [*pending.values(), *self._parts.take_held()]:
             self._refuse(call, done, error)
+
+    def _end_services(self, how: str) -> None:
+        with self._lock:
+            services, self._services = self._services, {}
+        for _, told in services.values():
+            told({"state": "ended", "how": f"has ended with its pilot: {how}", "stderr": ""})
 
     @staticmethod
     def _refuse(call: Call, done: Done, error: ScalemsError | None) -> None:

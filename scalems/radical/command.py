@@ -130,6 +130,7 @@ def make_settings(options: argparse.Namespace) -> Settings:
         label=options.resource,
         build=resource.tasks[options.venv],
         slots=options.cores or options.max_workers,
+        spare=options.spare_cores,
         runtime=options.runtime,
         options=fields,
         policies=invocation.policies(options),

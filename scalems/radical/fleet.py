@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scalems.errors import BackendError, ScalemsError
 from scalems.radical.dispatch import Dispatcher, Place
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from scalems.radical.backend import Entry, RadicalBackend
     from scalems.radical.preflight import Preflight
-    from scalems.workflow.backend import Done, Notify
+    from scalems.workflow.backend import Done, Notify, Told
     from scalems.workflow.block import Answers
     from scalems.workflow.call import Call
 
@@ -88,6 +88,8 @@ class Fleet:
         self._dispatcher = Dispatcher()
         self._pending: dict[int, tuple[Call, Done]] = {}
         self._large: dict[int, Call] = {}  # that wait for a larger pilot than there is yet
+        self._services: dict[int, tuple[Mapping[str, Any], Told]] = {}  # that wait for a pilot
+        self._serving: dict[int, str] = {}  # with which pilot each is
         self._parts = Parts(self._submit)
         self._repeats = Repeats()
         self._error: ScalemsError | None = None
@@ -128,6 +130,19 @@ class Fleet:
         else:
             self._submit(call, done)
 
+    def serve(self, ident: int, wanted: Mapping[str, Any], told: Told) -> None:
+        """Start a service beside the pilot that is active, or will be first."""
+        with self._changed:
+            first = next(iter(self._dispatcher.places), None)
+            if first is None and self._error is None and not self._closing:
+                self._services[ident] = (wanted, told)
+                return
+        if first is None:
+            told({"state": "ended", "how": "was not started: the run has ended", "stderr": ""})
+        else:
+            self._serving[ident] = first
+            self._members[first].backend.serve(ident, wanted, told)
+
     def cancel(self, call_id: int, item: int | None = None) -> bool:
         """Withdraw a call; if it runs, its processes are ended."""
         if item is not None:
@@ -136,8 +151,10 @@ class Fleet:
                 _refuse([unsent], None)
                 return True
         with self._changed:
+            if (title := self._serving.get(call_id)) is not None:
+                return self._members[title].backend.cancel(call_id)
             if call_id not in self._pending:
-                return False
+                return self._services.pop(call_id, None) is not None
             unsent = None
             if self._large.pop(call_id, None) or self._dispatcher.queue.remove(call_id):
                 unsent = self._pending.pop(call_id)
@@ -268,6 +285,9 @@ class Fleet:
             self._reconsider()
             self._changed.notify_all()
             alone = not self._awaited()
+            services, self._services = self._services, {}
+        for ident, (wanted, told) in services.items():
+            self.serve(ident, wanted, told)
         if self._preflight is not None and alone:
             self._preflight.end()
         self._notify(f"pilot {member.title} is active, and runs {slots} calls at a time")
@@ -326,6 +346,9 @@ class Fleet:
         """Give every call that has no outcome yet one."""
         with self._changed:
             pending, self._pending = self._pending, {}
+            services, self._services = self._services, {}
+        for _, told in services.values():
+            told({"state": "ended", "how": "was not started: the run has ended", "stderr": ""})
         _refuse([*pending.values(), *self._parts.take_held()], error)
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _LOCAL = ("fork://", "local://")
 _LOCAL_RUNTIME = 7 * 24 * 60  # minutes: the server ends a local pilot, not the clock
 _BATCH_RUNTIME = 60  # minutes
+_LOCAL_SPARE = 4  # RP's cores are its imagination here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,8 @@ class Request:
     slots: int
     """How many calls run at a time."""
     layout: Layout
+    spare: int
+    """Cores beside those of the Workers: for services, and tasks of RP's own."""
     nodes: int
     """0 if the definition does not say how large a node is."""
     runtime: int
@@ -84,7 +87,14 @@ class Request:
         if int(resource.get("cores_per_node") or 0) > 0:
             per_node = fields.Request.of(resource, 1).cores
         nodes = int(options.get("nodes") or 0)
-        slots = settings.slots or nodes * per_node or (_cores() if local else per_node)
+        spare = settings.spare if settings.spare is not None else _LOCAL_SPARE * local
+        whole = (nodes or 1) * per_node - (spare + 1 if spare else 0)  # one is the master's
+        slots = settings.slots or (_cores() if local and not nodes else whole if per_node else 0)
+        if per_node and slots < 1:
+            raise UsageError(
+                f"--spare-cores {spare} leaves no core for calls, as a node has {per_node}",
+                remedy="ask for fewer, or for more --nodes",
+            )
         if not slots:
             raise UsageError(
                 f"the definition of {settings.label} does not say how many cores a node has",
@@ -96,23 +106,26 @@ class Request:
             fake=(local or not per_node) and not nodes,
             nodes=nodes,
         )
-        if nodes and per_node and layout.pilot > nodes * per_node:
+        if nodes and per_node and layout.pilot + spare > nodes * per_node:
             raise UsageError(
-                f"{slots} cores for calls and one for RADICAL-Pilot's master do not fit on "
+                f"{slots} cores for calls, {f'{spare} spare ones ' * (spare > 0)}"
+                "and one for RADICAL-Pilot's master do not fit on "
                 f"{nodes} nodes of {per_node} cores",
                 remedy="ask for fewer --cores, or for more nodes",
             )
         runtime = settings.runtime or (_LOCAL_RUNTIME if local else _BATCH_RUNTIME)
         asked = {"resource": settings.label, "runtime": runtime, "exit_on_error": False}
         if not nodes:
-            asked["cores"] = layout.pilot
+            asked["cores"] = layout.pilot + spare
         queue = options.get("queue") or resource.get("default_queue")
         return cls(
             label=settings.label,
             local=local,
             slots=slots,
             layout=layout,
-            nodes=nodes or (math.ceil(layout.pilot / per_node) if per_node and not local else 0),
+            spare=spare,
+            nodes=nodes
+            or (math.ceil((layout.pilot + spare) / per_node) if per_node and not local else 0),
             runtime=runtime,
             queue=str(queue or ""),
             project=str(options.get("project") or ""),
@@ -124,7 +137,8 @@ class Request:
         return {
             "resource": self.label,
             "nodes": self.nodes,
-            "cores": self.layout.pilot,
+            "cores": self.layout.pilot + self.spare,
+            "spare": self.spare,
             "runtime": self.runtime,
             "queue": self.queue,
             "project": self.project,
@@ -137,7 +151,7 @@ class Request:
 
     def text(self) -> str:
         """Return it in lines for people."""
-        what = f"{self.layout.pilot} cores"
+        what = f"{self.layout.pilot + self.spare} cores"
         if self.local:
             what += " of this machine"
         elif self.nodes:

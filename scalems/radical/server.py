@@ -26,6 +26,7 @@ from scalems.errors import BackendError, ScalemsError
 from scalems.radical import admission, diagnosis, processes, surroundings, warm, wire
 from scalems.radical.clients import ClientEvent, Clients
 from scalems.radical.hub import GONE, WorkerEvent
+from scalems.radical.owntasks import OWN, OwnTasks, apart
 from scalems.radical.patience import Patience
 from scalems.radical.plane import Plane
 from scalems.radical.session import FINAL, JobEvent, PilotEvent, PilotSession, TaskEvent
@@ -110,6 +111,7 @@ class _Server:
         self._record: WarmPilot | None = None
         self._session = PilotSession(settings, self._events.put)
         self._plane = Plane(self._session, self._clients, self._events.put, folder=settings.data)
+        self._own = OwnTasks(self._session, self._clients)
         self._state = "NEW"
         self._runs_since: float | None = None  # the pilot's job
         self._changed = self._alive_sent = time.monotonic()
@@ -182,6 +184,7 @@ class _Server:
                 self._users.remove(client)
                 self._idle_since = time.monotonic()
             self._plane.drop(client)
+            self._own.drop(client)
             return
         kind, *values = message
         if kind == "use":
@@ -190,9 +193,14 @@ class _Server:
             self._clients.tell(client, "ready", self._session.slots)
         elif kind == "calls":
             rows, area = values[0], self._settings.area
-            self._plane.add(client, [wire.placed(row, area) for row in rows] if area else rows)
+            workers, own = apart([wire.placed(row, area) for row in rows] if area else rows)
+            self._plane.add(client, workers)
+            for row in own:
+                self._own.call(client, row)
+        elif kind == "serve":
+            self._own.serve(client, *values)
         elif kind == "cancel":
-            self._plane.cancel(client, *values)
+            self._plane.cancel(client, self._own.cancel(client, *values))
         elif kind == "give back":
             self._clients.tell(client, "returned", self._plane.give_back(client, *values))
         elif kind == "report":
@@ -207,7 +215,7 @@ class _Server:
         idle = 0.0 if self._users else time.monotonic() - self._idle_since
         return {
             "clients": len(self._users),
-            "calls": len(self._plane),
+            "calls": len(self._plane) + len(self._own),
             "route": self._plane.route(),
             "idle": idle,
             **self._status(),
@@ -264,7 +272,10 @@ class _Server:
 
     def _tell_end(self, kind: str, error: ScalemsError) -> None:
         for client in self._clients.numbers():
-            self._clients.tell(client, kind, error, self._plane.begun(client))
+            self._clients.tell(client, kind, error, self._begun(client))
+
+    def _begun(self, client: int) -> list[int]:
+        return self._plane.begun(client) + self._own.begun(client)
 
     # --- the loop -------------------------------------------------------------------------
 
@@ -317,7 +328,9 @@ class _Server:
             self._gone.append((time.monotonic() + _HEAR_OUT, event))
             return
         done = event.state == "DONE" and event.value is not None
-        if event.uid.startswith(HELLO):
+        if event.uid.startswith(OWN):
+            self._own.on_task(event)
+        elif event.uid.startswith(HELLO):
             if not done and not self._up:
                 raise self._lost(f"The Worker did not answer ({event.state}): {event.error}")
             if not done:
@@ -363,6 +376,7 @@ class _Server:
         self._clients.tell_all("way", f"calls get to {description['worker']} by {way}")
         if not self._up:
             self._up, self._reached = True, time.monotonic()
+            self._own.begin()
             self._keep()
             self._clients.tell_all("ready", self._session.slots)
         self._clients.tell_all("status", self._status())
@@ -406,6 +420,7 @@ class _Server:
             self._session.look()
             return
         self._replace_gone(now)
+        self._own.look()
         if self._up:
             self._plane.balance()
             self._check_workers(now)

@@ -24,10 +24,11 @@ from scalems.radical import batch, lean
 from scalems.radical.request import Request
 from scalems.radical.surroundings import Place
 from scalems.radical.wire import SLOTS
-from scalems.workflow import mpi
+from scalems.workflow import mpi, stamp
+from scalems.workflow.call import ENV_VARIABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from scalems.radical.request import Layout
     from scalems.radical.settings import Settings
@@ -92,6 +93,8 @@ class PilotSession:
         self._raptor: Any = None
         self._venv: Path | None = None
         self.slots = 0
+        self.spare = 0
+        """Cores that no Worker has."""
         self.runtime = 0
         self.local = False
         self._queue = batch.Queue("")
@@ -149,6 +152,47 @@ class PilotSession:
                 }
             )
         )
+
+    def launch(
+        self, name: str, words: list[str], variables: Mapping[str, str], **fields: object
+    ) -> None:
+        """Start a task of RP's own, in the Task venv; its end is an event of that name.
+
+        :param words: what its Python is given.
+        :param variables: of its environment.
+        :param fields: more of RP's TaskDescription.
+        """
+        import radical.pilot as rp
+
+        build = self._settings.build
+        description = {
+            "uid": name,
+            "mode": rp.TASK_EXECUTABLE,
+            "executable": str(build.python),
+            "arguments": words,
+            "pre_launch": [*mpi.LAUNCH_LINES, *build.lines.pre_launch],
+            "pre_exec": self._entered(),
+            **fields,
+        }
+        description["environment"] = {
+            ENV_VARIABLE: build.content_digest,
+            stamp.VARIABLE: stamp.text(name, build.software),
+            **variables,
+        }
+        self._tasks.submit_tasks(rp.TaskDescription(description))
+
+    def cancel(self, name: str) -> None:
+        """End a task of RP's own."""
+        self._tasks.cancel_tasks([name])
+
+    def _entered(self) -> list[str]:
+        """Return the shell lines that enter the Task venv."""
+        build = self._settings.build
+        lines = [*_IN_JOB, *enter.shell_lines(build.venv, build.site, build.lines.pre_exec)]
+        if build.lines.pre_rank:
+            ranks = shlex.quote(json.dumps(build.lines.pre_rank))
+            lines.append(f"export {mpi.PRE_RANK}={ranks}")
+        return lines
 
     @property
     def workers(self) -> int:
@@ -278,6 +322,7 @@ class PilotSession:
         settings = self._settings
         request = Request.of(settings, resource)
         self.slots, self.runtime = request.slots, request.runtime
+        self.spare = request.spare
         fields = dict(request.fields)
         if self.local:
             if not _SAFE.fullmatch(str(settings.folder)):
@@ -328,11 +373,6 @@ class PilotSession:
     def _hire(self, rp: Any, names: list[str]) -> None:
         build = self._settings.build
         code = probe.site_packages(build.venv) / "scalems" / "radical" / "worker.py"
-        entered = enter.shell_lines(build.venv, build.site, build.lines.pre_exec)
-        pre_exec = [*_IN_JOB, *entered]
-        if build.lines.pre_rank:
-            ranks = shlex.quote(json.dumps(build.lines.pre_rank))
-            pre_exec.append(f"export {mpi.PRE_RANK}={ranks}")
         descriptions = []
         for name in names:
             cores, slots = self._shares[self._places[name]]
@@ -347,7 +387,7 @@ class PilotSession:
                         "cores_per_rank": cores,
                         "environment": {SLOTS: str(slots)},
                         "pre_launch": list(build.lines.pre_launch),
-                        "pre_exec": pre_exec,
+                        "pre_exec": self._entered(),
                     }
                 )
             )

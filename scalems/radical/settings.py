@@ -53,6 +53,9 @@ class Settings:
     policies: Mapping[About, Policy]
     """What to do about a Worker that is not what was verified."""
 
+    spare: int | None = None
+    """Cores that no Worker gets: those of services, and of tasks of RP's own."""
+
     environment: str = ""
     """Content fingerprint that results are kept under; empty if differences were let pass."""
 

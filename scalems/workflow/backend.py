@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 
     Notify = Callable[[str], None]
     """Told one short line, for people, whenever the state of a backend changes."""
+
+    Told = Callable[[Mapping[str, Any]], None]
+    """Told how it stands with a service: once that it is ready, with its ``host`` and ``port``, and
+    once that it has ended, and ``how``; see ``scalems.workflow.serving``."""
 
     Done = Callable[[Outcome | Answers], None]
     """Told the outcome of a call, exactly once; of a block of calls, those of its items.
@@ -66,6 +70,14 @@ class Backend(Protocol):
         (``scalems.workflow.block``): an item is not to wait behind a long one for its place.
         Afterwards `done` is told exactly one outcome, whatever happens: if the backend
         is lost, the failure names the cause.
+        """
+        ...
+
+    def serve(self, ident: int, wanted: Mapping[str, Any], told: Told) -> None:
+        """Start a service, and return at once; :meth:`cancel` ends it, and so does :meth:`close`.
+
+        :param ident: unique in the run, also among calls.
+        :param wanted: see ``scalems.workflow.service.service``.
         """
         ...
 

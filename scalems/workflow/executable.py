@@ -60,6 +60,7 @@ def executable(
     cores_per_rank: int = 1,
     gpus_per_rank: int = 0,
     priority: int = 0,
+    route: str = "auto",
     label: str = "",
 ) -> Future[Completed]:
     """Run a program as a task; no shell is in between.
@@ -105,6 +106,7 @@ def executable(
     :param cores_per_rank: cores that each takes; ``OMP_NUM_THREADS`` tells it.
     :param gpus_per_rank: GPUs that each takes; ``CUDA_VISIBLE_DEVICES`` tells it.
     :param priority: programs and tasks with a higher one run first.
+    :param route: ``worker`` or ``rp``, see :class:`~scalems.workflow.options.TaskOptions`.
     :param label: its name in messages, by default that of the program.
     :return: a future of :class:`Completed`. If the program cannot start, or ends with another
         exit code, or leaves no output, it raises :class:`ExecutableError`.
@@ -134,6 +136,7 @@ def executable(
         cores_per_rank=cores_per_rank,
         gpus_per_rank=gpus_per_rank,
         priority=priority,
+        route=route,
         label=label,
     )
     wanted = Program(

@@ -37,6 +37,12 @@ MPIEXEC = "SCALEMS_MPIEXEC"
 PRE_RANK = "SCALEMS_PRE_RANK"
 """Environment variable: shell lines to run before each rank, as a list in JSON."""
 
+LAUNCH_LINES = (
+    # In containers everything is root; Open MPI refuses it otherwise.
+    'test "$(id -u)" != 0 || export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1',
+)
+"""Shell lines before an ``mpiexec`` that RADICAL-Pilot starts."""
+
 _TELL = "trap 'echo \"scalems: a shell line before the program failed: $BASH_COMMAND\" >&2' ERR"
 
 _RANKS = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
@@ -142,38 +148,54 @@ def run(call: Call) -> Outcome:
     """
     words = command(call.needs)
     with tempfile.TemporaryDirectory(prefix="ranks-", dir=file.scratch()) as name:
-        folder = Path(name)
-        (folder / "call").write_bytes(pickle.dumps((sys.path, call), protocol=5))
-        start = _START.format(folder=name)
+        start = laid(Path(name), call, path=sys.path)
         done = subprocess.run(
-            [*words, sys.executable, "-c", start],
+            [*words, sys.executable, *start],
             env=environment(call.needs),
             stdin=subprocess.DEVNULL,
             check=False,
         )
-        outcomes = [
-            pickle.loads((folder / str(rank)).read_bytes())
-            for rank in range(call.needs.ranks)
-            if (folder / str(rank)).is_file()
-        ]
-    for outcome in outcomes:
-        if not outcome.ok:
-            return outcome  # type: ignore[no-any-return]
-    if len(outcomes) < call.needs.ranks:
+        outcome = collected(Path(name), call)
+    if outcome is None:
         raise TaskLost(
-            f"{call.name}: {len(outcomes)} of {call.needs.ranks} ranks have ended well "
+            f"{call.name}: not all of {call.needs.ranks} ranks have ended well "
             f"({words[0]} ended with exit code {done.returncode})"
         )
-    return outcomes[0]  # type: ignore[no-any-return]
+    return outcome
+
+
+def laid(folder: Path, call: Call, *, path: list[str] | None = None) -> list[str]:
+    """Lay down a call for its ranks; return what the interpreter of each is started with.
+
+    :param path: where it is to look for modules, if that is not known there.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (folder / "call").write_bytes(pickle.dumps((path, call), protocol=5))
+    return ["-c", _START.format(folder=str(folder))]
+
+
+def collected(folder: Path, call: Call) -> Outcome | None:
+    """Return the outcome of rank 0, or of the first that failed; ``None`` if one has left none."""
+    outcomes: list[Outcome] = [
+        pickle.loads((folder / str(rank)).read_bytes())
+        for rank in range(call.needs.ranks)
+        if (folder / str(rank)).is_file()
+    ]
+    for outcome in outcomes:
+        if not outcome.ok:
+            return outcome
+    return outcomes[0] if len(outcomes) == call.needs.ranks else None
 
 
 def rank_main(name: str) -> None:
     """Run the call on one rank."""
     folder = Path(name)
     path, call = pickle.loads((folder / "call").read_bytes())
-    sys.path[:] = path
+    if path is not None:
+        sys.path[:] = path
     rank = next((os.environ[key] for key in _RANKS if key in os.environ), "0")
-    outcome = calls.execute(replace(call, needs=replace(call.needs, ranks=1)), before=_check(call))
+    alone = replace(call, needs=replace(call.needs, ranks=1))
+    outcome = calls.execute(alone, before=_check(call) if call.needs.ranks > 1 else None)
     part = folder / f".{rank}"
     part.write_bytes(pickle.dumps(outcome, protocol=5))
     part.replace(folder / rank)

@@ -55,6 +55,9 @@ class Needs:
     once: bool = False
     """Whether it must not be begun again by itself when it was lost, as it may have effects."""
 
+    route: str = ""
+    """How it goes, where there is a choice: ``worker``, ``rp``, or empty for what suits it."""
+
     @property
     def cores(self) -> int:
         """Cores that it takes in all; of one with `hosts`, those that it takes on the first."""

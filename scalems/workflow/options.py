@@ -18,6 +18,8 @@ _ALIASES = {
     "threads_per_core": "cores_per_rank",
     "gpus_per_core": "gpus_per_rank",
 }
+ROUTES = ("auto", "worker", "rp")
+"""What ``route`` may be."""
 _LONGEST_PAUSE = 60.0  # seconds
 
 
@@ -53,6 +55,9 @@ class TaskOptions:
     """Tasks with a higher one run first, of those that could run."""
     parts: int = 1
     """MPI processes that it starts by itself: its cores may be those of several workers then."""
+    route: str = "auto"
+    """On RADICAL-Pilot: ``worker``, in a Worker; ``rp``, as a task of RADICAL-Pilot's own; or as
+    the rule says (``auto``). Other backends have one way."""
     label: str = ""
     """Name of its calls, by default that of the function."""
 
@@ -82,6 +87,8 @@ class TaskOptions:
             object.__setattr__(self, "memory", _bytes(given["memory"]))
         except ValueError as error:
             faults.append(f"memory is a number of bytes or a size such as '2GB': {error}")
+        if given["route"] not in ROUTES:
+            faults.append(f"route is one of {', '.join(ROUTES)}, not {self.route!r}")
         if not isinstance(given["label"], str):
             faults.append(f"label is a text, not {self.label!r}")
         faults += _wrong_variables(given["env"])
@@ -101,6 +108,7 @@ class TaskOptions:
             priority=self.priority,
             once=not self.cache,
             parts=self.parts,
+            route="" if self.route == "auto" else self.route,
         )
         return NONE if needs == NONE else needs
 
