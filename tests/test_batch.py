@@ -78,6 +78,25 @@ def test_the_batch_system_says_why_a_pilot_has_ended_whatever_is_heard_first(ord
     assert len(case.notes) == (len(order) > 1)
 
 
+def test_a_job_that_waits_in_vain_is_given_up_with_what_mends_it():
+    case = Case()
+    vain = Job(ident="1", state="PENDING", reason="PartitionTimeLimit")
+    assert case.hear(vain) is None
+    case.now += verdict.IN_VAIN - 1
+    assert case.verdict.overdue() is None
+    case.hear(Job(ident="1", state="PENDING", reason="Resources"))  # it was of a moment
+    case.now += 10
+    assert case.verdict.overdue() is None
+    case.hear(vain)
+    case.now += verdict.IN_VAIN + 1
+    end = case.verdict.overdue()
+    assert end is not None
+    assert end.what == "Job 1 cannot begin (PartitionTimeLimit)."
+    assert "--runtime" in end.remedy
+    case.hear(RUNS)
+    assert case.verdict.overdue() is None
+
+
 def test_a_pilot_that_somebody_cancels_is_none_that_fails():
     case = Case()
     case.hear(RUNS)

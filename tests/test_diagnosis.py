@@ -55,6 +55,12 @@ CASES = {
     "bad-job-endpoint": "Nothing here can start pilots",
     "percent": "There is a % in the definition of lab.cluster",
     "slurm-no-controller": "The batch system does not answer",
+    "slurm-invalid-partition": "does not accept the partition or queue",
+    "slurm-drained-partition": "The partition or queue takes no jobs now",
+    "slurm-invalid-account": "does not accept the account",
+    "slurm-time-limit": "does not accept the run time",
+    "slurm-too-many-nodes": "no nodes like those",
+    "slurm-node-count": "no nodes like those",
     "psij-pbs": "There is no qsub here",
     "no-host": "Nothing here can start pilots",
     "unwritable-sandbox": "cannot make the pilot's folder below /proc/nowhere",
@@ -70,7 +76,16 @@ def test_the_cause_is_named_with_its_remedy(case, tmp_path):
     assert first == "The pilot has failed."
     assert CASES[case] in cause
     assert lines, "the log that says so is shown"
-    words = ("lab.cluster", "modules", "sandbox=", "sinfo", "--resource")
+    words = (
+        "lab.cluster",
+        "modules",
+        "--nodes",
+        "--runtime",
+        "--queue",
+        "sandbox=",
+        "sinfo",
+        "--resource",
+    )
     assert any(word in error.remedy for word in words)
     assert str(tmp_path / "run") in error.remedy
     assert "--debug-bundle" in error.remedy

@@ -38,6 +38,24 @@ _ENDED = {
 }
 # "JOB REASON CODES" of squeue(1) that tell it before.
 _FORETOLD = {"TimeLimit": "TIMEOUT", "NodeDown": "NODE_FAIL", "OutOfMemory": "OUT_OF_MEMORY"}
+_FEWER = "ask for fewer --nodes or --cores; `sinfo -o '%P %D %c %l'` lists what partitions have"
+_SHORTER = "ask for less --runtime; `sinfo -o '%P %l'` lists the limits of partitions"
+_ALLOWED = "`sacctmgr show assoc user=$USER format=account,qos,maxwall,maxnodes` lists what you may"
+# Those that a job waits for in vain, unless it or the partition is changed; each with its remedy.
+_NEVER = {
+    "AssocMaxCpuPerJobLimit": f"ask for fewer --cores; {_ALLOWED}",
+    "AssocMaxNodePerJobLimit": f"ask for fewer --nodes; {_ALLOWED}",
+    "AssocMaxWallDurationPerJobLimit": f"ask for less --runtime; {_ALLOWED}",
+    "BadConstraints": "no node is like that: correct the constraint of the resource config",
+    "InvalidAccount": f"give another --project; {_ALLOWED}",
+    "InvalidQOS": f"give another QOS; {_ALLOWED}",
+    "PartitionConfig": _FEWER,
+    "PartitionNodeLimit": _FEWER,
+    "PartitionTimeLimit": _SHORTER,
+    "QOSMaxCpuPerJobLimit": f"ask for fewer --cores; {_ALLOWED}",
+    "QOSMaxNodePerJobLimit": f"ask for fewer --nodes; {_ALLOWED}",
+    "QOSMaxWallDurationPerJobLimit": f"ask for less --runtime; {_ALLOWED}",
+}
 _NOTHING = ("", "None", "N/A", "(null)")
 
 log = logging.getLogger(__name__)
@@ -59,6 +77,11 @@ class Job:
     def ended(self) -> bool:
         """Whether it has ended, and it is known how."""
         return self.state in _ENDED
+
+    @property
+    def never(self) -> str:
+        """What mends it, if it waits for something that will not come; empty if it may begin."""
+        return _NEVER.get(self.reason, "") if self.state == "PENDING" else ""
 
     @property
     def ending(self) -> bool:

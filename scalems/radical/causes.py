@@ -70,7 +70,7 @@ def _rejected(pattern: str, what: str, option: str) -> Rule:
     return Rule(
         pattern=pattern,
         text=f"The batch system does not accept the {what} of the job.",
-        remedy=f"give another one with --pilot-option {option}, or correct the resource config; "
+        remedy=f"give another one with {option}, or correct the resource config; "
         "`sinfo` and `sacctmgr show assoc user=$USER` (Slurm) list what you may use",
     )
 
@@ -118,14 +118,26 @@ RULES: tuple[Rule, ...] = (
     ),
     # --- the batch system ---
     _rejected(
-        r"[Ii]nvalid partition|PartitionNotAvailable|[Uu]nknown queue|invalid queue",
+        r"[Ii]nvalid partition|[Uu]nknown queue|invalid queue",
         "partition or queue",
-        "queue=NAME",
+        "--queue NAME",
     ),
     _rejected(
         r"Invalid account|[Ii]nvalid project|account/partition combination",
         "account",
-        "project=NAME",
+        "--project NAME",
+    ),
+    Rule(
+        pattern=r"Required partition not available|PartitionNotAvailable|[Qq]ueue is not enabled",
+        text="The partition or queue takes no jobs now: it is drained, or not active.",
+        remedy="wait, or name another one with --queue NAME; `sinfo -s` and `scontrol show "
+        "partition` (Slurm) list them",
+    ),
+    _rejected(
+        r"Invalid feature specification|Invalid generic resource|reservation is invalid"
+        r"|Invalid node name|Memory specification can not be satisfied",
+        "features, GPUs, memory, nodes or reservation",
+        "--pilot-option KEY=VALUE",
     ),
     Rule(
         pattern=r"[Tt]ime limit .*(invalid|exceed)|PartitionTimeLimit|walltime .*exceed",
@@ -136,10 +148,10 @@ RULES: tuple[Rule, ...] = (
         pattern=r"[Nn]ode configuration is not available|[Nn]ode count|too many (nodes|CPUs)"
         r"|More processors requested than permitted",
         text="The batch system has no nodes like those that the job asks for.",
-        remedy="ask for fewer --cores; correct cores_per_node in the resource config: "
+        remedy="ask for fewer --nodes or --cores, or correct cores_per_node in the config: "
         "`scalems resource show {label}`",
     ),
-    _rejected(r"[Ii]nvalid qos|[Ii]nvalid constraint", "QOS", "FIELD=VALUE"),
+    _rejected(r"[Ii]nvalid qos|[Ii]nvalid constraint", "QOS", "--pilot-option FIELD=VALUE"),
     Rule(
         pattern=r"Job violates accounting|QOSMax\w+|AssocMax\w+|AssocGrp\w+",
         text="The job is beyond the limits of your account.",

@@ -359,6 +359,8 @@ class _Server:
         """Stop if the pilot has ended."""
         if end is not None:
             lost = self._lost(end.what)
+            if end.remedy:
+                lost = BackendError(end.what, remedy=end.remedy)
             raise lost if end.cancelled or not self._up else _Ended(lost)
 
     def _admit(self, description: dict[str, Any]) -> None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 LIMIT = 45.0
 """Seconds for Slurm to say how a job has ended: its KillWait is 30, and its epilogs come then."""
+IN_VAIN = 20.0
+"""Seconds that a job may wait for what will not come; the reason may be of a moment."""
 NO_JOB = 5.0
 """Seconds for it to say that there is a job."""
 
@@ -26,7 +28,9 @@ class End(NamedTuple):
     what: str
     """A sentence that says what has happened."""
     cancelled: bool
-    """Whether somebody wanted it."""
+    """Whether another pilot would not help: somebody wanted it, or it asks for too much."""
+    remedy: str = ""
+    """What mends it, where that is known."""
 
 
 class Verdict:
@@ -44,6 +48,7 @@ class Verdict:
         self._job: Job | None = None
         self._end: End | None = None
         self._due = 0.0
+        self._in_vain: float | None = None  # since when the job waits for what will not come
 
     @property
     def pending(self) -> bool:
@@ -65,6 +70,10 @@ class Verdict:
     def on_job(self, job: Job) -> End | None:
         """Hear of its job; return the end of the pilot when that is known."""
         self._job = job
+        if not job.never:
+            self._in_vain = None
+        elif self._in_vain is None:
+            self._in_vain = self._clock()
         if job.ended:
             own = End(f"{job.text()}.", job.state == "CANCELLED")
             return self._end if self._end is not None and job.ended_itself else own
@@ -73,7 +82,11 @@ class Verdict:
         return None
 
     def overdue(self) -> End | None:
-        """Return what is told when the batch system has not said more in time."""
+        """Return what is told when the batch system has not said more in time, or never will."""
+        job, since = self._job, self._in_vain
+        if job is not None and since is not None and self._clock() > since + IN_VAIN:
+            text = job.text().replace("is pending", "cannot begin")
+            return End(f"{text[:1].upper()}{text[1:]}.", cancelled=True, remedy=job.never)
         return self._end if self._end is not None and self._clock() > self._due else None
 
     def _wait(self, end: End) -> None:
