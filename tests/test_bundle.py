@@ -16,10 +16,12 @@ import pytest
 from homes import LABEL, Scalems, make_scalems
 from hypothesis import example, given
 from hypothesis import strategies as st
+from test_packages import write_package, write_repository
 
-from scalems.env import bundlefile
+from scalems.env import bundled, bundlefile
 from scalems.env.bundle import without_host
 from scalems.env.bundlefile import Damaged, Part
+from scalems.errors import UsageError
 from scalems.resource.config import Project
 
 TARGETS = ["cp311-manylinux_2_28_x86_64"]
@@ -177,6 +179,12 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> Ends:
         pytest.skip("nobody may take the network away here")
     folder = tmp_path_factory.mktemp("bundle")
     here = make_scalems(folder / "here")
+    write_package(here.project.parent / "linked", "linked")
+    away = write_repository(folder / "away", "away")
+    with (here.project / "envs" / "pilot.toml").open("a") as stream:
+        stream.write('[packages.linked]\npath = "../../linked"\neditable = true\n')
+        stream.write(f'[packages.away]\ngit = "{away.as_uri()}"\nrev = "main"\n')
+    here.run("env", "lock", "pilot")
     path = folder / "there" / "lab.pyz"
     path.parent.mkdir()
     made = here.json("env", "bundle", "--resource", LABEL, "-o", path)
@@ -198,6 +206,8 @@ def test_a_machine_without_network_gets_all_from_a_bundle(ends, engine):
     assert [env["action"] for env in result["envs"]] == ["built"]
     (report,) = json.loads(ends.scalems("env", "check", "--deep", "--json").stdout)
     assert report["ok"]
+    own = "import linked, away; print(linked.VALUE + away.VALUE)"
+    assert ends.scalems("env", "run", "pilot", "--", "python", "-c", own).stdout == "2\n"
     again = json.loads(
         ends.scalems("env", "sync", "--bundle", ends.bundle, "--offline", "--json").stdout
     )
@@ -231,6 +241,21 @@ def test_a_delta_leaves_out_what_is_there(ends):
         shutil.rmtree(files, ignore_errors=True)
         files.with_name("away").rename(files)
     assert "is a delta, and what it leaves out is not here" in done.stderr
+
+
+@pytest.mark.network
+def test_gc_removes_wheels_that_nobody_read_for_long(ends):
+    files = ends.there / "home/.local/share/scalems/wheelhouse/files"
+    assert not json.loads(ends.scalems("env", "gc", "--json").stdout)["wheels"]
+    (idna,) = files.glob("*/idna-*.whl")
+    (own,) = files.glob("*/linked-*.whl")
+    for path in (idna, own):
+        os.utime(path, (0, 0))
+    ends.scalems("env", "gc")
+    assert not idna.exists()
+    assert own.exists()  # of a build that is in use
+    ends.scalems("env", "sync", "--bundle", ends.bundle, "--offline")
+    assert idna.exists()
 
 
 @pytest.mark.network
@@ -288,6 +313,23 @@ def test_a_bundle_needs_a_current_lock_and_a_name(scalems: Scalems):
         *("env", "bundle", "--resource", LABEL, "-o", "a.pyz", "--since", "envs/pilot.toml"), code=3
     )
     assert not (scalems.project / "a.pyz").exists()
+
+
+def test_what_must_be_built_where_it_is_used_is_not_bundled(scalems: Scalems):
+    spec = scalems.project / "envs" / "pilot.toml"
+    spec.write_text('no-binary = ["netifaces"]\n' + spec.read_text())
+    done = scalems.run("env", "bundle", "--resource", LABEL, "-o", "a.pyz", code=2)
+    assert "pilot: netifaces" in done.stderr
+    assert "built where they are used" in done.stderr
+
+
+@given(st.recursive(st.none() | st.integers() | st.text(), st.lists) | st.binary())
+def test_what_no_bundle_has_written_is_told(tmp_path_factory, data):
+    envs = tmp_path_factory.mktemp("envs")
+    content = data if isinstance(data, bytes) else json.dumps({"format": 1, "packages": data})
+    (envs / "bundled.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UsageError, match="unpack the bundle again"):
+        bundled.read(envs)
 
 
 def test_a_resource_config_for_its_own_host_names_no_host(tmp_path):

@@ -18,6 +18,7 @@ from typing import Any
 
 from scalems import probe
 from scalems.env import (
+    bundled,
     bundlefile,
     collect,
     layout,
@@ -36,10 +37,11 @@ from scalems.env.engine import Engine, choose
 from scalems.env.lock import Lock
 from scalems.env.locking import Notify, Options
 from scalems.env.package import Prepared
+from scalems.env.prepare import workshop
 from scalems.env.spec import EnvSpec
 from scalems.env.tag import Tag
 from scalems.env.wheelhouse import Wheel, Wheelhouse
-from scalems.errors import ScalemsError, UsageError
+from scalems.errors import EnvironmentNotReady, ScalemsError, UsageError
 from scalems.host.files import write_atomic
 from scalems.resource.config import Project, ResourceConfig
 
@@ -99,16 +101,18 @@ def make(
     """
     config = project.resource(label)
     specs = [spec.load(project.env_path(name)) for name in config.envs]
-    local = [f"{one.name}: {each.name}" for one in specs for each in one.packages]
-    local += [f"{one.name}: {name} (no-binary)" for one in specs for name in one.no_binary]
-    if local:
+    if compiled := [f"{one.name}: {name}" for one in specs for name in one.no_binary]:
         raise UsageError(
-            f"local packages cannot be bundled yet: {', '.join(local)}",
-            remedy="put a release of them on a package index, and name it in `dependencies`",
+            f"packages of `no-binary` cannot be bundled: {', '.join(compiled)}: they are to be "
+            "built where they are used, against what is there, and their build needs more than "
+            "a wheel",
+            remedy="leave them out of `no-binary`, name another env, or let the resource config "
+            "name the `host`, whose packages are then sent over SSH",
         )
     engine = choose(options.engine)
     client = target.client()
-    packages: dict[str, tuple[Prepared, ...]] = {one.name: () for one in specs}
+    with workshop(layout.default(), engine, options, notify=notify) as shop:
+        packages = {one.name: shop.prepare(one, target.find_interpreter(one)) for one in specs}
     locks, _ = locking.ensure(specs, packages, client, engine, options, notify=notify)
     wanted = [tag.parse(text) for text in targets or config.targets]
     store = layout.default().wheelhouse
@@ -116,9 +120,11 @@ def make(
     tags = wanted or [tag.of(probe.interpreter())]
     own = wheel.pack(layout.default().wheels, client=True)
     tools, client_files = _client(specs, tags, own, engine, store, options, notify=notify)
-    house = wheelhouse.merge([house.wheels, tools])
+    own_files, brought = _local(packages, tags)
+    house = wheelhouse.merge([house.wheels, tools, brought])
     files = {
         **_project(project, config),
+        **own_files,
         **_files("wheels", house),
         **_part(f"client/{own.name}", own.read_bytes()),
         **client_files,
@@ -143,6 +149,48 @@ def make(
         files=len(files),
         omitted=sum(part.omitted for part in files),
         built={one.filename: one.sdist for one in house.wheels if one.sdist},
+    )
+
+
+def _local(
+    packages: Mapping[str, tuple[Prepared, ...]], tags: Sequence[Tag]
+) -> tuple[dict[Part, bytes], tuple[Wheel, ...]]:
+    """Return the wheels of local packages, and the file that says what they are of.
+
+    :raises EnvironmentNotReady: one was compiled, and not for a target.
+    """
+    found: dict[str, Prepared] = {}
+    for env, several in packages.items():
+        for one in several:
+            other = found.setdefault(one.name, one)
+            if (one.digest, one.wheel.name) != (other.digest, other.wheel.name):
+                raise UsageError(
+                    f"{one.name} is of two sources in the environments of one bundle: "
+                    f"{other.reference} and {one.reference} ({env})"
+                )
+    wheels = {name: _wheel(one) for name, one in found.items()}
+    for name, each in wheels.items():
+        if strange := [str(tag) for tag in tags if not set(tag.wheels()) & each.tags()]:
+            raise EnvironmentNotReady(
+                f"{name} was built to {each.filename}, which does not run on {', '.join(strange)}",
+                remedy="make the bundle on a machine like the target, with its Python",
+            )
+    if not found:
+        return {}, ()
+    digests = {name: each.sha256 for name, each in wheels.items()}
+    text = bundled.text(list(found.values()), digests)
+    return _part(f"project/envs/{bundled.FILE}", text.encode()), tuple(wheels.values())
+
+
+def _wheel(one: Prepared) -> Wheel:
+    path = one.wheel
+    return Wheel(
+        name=one.name,
+        version=one.version,
+        filename=path.name,
+        sha256=wheelhouse.sha256(path),
+        size=path.stat().st_size,
+        path=path,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from scalems.env.manifest import Manifest
 from scalems.env.state import Synced
 from scalems.failpoint import failpoint
 from scalems.host import filelock
+
+_COLLECTED_KEPT = 30 * 86400.0  # seconds that collected wheels are kept after their last use
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +132,7 @@ def collect(place: Layout, *, keep: int, dry_run: bool, notify: Notify) -> Colle
         # They are packed again when needed.
         wheels = sorted(place.wheels.rglob("*.whl"), key=lambda path: path.stat().st_mtime)[:-1]
         wheels += _unused_packages(place, {one.folder for one in unused})
+        wheels += _long_unused(place)
         result = Collection(
             builds=unused,
             forgotten=tuple(forgotten),
@@ -146,6 +150,23 @@ def _unused_packages(place: Layout, unused: set[Path]) -> list[Path]:
     needed = {package["wheel"] for known in kept for package in known.packages.values()}
     needed |= {folder for known in kept for folder in known.compiled.values()}
     return [one for one in sorted(place.packages.glob("*/*.whl")) if one.parent.name not in needed]
+
+
+def _long_unused(place: Layout) -> list[Path]:
+    """Return collected wheels that were not read for long, and are of no bundled package."""
+    needed = {
+        package["wheel"]
+        for one in builds(place)
+        if one.manifest
+        for package in one.manifest.packages.values()
+    }
+    limit = time.time() - _COLLECTED_KEPT
+    found = []
+    for path in sorted((place.wheelhouse / "files").glob("*/*.whl")):
+        status = path.stat()
+        if path.parent.name not in needed and max(status.st_atime, status.st_mtime) < limit:
+            found.append(path)
+    return found
 
 
 def _remove(place: Layout, what: Collection, notify: Notify) -> None:

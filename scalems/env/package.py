@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scalems.env import repository
+from scalems.env import bundled, repository
+from scalems.env.bundled import Bundled
 from scalems.env.source import Table
 from scalems.probe import normalize
 
@@ -24,6 +25,7 @@ class Package:
     :param rev: branch, tag or commit.
     :param subdirectory: folder of the package in its repository.
     :param extras: its optional parts that are wanted.
+    :param bundled: the wheel that a bundle has brought, if its folder is not here.
     """
 
     name: str
@@ -34,10 +36,13 @@ class Package:
     rev: str = "HEAD"
     subdirectory: str = ""
     extras: tuple[str, ...] = ()
+    bundled: Bundled | None = None
 
     @property
     def requested(self) -> str:
         """What the spec says of it, in one line."""
+        if self.bundled is not None and not self.git:
+            return f"{self.written} (as a wheel, from a bundle)"
         if self.path is not None:
             return f"{self.written}{' (editable)' if self.editable else ''}"
         return f"{self.git} at {self.rev}"
@@ -58,19 +63,34 @@ def load(data: Mapping[str, Any], *, beside: Path) -> tuple[Package, ...]:
 
     :param beside: folder of the spec, from which relative paths go.
     """
+    if not data:
+        return ()
+    brought = bundled.read(beside)
     return tuple(
-        Package(
-            name=normalize(name),
-            path=(beside / Path(table["path"]).expanduser()).resolve() if "path" in table else None,
-            written=table.get("path", ""),
-            editable=table.get("editable", False),
-            git=table.get("git", ""),
-            rev=table.get("rev", "HEAD"),
-            subdirectory=table.get("subdirectory", "").strip("/"),
-            extras=tuple(sorted(table.get("extras", ()))),
-        )
+        _package(normalize(name), table, beside, brought.get(normalize(name)))
         for name, table in sorted(data.items())
     )
+
+
+def _package(name: str, table: Mapping[str, Any], beside: Path, brought: Bundled | None) -> Package:
+    path = (beside / Path(table["path"]).expanduser()).resolve() if "path" in table else None
+    if path is not None and _is_project(path):
+        brought = None
+    return Package(
+        name=name,
+        path=None if brought else path,
+        written=table.get("path", ""),
+        editable=table.get("editable", False) and not brought,
+        git=table.get("git", ""),
+        rev=table.get("rev", "HEAD"),
+        subdirectory=table.get("subdirectory", "").strip("/"),
+        extras=tuple(sorted(table.get("extras", ()))),
+        bundled=brought,
+    )
+
+
+def _is_project(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("pyproject.toml", "setup.py"))
 
 
 def mistakes(data: Mapping[str, Any], *, beside: Path) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -109,10 +129,10 @@ def _table_mistakes(
     if isinstance(path, str):
         try:
             folder = (beside / Path(path).expanduser()).resolve()
-            there = any((folder / name).is_file() for name in ("pyproject.toml", "setup.py"))
+            there = _is_project(folder)
         except (OSError, ValueError, RuntimeError):
             there = False
-        if not there:
+        if not there and normalize(where[-1]) not in bundled.read(beside):
             yield (*where, "path"), f"there is no Python project in {path!r}: no pyproject.toml"
 
 

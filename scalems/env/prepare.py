@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scalems.env import lock, repository, site, source
+from scalems.env import lock, repository, site, source, wheelhouse
+from scalems.env.bundled import Bundled
 from scalems.env.canonical import digest
 from scalems.env.engine import Engine, InstallError
 from scalems.env.guard import waiting
@@ -59,6 +60,8 @@ class Workshop:
     def _one(
         self, spec: EnvSpec, one: Package, former: Lock | None, interpreter: Interpreter
     ) -> Prepared:
+        if one.bundled is not None and (prepared := self._bundled(one, one.bundled, former)):
+            return prepared
         table: Table = {}
         commit = ""
         if one.path is not None:
@@ -105,6 +108,35 @@ class Workshop:
             version=version,
             needs=needs,
             table=table,
+        )
+
+    def _bundled(self, one: Package, brought: Bundled, former: Lock | None) -> Prepared | None:
+        """Return a package as a bundle has brought it; ``None`` if the lock has another commit.
+
+        :raises UsageError: its wheel is not here any more, or was changed.
+        """
+        pinned = former.packages.get(one.name) if former else None
+        if one.git and (pinned is None or pinned.reference != brought.reference):
+            return None
+        path = self._place.wheelhouse / "files" / brought.sha256 / brought.filename
+        try:
+            same = wheelhouse.sha256(path) == brought.sha256
+        except OSError:
+            same = False
+        if not same:
+            raise UsageError(
+                f"the wheel of {one.name!r}, which a bundle has brought, is not here any more: "
+                f"{path}",
+                remedy="scalems env sync --bundle FILE --offline, with that bundle",
+            )
+        return Prepared(
+            package=one,
+            reference=brought.reference,
+            digest=brought.digest,
+            wheel=path,
+            version=brought.version,
+            needs=brought.needs,
+            table={},
         )
 
     def _commit(self, spec: EnvSpec, one: Package, former: Lock | None) -> str:

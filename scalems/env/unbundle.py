@@ -21,7 +21,9 @@ from scalems.errors import UsageError
 from scalems.host.files import write_atomic
 from scalems.resource.config import NAME, Project
 
-_PROJECT = re.compile(r"project/(envs|resource-configs)/[\w-]+(\.toml|\.lock\.txt)", re.ASCII)
+_PROJECT = re.compile(
+    r"project/((envs|resource-configs)/[\w-]+(\.toml|\.lock\.txt)|envs/bundled\.json)", re.ASCII
+)
 
 
 @dataclass(frozen=True, kw_only=True)
