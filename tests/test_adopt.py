@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from homes import Scalems, make_scalems
 
-from scalems.env import adopt
+from scalems.env import adopt, enter, wheel
+from scalems.env.site import Site
 from scalems.errors import ExitCode, UsageError
 
 SCRIPT = """
@@ -105,9 +106,46 @@ def test_what_is_no_venv(made: Scalems, tmp_path: Path):
     assert "bin/python" in done.stderr
 
 
-def test_radical_pilot_gets_what_scalems_built(made: Scalems):
+def test_a_conda_environment_is_entered_without_a_script_of_a_venv(tmp_path: Path):
+    env = tmp_path / "con da"
+    (env / "conda-meta").mkdir(parents=True)
+    hooks = env / "etc" / "conda" / "activate.d"
+    hooks.mkdir(parents=True)
+    (hooks / "mpi.sh").write_text("export FROM_HOOK=yes\n")
+    shown = 'echo "$CONDA_PREFIX $FROM_HOOK $VIRTUAL_ENV"; echo "${PATH%%:*}"'
+    lines = [*enter.shell_lines(env, Site()), shown]
+    done = subprocess.run(["bash", "-c", "\n".join(lines)], capture_output=True, text=True)
+    assert done.stdout.splitlines() == [f"{env} yes ", f"{env}/bin"], done.stderr
+
+
+@pytest.mark.radical
+@pytest.mark.network
+def test_workers_of_radical_pilot_run_in_it(small_home: Scalems, tmp_path: Path):
+    made = small_home
+    venv = tmp_path / "mine"
+    uv = [sys.executable, "-m", "uv"]
+    install = [*uv, "pip", "install", "--quiet", "--python", str(venv / "bin" / "python")]
+    for argv in (
+        [*uv, "venv", "--quiet", "--python", sys.executable, str(venv)],
+        [*install, "--requirement", str(made.project / "envs" / "pilot.lock.txt")],
+        [*install, "--no-deps", str(wheel.pack(tmp_path / "wheels"))],
+    ):
+        subprocess.run(argv, env=made.env, check=True)
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
     argv = [sys.executable, "-m", "scalems.radical", "--resource", "local.localhost"]
-    argv += ["--venv", str(made.home / "mine"), "script.py"]
-    done = subprocess.run(argv, cwd=made.project, env=made.env, capture_output=True, text=True)
-    assert done.returncode == ExitCode.USAGE
-    assert "scalems env init --from" in done.stderr
+    argv += ["--venv", str(venv), "--no-store", str(script)]
+
+    def start() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(argv, cwd=made.project, env=made.env, capture_output=True, text=True)
+
+    worker = venv / "bin" / "radical-pilot-raptor-worker"
+    worker.rename(tmp_path / "aside")
+    done = start()
+    assert done.returncode == ExitCode.NOT_READY
+    assert "no Worker can start in it" in done.stderr
+    (tmp_path / "aside").rename(worker)
+    done = start()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(venv)
+    assert "not built by scalems" in done.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scalems import probe
-from scalems.env import fingerprint, layout, parity, target, wheel
+from scalems.env import fingerprint, layout, parity, target, verification, wheel
 from scalems.env.canonical import digest
 from scalems.env.finding import About, Finding, Policy, Severity, errors, not_ready
 from scalems.env.parity import Parity, Side
@@ -23,6 +23,7 @@ from scalems.host.local import CommandFailed, run
 CHANGED = "changed since it was adopted"
 """Kind of the finding that it is not what it was at the last look."""
 _LIMIT = 60.0  # seconds
+_WORKER = "radical-pilot-raptor-worker"
 _SPEC = (
     "import importlib.util as u; s = u.find_spec('scalems'); print((s and s.origin) or '', end='')"
 )
@@ -35,10 +36,12 @@ class Adopted:
     :param path: its folder.
     :param content_digest: of what is installed in it, and of what it sees elsewhere.
     :param side: what is compared with the client.
+    :param code: folder of the package scalems that it sees.
     :param findings: differences from the client and from the last look, and warnings of its kind.
     """
 
     path: Path
+    code: Path
     content_digest: str
     side: Side
     parity: Parity
@@ -91,7 +94,12 @@ def inspect(path: Path) -> Adopted:
     content = digest("adopted 1", [content, seen["interpreter"], seen["versions"]])
     findings = (*_kinds(path, seen["versions"], own["versions"]), *compared.findings)
     adopted = Adopted(
-        path=path, content_digest=content, side=side, parity=compared, findings=findings
+        path=path,
+        code=Path(origin).parent,
+        content_digest=content,
+        side=side,
+        parity=compared,
+        findings=findings,
     )
     return replace(adopted, findings=(*findings, *_drift(adopted)))
 
@@ -190,6 +198,24 @@ def _install(python: Path, client: Side) -> str:
     return f"{shlex.quote(str(python))} -m pip install {' '.join(wanted)}"
 
 
+def _worker(adopted: Adopted) -> list[Finding]:
+    """Return that no Worker of RADICAL-Pilot can start in it, if that is so.
+
+    Without its own script the one of the Pilot venv would be found, and run there.
+    """
+    if (adopted.path / "bin" / _WORKER).is_file():
+        return []
+    remedy = _install(adopted.path / "bin" / "python", target.client())
+    return [
+        Finding(
+            env=adopted.side.name,
+            kind="no Worker can start in it",
+            subject=f"bin/{_WORKER} of radical.pilot is missing",
+            remedy=remedy.replace("install ", "install --force-reinstall --no-deps ", 1),
+        )
+    ]
+
+
 def verify(
     text: str,
     *,
@@ -201,17 +227,22 @@ def verify(
 
     :param text: its folder.
     :param pilot: whether a Pilot venv is needed with it.
-    :raises UsageError: it is no venv, or RADICAL-Pilot is to use it.
+    :raises UsageError: it is no venv, or the resource is on another host.
     :raises EnvironmentNotReady: with every difference that no policy lets pass.
     """
+    managed = None
     if pilot:
-        raise UsageError(
-            f"on RADICAL-Pilot calls run in a Task venv that scalems built, not in {text}",
-            remedy=f"write its spec: scalems env init --from {shlex.quote(text)}; "
-            "or run on scalems.local",
-        )
+        managed = verification.verify(resource, policies=policies, hold=True)
+        if managed.host is not None:
+            raise UsageError(
+                f"{resource} is on {managed.host.name}, and {text} is a venv of this machine",
+                remedy=f"write its spec: scalems env init --from {shlex.quote(text)}; and sync it "
+                "there",
+            )
     adopted = inspect(Path(text))
     found = errors(adopted.findings)
+    if pilot:
+        found += _worker(adopted)
     policy = {one: policies.get(one.about, Policy.ERROR) for one in found}
     if refused := [one for one in found if policy[one] is Policy.ERROR]:
         problem = not_ready(str(adopted.path), refused)
@@ -228,14 +259,16 @@ def verify(
         content_digest=adopted.content_digest,
         scalems_digest=adopted.side.scalems_digest,
         versions=adopted.side.versions,
+        code=adopted.code,
+        top_level=tuple(entry.name for entry in probe.site_packages(adopted.path).iterdir()),
     )
     warnings = [one for one in adopted.findings if one.severity is Severity.WARNING]
     tolerated = tuple(one for one in found if policy[one] is Policy.WARN)
     return VerifiedResource(
         label=resource,
-        pilot=build,
+        pilot=managed.pilot if managed else build,
         tasks={text: build},
-        definition=Path(),
-        tolerated=tolerated,
+        definition=managed.definition if managed else Path(),
+        tolerated=(*(managed.tolerated if managed else ()), *tolerated),
         remarks=tuple(warnings),
     )

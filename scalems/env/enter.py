@@ -31,8 +31,21 @@ def shell_lines(venv: Path, site: Site, more: Sequence[str] = ()) -> list[str]:
     return [
         *site.lines,
         "unset PYTHONPATH PYTHONHOME",
-        f". {shlex.quote(str(venv / 'bin' / 'activate'))}",
+        *_activation(venv),
         *more,
+    ]
+
+
+def _activation(venv: Path) -> list[str]:
+    """Return the lines that activate a venv, or a conda environment, which has no script for it."""
+    if not (venv / "conda-meta").is_dir():
+        return [f". {shlex.quote(str(venv / 'bin' / 'activate'))}"]
+    quoted = shlex.quote(str(venv))
+    hooks = f"{quoted}/etc/conda/activate.d/*.sh"
+    return [
+        f"export CONDA_PREFIX={quoted} PATH={quoted}/bin:$PATH",
+        "unset VIRTUAL_ENV",
+        f'for hook in {hooks}; do [ ! -r "$hook" ] || . "$hook"; done',
     ]
 
 

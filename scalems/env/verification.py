@@ -38,6 +38,7 @@ class Build:
     :param software: versions of its site's programs.
     :param lines: shell lines of its spec, then those of the resource config.
     :param place: the venv, if scalems did not build it; ``folder`` is then of no meaning.
+    :param code: folder of the package scalems that it sees, if that is not in its own packages.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Build:
     top_level: tuple[str, ...] = ()
     software: Mapping[str, str] = field(default_factory=dict)
     place: Path | None = None
+    code: Path | None = None
     lines: Lines = field(default_factory=Lines)
 
     @property

@@ -372,7 +372,8 @@ class PilotSession:
 
     def _hire(self, rp: Any, names: list[str]) -> None:
         build = self._settings.build
-        code = probe.site_packages(build.venv) / "scalems" / "radical" / "worker.py"
+        package = build.code or probe.site_packages(build.venv) / "scalems"
+        code = package / "radical" / "worker.py"
         descriptions = []
         for name in names:
             cores, slots = self._shares[self._places[name]]
@@ -385,7 +386,10 @@ class PilotSession:
                         "raptor_class": "RaptorWorker",
                         "ranks": 1,
                         "cores_per_rank": cores,
-                        "environment": {SLOTS: str(slots)},
+                        "environment": {
+                            SLOTS: str(slots),
+                            ENV_VARIABLE: build.content_digest,
+                        },
                         "pre_launch": list(build.lines.pre_launch),
                         "pre_exec": self._entered(),
                     }

@@ -265,6 +265,7 @@ def _marks() -> dict[str, str]:
     manifest = probe.manifest_of(Path(sys.prefix))
     worker = os.environ.get("RP_TASK_ID", "")
     return {
-        ENV_VARIABLE: str(manifest.get("content_digest", "")),
+        # A venv that scalems did not build has no manifest.
+        ENV_VARIABLE: str(manifest.get("content_digest", os.environ.get(ENV_VARIABLE, ""))),
         stamp.VARIABLE: stamp.text(worker, manifest.get("software") or {}),
     }
