@@ -187,7 +187,7 @@ def test_services_and_routed_tasks_are_tasks_of_radical_pilot(synced_home, tmp_p
     assert told["env"]
     assert "mpi4py cannot be imported" in str(told["ranks"])  # RP has started two
     large, late, fail, exits = map(str, told["errors"])  # type: ignore[call-overload]
-    assert "--spare-cores 99" in large
+    assert "needs 99 cores that no Worker has" in large
     assert "longer than 3 s" in late
     assert "not there" in fail
     assert "exits ended without an outcome" in exits

@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scalems.errors import TaskError
 from scalems.radical.wire import call_of, needs_of, outcome_row
 from scalems.workflow import mpi, serving
-from scalems.workflow.call import CANCELLED, LOST, TIMEOUT, Failure, failed
+from scalems.workflow.call import CANCELLED, LOST, TIMEOUT, Failure, failed, failure_of
 from scalems.workflow.child import cut
 from scalems.workflow.needs import variables
 
@@ -40,6 +41,7 @@ class _Task:
     client: int
     ident: int
     folder: Path
+    cores: int
     call: Call | None = None
     """``None``: it is a service."""
     due: float | None = None
@@ -56,7 +58,8 @@ class OwnTasks:
         self._session = session
         self._clients = clients
         self._tasks: dict[str, _Task] = {}
-        self._early: list[tuple[int, Any]] = []  # that wait for the pilot
+        self._early: list[tuple[int, Any]] = []  # that wait for the pilot, or for free cores
+        self._begun = False
         self._count = 0
 
     def __len__(self) -> int:
@@ -72,10 +75,27 @@ class OwnTasks:
 
     def begin(self) -> None:
         """Start what has waited for the pilot to be there."""
-        early, self._early = self._early, []
-        self._count = max(self._count, 1)
-        for client, what in early:
-            self._start(client, what)
+        self._begun = True
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Start what there are cores for, in order, and refuse what there never will be."""
+        while self._begun and self._early:
+            client, what = self._early[0]
+            cores = _cores(what)
+            spare = self._session.spare
+            used = sum(one.cores for one in self._tasks.values())
+            held = sum(one.cores for one in self._tasks.values() if one.call is None)
+            if used + cores > spare >= held + cores:
+                return  # calls will end; RP would wait too, but also for what never ends
+            del self._early[0]
+            if held + cores > spare:
+                remedy = f"start it with --spare-cores {cores + held}"
+                there = f"there are {spare}" + f", and services have {held}" * (held > 0)
+                how = f"needs {cores} cores that no Worker has, and {there}"
+                self._refuse(client, what, how=how, remedy=remedy)
+            else:
+                self._start(client, what, cores)
 
     def begun(self, client: int) -> list[int]:
         """Return the calls of a client that may have begun."""
@@ -84,17 +104,19 @@ class OwnTasks:
     def cancel(self, client: int, idents: Iterable[int]) -> list[int]:
         """End those that are here; return the others."""
         own = {(one.client, one.ident): name for name, one in self._tasks.items()}
+        gone = set()
         for entry in [one for one in self._early if one[0] == client]:
             what = entry[1]
             ident = what[0] if isinstance(what, tuple) else what.id
             if ident in idents:
+                gone.add(ident)
                 self._early.remove(entry)
                 self._refuse(*entry, how="was stopped", kind=CANCELLED)
         others = []
         for ident in idents:
             if (name := own.get((client, ident))) is not None:
                 self._end(name, CANCELLED)
-            else:
+            elif ident not in gone:
                 others.append(ident)
         return others
 
@@ -120,8 +142,11 @@ class OwnTasks:
     def on_task(self, event: TaskEvent) -> None:
         """Take the end of one."""
         one = self._tasks.pop(event.uid, None)
-        if one is None:
-            return
+        if one is not None:
+            self._ended(event, one)
+            self._go_on()
+
+    def _ended(self, event: TaskEvent, one: _Task) -> None:
         if one.call is None:
             state = serving.state(one.folder)
             if state.get("state") != "ended":
@@ -143,20 +168,12 @@ class OwnTasks:
     # --------------------------------------------------------------------------------------
 
     def _take(self, client: int, what: Any) -> None:
-        if self._count:
-            self._start(client, what)
-        else:
-            self._early.append((client, what))
+        self._early.append((client, what))
+        self._go_on()
 
-    def _start(self, client: int, what: Any) -> None:
+    def _start(self, client: int, what: Any, cores: int) -> None:
         service = isinstance(what, tuple)
-        cores = what[1]["cores"] if service else what.needs.cores
         sandbox = self._session.sandbox()
-        if cores > self._session.spare:
-            remedy = f"start it with --spare-cores {cores}"
-            how = f"needs {cores} cores that no Worker has, and there are {self._session.spare}"
-            self._refuse(client, what, how=f"{how}: {remedy}", remedy=remedy)
-            return
         if sandbox is None:
             self._refuse(client, what, how="cannot be told its work: the sandbox is not seen here")
             return
@@ -167,12 +184,12 @@ class OwnTasks:
             ident, wanted = what
             host = "127.0.0.1" if self._session.local else ""
             words = serving.laid(folder, {**wanted, "host": host, "reach": self._session.hosts()})
-            self._tasks[name] = _Task(client, ident, folder)
+            self._tasks[name] = _Task(client, ident, folder, cores)
             self._session.launch(name, words, {}, ranks=1, cores_per_rank=cores)
             return
         needs = what.needs
         due = None if what.timeout is None else time.monotonic() + what.timeout
-        self._tasks[name] = _Task(client, what.id, folder, call=what, due=due)
+        self._tasks[name] = _Task(client, what.id, folder, cores, call=what, due=due)
         self._session.launch(
             name,
             mpi.laid(folder, what),
@@ -183,13 +200,15 @@ class OwnTasks:
         )
 
     def _refuse(
-        self, client: int, what: Any, *, how: str, remedy: str = "", kind: str = "TaskError"
+        self, client: int, what: Any, *, how: str, remedy: str = "", kind: str = ""
     ) -> None:
         if isinstance(what, tuple):
             state = {"state": "ended", "how": how, "stderr": "", "remedy": remedy or None}
             self._clients.tell(client, "serving", what[0], state)
         else:
-            failure = Failure(type=kind, message=f"{what.name} {how}")
+            failure = failure_of(TaskError(f"{what.name} {how}", remedy=remedy or None))
+            if kind:
+                failure = Failure(type=kind, message=f"{what.name} {how}")
             self._clients.tell(client, "outcomes", [outcome_row(failed(what, failure))])
 
     def _end(self, name: str, how: str) -> None:
@@ -218,6 +237,10 @@ class OwnTasks:
                 data = (sandbox / name / f"{name}.{suffix}").read_bytes()
             texts.append(cut(data))
         return texts[0], texts[1]
+
+
+def _cores(what: Any) -> int:
+    return int(what[1]["cores"] if isinstance(what, tuple) else what.needs.cores)
 
 
 def apart(rows: Iterable[Row]) -> tuple[list[Row], list[Row]]:
