@@ -540,6 +540,25 @@ def test_folders_of_old_runs_are_removed_but_not_those_in_use(tmp_path, monkeypa
     assert len(left) < 15
 
 
+def test_a_sandbox_goes_with_its_run_when_nothing_writes_there_any_more(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    shared = tmp_path / "shared"
+    old = [runs.root() / f"scalems.20200101-0000{n:02}.999999999.ab" for n in range(14)]
+    pilots = [shared / folder.name / "pilot.0000" for folder in old]
+    for folder, pilot in zip(old, pilots, strict=True):
+        folder.mkdir(parents=True)
+        pilot.mkdir(parents=True)
+        (pilot / "agent_0.log").touch()
+        runs.note_sandbox(folder, pilot)
+        for path in (pilot / "agent_0.log", pilot.parent):
+            os.utime(path, (0, 0))
+    (old[1] / "sandbox.path").write_text(str(tmp_path))  # of no run
+    (pilots[2] / "agent_0.log").touch()  # its job runs
+    runs.prune()
+    assert [folder.is_dir() for folder in old[:5]] == [False, False, True, False, True]
+    assert [pilot.is_dir() for pilot in pilots[:5]] == [False, True, True, False, True]
+
+
 # --- the command ----------------------------------------------------------------------------
 
 

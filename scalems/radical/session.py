@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from scalems import probe
 from scalems.env import enter
 from scalems.errors import UsageError
-from scalems.radical import batch, lean
+from scalems.radical import batch, lean, runs
 from scalems.radical.request import Request
 from scalems.radical.surroundings import Place
 from scalems.radical.wire import SLOTS
@@ -284,6 +284,8 @@ class PilotSession:
 
     def _watch_job(self) -> None:
         folder = self._folder()
+        if folder is not None and not self.local:
+            runs.note_sandbox(self._settings.folder, folder)
         if self._queue.known and folder is not None:
             self._watch = batch.Watch(
                 self._queue, folder, lambda job: self._emit(JobEvent(job=job))
