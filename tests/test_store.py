@@ -380,3 +380,22 @@ def test_results_of_a_run_at_the_same_time_are_found(tmp_path):
     assert stores[0].find(1, identities[0], ())[1] is not None
     for store in stores:
         store.end(0)
+
+
+def test_very_many_tasks_are_shown_in_part(place: Place) -> None:
+    store = Store(place.folder / ".scalems", warn=pytest.fail)
+    run = store.begin(script="s", argv=[], backend="b", label="l", env="e")
+    for ident in range(1, 1102):
+        store.submitted(ident, "abs", store.identify(abs, (ident,), {}), (ident,), {})
+    store.ended(1101, "failed", "ValueError: no")
+    store.end(0)
+    shown = place.scalems("show", str(run))
+    assert "abs(1000)" in shown
+    assert "abs(1001)" not in shown
+    assert "101 more tasks; --all shows them" in shown
+    assert "abs(1101)" in place.scalems("show", "--all")
+    assert "abs(1101)" in place.scalems("show", "--failed")
+    listed = place.json("show")
+    assert [task["id"] for task in listed["tasks"]] == [*range(1, 1102)]
+    assert listed["names"][0]["tasks"] == 1101
+    assert "and 1081 more tasks" in place.scalems("why")

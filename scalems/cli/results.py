@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +14,9 @@ from scalems.errors import ExitCode, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from scalems.store.history import History
+    from scalems.store.history import History, Which
 
+_LISTED = 1000  # tasks that `show` lists unless it is told more
 _SHOWN = 20  # tasks that `why` looks at unless it is told more
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -31,6 +33,7 @@ def configure_show(parser: argparse.ArgumentParser) -> None:
         _show,
         "  scalems show            the tasks of the last run\n"
         "  scalems show 3          those of run 3\n"
+        "  scalems show 3 --all    however many there are\n"
         "  scalems show --names    how many there were of each name, and how long they took\n"
         "  scalems show 3 12       all of task 12 in it, with what it printed",
     )
@@ -38,6 +41,9 @@ def configure_show(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--failed", action="store_true", help="those that failed only")
     which.add_argument("--names", action="store_true", help="numbers and seconds by name")
+    parser.add_argument(
+        "--all", action="store_true", help=f"all tasks, not only {_LISTED:,} (--json: always all)"
+    )
 
 
 def configure_why(parser: argparse.ArgumentParser) -> None:
@@ -123,42 +129,59 @@ def _numbers(options: argparse.Namespace) -> tuple[int | None, int | None]:
 
 def _show(options: argparse.Namespace) -> int:
     from scalems.cli import render
-    from scalems.workflow import stamp
 
     number, ident = _numbers(options)
     with _history(options) as history:
         run = history.run(number)
         if ident is not None:
             return _show_task(history.task(run["run"], ident), as_json=options.json)
-        tasks = history.tasks(run["run"])
-        mixtures = history.mixtures(run["run"])
+        which: Which = "failed" if options.failed else "all"
         names = history.names(run["run"])
-    if options.failed:
-        tasks = [task for task in tasks if task["state"] == "failed"]
-    if options.json:
-        listed = {} if options.names else {"tasks": tasks}
-        render.print_json({**run, **listed, "names": names, "mixed": mixtures})
-        return ExitCode.DONE
-    if options.names:
-        render.print_rows([_by_name(row) for row in names], empty="no tasks")
-        return ExitCode.DONE
-    rows = [
-        {
-            "task": str(task["id"]),
-            "call": f"{task['name']}({task['shown']})"[:70],
-            "state": _ended_how(task, run),
-            "took": _took(task["started"], task["ended"]),
-            "host": task["host"] or "",
-            "worker": stamp.read(task["stamp"] or "")[0],
-            "environment": task["env"][:12],
-            "error": (task["error"] or "").partition("\n")[0][:60],
-        }
-        for task in tasks
-    ]
+        mixtures = history.mixtures(run["run"])
+        if options.json:
+            tasks = None if options.names else history.tasks(run["run"], which)
+            _print_run({**run, "names": names, "mixed": mixtures}, tasks)
+            return ExitCode.DONE
+        if options.names:
+            render.print_rows([_by_name(row) for row in names], empty="no tasks")
+            return ExitCode.DONE
+        most = None if options.all else _LISTED
+        rows = [_listed(task, run) for task in history.tasks(run["run"], which, most=most)]
+        left = history.count(run["run"], which) - len(rows)
     render.print_rows(rows, empty="no tasks")
+    if left > 0:
+        print(f"… and {left:,} more tasks; --all shows them, --names how many of each name")
     for name, words in mixtures.items():
         print(f"{name} is mixed: {words}")
     return ExitCode.DONE
+
+
+def _print_run(run: dict[str, Any], tasks: Iterator[dict[str, Any]] | None) -> None:
+    """Print a run in JSON, its tasks one by one: there may be a million."""
+    if tasks is None:
+        print(json.dumps(run, indent=2))
+        return
+    # "tasks" is their number in a run, and they themselves here.
+    head = json.dumps({key: value for key, value in run.items() if key != "tasks"}, indent=2)
+    print(head.removesuffix("\n}") + ',\n  "tasks": [', end="")
+    for number, task in enumerate(tasks):
+        print("," * (number > 0) + "\n    " + json.dumps(task), end="")
+    print("\n  ]\n}")
+
+
+def _listed(task: dict[str, Any], run: dict[str, Any]) -> dict[str, str]:
+    from scalems.workflow import stamp
+
+    return {
+        "task": str(task["id"]),
+        "call": f"{task['name']}({task['shown']})"[:70],
+        "state": _ended_how(task, run),
+        "took": _took(task["started"], task["ended"]),
+        "host": task["host"] or "",
+        "worker": stamp.read(task["stamp"] or "")[0],
+        "environment": task["env"][:12],
+        "error": (task["error"] or "").partition("\n")[0][:60],
+    }
 
 
 def _by_name(row: dict[str, Any]) -> dict[str, str]:
@@ -218,9 +241,13 @@ def _why(options: argparse.Namespace) -> int:
     number, ident = _numbers(options)
     with _history(options) as history:
         run = history.run(number)
-        tasks = history.tasks(run["run"]) if ident is None else [history.task(run["run"], ident)]
-        ran = [task for task in tasks if ident or not task["reused"]]
-        found = [(task, history.why(task)) for task in (ran if options.all else ran[:_SHOWN])]
+        if ident is not None:
+            count, ran = 1, [history.task(run["run"], ident)]
+        else:
+            most = None if options.all else _SHOWN
+            count = history.count(run["run"], "ran")
+            ran = list(history.tasks(run["run"], "ran", most=most))
+        found = [(task, history.why(task)) for task in ran]
     if options.json:
         render.print_json(
             [
@@ -230,7 +257,7 @@ def _why(options: argparse.Namespace) -> int:
             ]
         )  # fmt: skip
     elif not found:
-        print(f"all {len(tasks)} tasks of run {run['run']} were taken from former runs")
+        print(f"all {run['tasks']} tasks of run {run['run']} were taken from former runs")
     else:
         for task, why in found:
             print(f"{task['name']}#{task['id']} ({task['shown']})")
@@ -238,8 +265,8 @@ def _why(options: argparse.Namespace) -> int:
                 print(f"  {one.what}: {one.detail}")
             if task["reused"]:
                 print("  it was taken from a former run")
-        if len(ran) > len(found):
-            print(f"… and {len(ran) - len(found)} more tasks; --all shows them")
+        if count > len(found):
+            print(f"… and {count - len(found)} more tasks; --all shows them")
     return ExitCode.DONE
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sqlite3
 import time
@@ -9,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from scalems.errors import UsageError
 from scalems.host.process import lives
@@ -21,6 +22,10 @@ from scalems.workflow.file import OBJECTS, object_path
 from scalems.workflow.stamp import Stamp
 
 _NAMED = 5  # packages that are named
+Which = Literal["all", "failed", "ran"]
+"""Tasks of a run: all, those that failed, those that were not taken from a former run."""
+
+_WHICH = {"all": "1", "failed": "state='failed'", "ran": "NOT reused"}
 _STALE = 3600.0  # seconds after which a part of a file belongs to nobody
 
 
@@ -77,6 +82,9 @@ class History:
         self.folder = folder
         self._database = database.connect(folder, create=False)
         self._database.row_factory = sqlite3.Row
+        self._former: dict[
+            tuple[str, int], list[tuple[int, int, str, Mapping[str, str]]]
+        ] = {}  # by name and run
 
     @contextmanager
     def closing(self) -> Iterator[History]:
@@ -87,12 +95,14 @@ class History:
         finally:
             self._database.close()
 
-    def runs(self) -> list[dict[str, Any]]:
-        """Return all runs, the oldest first, each with its numbers of tasks."""
+    def runs(self, number: int | None = None) -> list[dict[str, Any]]:
+        """Return all runs, the oldest first, each with its numbers of tasks; or one of them."""
         rows = self._rows(
             "SELECT runs.*, count(id) AS tasks, sum(tasks.state='done') AS done,"
             " sum(tasks.state='failed') AS failed, sum(tasks.reused) AS reused"
-            " FROM runs LEFT JOIN tasks ON tasks.run = runs.run GROUP BY runs.run"
+            " FROM runs LEFT JOIN tasks ON tasks.run = runs.run"
+            " WHERE runs.run=?1 OR ?1 IS NULL GROUP BY runs.run",
+            number,
         )
         return [{**row, "state": _state(row), "argv": json.loads(row["argv"])} for row in rows]
 
@@ -106,18 +116,34 @@ class History:
 
         :raises UsageError: there is none of that number.
         """
-        runs = self.runs()
-        found = [run for run in runs if number in (None, run["run"])]
+        ((last,),) = self._database.execute("SELECT max(run) FROM runs").fetchall()
+        found = self.runs(number or last) if last else []
         if not found:
-            there = f"the runs are 1 to {runs[-1]['run']}" if runs else "there are no runs yet"
+            there = f"the runs are 1 to {last}" if last else "there are no runs yet"
             raise UsageError(
                 f"there is no run {number} in {self.folder}: {there}", remedy="see `scalems runs`"
             )
-        return found[-1]
+        return found[0]
 
-    def tasks(self, run: int) -> list[dict[str, Any]]:
-        """Return the tasks of a run, in the order of their calls."""
-        return self._rows("SELECT * FROM tasks WHERE run=? ORDER BY id", run)
+    def tasks(
+        self, run: int, which: Which = "all", *, most: int | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the tasks of a run, in the order of their calls; there may be very many.
+
+        :param most: so many at most.
+        """
+        rows = self._database.execute(
+            f"SELECT * FROM tasks WHERE run=? AND {_WHICH[which]} ORDER BY id LIMIT ?",
+            (run, -1 if most is None else most),
+        )
+        return map(dict, rows)
+
+    def count(self, run: int, which: Which = "all") -> int:
+        """Return the number of tasks of a run."""
+        rows = self._rows(
+            f"SELECT count(*) AS number FROM tasks WHERE run=? AND {_WHICH[which]}", run
+        )
+        return int(rows[0]["number"])
 
     def names(self, run: int) -> list[dict[str, Any]]:
         """Return the numbers of a run's tasks by their names, and the seconds that they ran.
@@ -135,15 +161,23 @@ class History:
 
     def mixtures(self, run: int) -> dict[str, str]:
         """Return for each name of tasks in a run which were computed by what, where it differs."""
-        members: dict[str, list[Stamp | None]] = {}
-        for row in self.tasks(run):
-            worker, software = stamp.read(row["stamp"] or "")
-            done = row["state"] == "done"
-            one = Stamp(env=row["env"], worker=worker, software=software) if done else None
-            members.setdefault(row["name"], []).append(one)
+        several = self._rows(
+            "SELECT name, min(env || ' ' || coalesce(stamp, '')) AS first,"
+            " max(env || ' ' || coalesce(stamp, '')) AS last FROM tasks"
+            " WHERE run=? AND state='done' GROUP BY name HAVING first<>last",
+            run,
+        )
         versions = database.environments(self._database)
-        told = {name: ensemble.describe(stamps, versions) for name, stamps in members.items()}
-        return {name: words for name, words in told.items() if words}
+        found = {}
+        for row in several:
+            rows = self._database.execute(
+                "SELECT state='done', env, coalesce(stamp, '') FROM tasks"
+                " WHERE run=? AND name=? ORDER BY id",
+                (run, row["name"]),
+            )
+            stamps = (_stamp(env, text) if done else None for done, env, text in rows)
+            found[row["name"]] = ensemble.describe(stamps, versions)
+        return {name: words for name, words in found.items() if words}
 
     def task(self, run: int, ident: int) -> dict[str, Any]:
         """Return a task.
@@ -192,20 +226,32 @@ class History:
 
     def _nearest(self, task: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the finished task of a former run that it has most in common with."""
-        rows = self._rows(
-            "SELECT * FROM tasks WHERE name=? AND run<? AND state='done' AND key<>''"
-            " ORDER BY run DESC, id LIMIT 10000",
-            task["name"],
-            task["run"],
-        )
         mine = json.loads(task["args"])
 
-        def common(row: Mapping[str, Any]) -> tuple[object, ...]:
-            theirs = json.loads(row["args"])
+        def common(row: tuple[int, int, str, Mapping[str, str]]) -> tuple[object, ...]:
+            run, ident, own_code, theirs = row
             equal = sum(theirs.get(name) == value for name, value in mine.items())
-            return (equal, row["id"] == task["id"], row["code"] == task["code"], row["run"])
+            return (equal, ident == task["id"], own_code == task["code"], run)
 
-        return max(rows, key=common, default=None)
+        found = max(self._candidates(task), key=common, default=None)
+        return self.task(found[0], found[1]) if found is not None else None
+
+    def _candidates(self, task: Mapping[str, Any]) -> list[tuple[int, int, str, Mapping[str, str]]]:
+        """Return run, id, code and arguments of tasks that have finished in former runs.
+
+        They are those of the same number, and of the last 10,000 of its name.
+        """
+        chosen = "SELECT run, id, code, args FROM tasks WHERE name=? AND run<? AND"
+        chosen += " state='done' AND key<>''"
+        of_name = (task["name"], task["run"])
+        if of_name not in self._former:
+            rows = self._database.execute(f"{chosen} ORDER BY run DESC, id LIMIT 10000", of_name)
+            self._former[of_name] = [(*row[:3], json.loads(row[3])) for row in map(tuple, rows)]
+        same = self._database.execute(f"{chosen} AND id=?", (*of_name, task["id"]))
+        return [
+            *((*row[:3], json.loads(row[3])) for row in map(tuple, same)),
+            *self._former[of_name],
+        ]
 
     def _code(self, former: Mapping[str, Any], task: Mapping[str, Any]) -> Iterator[Difference]:
         if former["code"] == task["code"]:
@@ -280,6 +326,12 @@ class History:
 
     def _rows(self, query: str, *values: object) -> list[dict[str, Any]]:
         return [dict(row) for row in self._database.execute(query, values)]
+
+
+@functools.lru_cache(maxsize=1000)
+def _stamp(env: str, text: str) -> Stamp:
+    worker, software = stamp.read(text)
+    return Stamp(env=env, worker=worker, software=software)
 
 
 def _software(former: Mapping[str, Any], task: Mapping[str, Any]) -> Iterator[Difference]:
