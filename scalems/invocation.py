@@ -138,7 +138,11 @@ def verify(
     from scalems import env
 
     allowed = policies(options)
-    if "/" in venv:
+    if pilot and _is_unmanaged(resource):
+        from scalems.env import unmanaged
+
+        verified = unmanaged.verify(resource, venv, policies=allowed)
+    elif "/" in venv:
         from scalems.env import adopt
 
         verified = adopt.verify(venv, resource=resource, pilot=pilot, policies=allowed)
@@ -147,6 +151,17 @@ def verify(
     for finding in (*verified.remarks, *verified.tolerated):
         say(f"warning: {finding}")
     return verified
+
+
+def _is_unmanaged(resource: str) -> bool:
+    """Whether RADICAL-Pilot knows a resource that scalems has no config of."""
+    from scalems.env import layout, state
+
+    if resource in state.labels(layout.default()):
+        return False  # as most are, and no more has to be loaded
+    from scalems.env import unmanaged
+
+    return unmanaged.is_so(resource)
 
 
 def environment(resource: VerifiedResource, venv: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -149,3 +151,27 @@ def test_workers_of_radical_pilot_run_in_it(small_home: Scalems, tmp_path: Path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(venv)
     assert "not built by scalems" in done.stderr
+    # Somebody who has neither a project nor a resource config has that venv, and RADICAL-Pilot.
+    argv[argv.index("--no-store") :] = ["--no-store", "script.py"]
+    configs = tmp_path / "home" / ".radical" / "pilot" / "configs"
+    configs.mkdir(parents=True)
+    made = dataclasses.replace(
+        made, project=tmp_path, env={**made.env, "HOME": str(tmp_path / "home")}
+    )
+    done = start()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(venv)
+    assert "virtenv_mode = local: the pilot runs in the client's own venv" in done.stderr
+    old = tmp_path / "old"
+    (old / "lib" / "python3.11" / "site-packages" / "radical_pilot-1.92.0.dist-info").mkdir(
+        parents=True
+    )
+    mine = {"localhost": {"virtenv_mode": "create", "virtenv": str(old)}}
+    (configs / "resource_local.json").write_text(json.dumps(mine))
+    done = start()
+    assert done.returncode == ExitCode.NOT_READY
+    assert f"version differs from the client's in {old}: radical-pilot: expected" in done.stderr
+    argv[argv.index("--venv") + 1] = "task"
+    mine["localhost"] = {"virtenv_mode": "create"}
+    (configs / "resource_local.json").write_text(json.dumps(mine))
+    assert "no resource of this machine has a Task venv 'task'" in start().stderr

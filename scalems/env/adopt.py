@@ -221,12 +221,14 @@ def verify(
     *,
     resource: str,
     pilot: bool,
+    worker: bool = False,
     policies: Mapping[About, Policy] = {},
 ) -> VerifiedResource:
     """Verify a venv that scalems did not build before a run, and remember it as it is.
 
     :param text: its folder.
     :param pilot: whether a Pilot venv is needed with it.
+    :param worker: whether a Worker of RADICAL-Pilot is to start in it, also without that.
     :raises UsageError: it is no venv, or the resource is on another host.
     :raises EnvironmentNotReady: with every difference that no policy lets pass.
     """
@@ -241,7 +243,7 @@ def verify(
             )
     adopted = inspect(Path(text))
     found = errors(adopted.findings)
-    if pilot:
+    if pilot or worker:
         found += _worker(adopted)
     policy = {one: policies.get(one.about, Policy.ERROR) for one in found}
     if refused := [one for one in found if policy[one] is Policy.ERROR]:

@@ -45,6 +45,7 @@ _STEP_LIMIT = 120.0  # seconds for RP to make its session, or a manager
 _ROOM = 5_000_000  # bytes that a run's logs take at least
 _STEP_SLOW = 20.0  # seconds after which it is said that it takes long
 _LOCAL_PILOT_LIMIT = 150.0  # seconds from submission to PMGR_ACTIVE on this machine
+_MAKING_LIMIT = 900.0  # seconds, the same if RP makes the Pilot venv first
 _QUEUED_PILOT_LIMIT = 48 * 3600.0  # seconds; a batch system may let it wait
 _RUNNING_JOB_LIMIT = 300.0  # seconds from the start of its job to PMGR_ACTIVE
 _WORKER_LIMIT = 180.0  # seconds from PMGR_ACTIVE to the Worker's answer
@@ -441,6 +442,8 @@ class _Server:
             limit, what = _RUNNING_JOB_LIMIT, "Its job runs, but the pilot's agent did not answer"
         else:
             limit = _LOCAL_PILOT_LIMIT if self._session.local else _QUEUED_PILOT_LIMIT
+            if self._session.local and self._session.makes_venv:
+                limit = _MAKING_LIMIT
             what = f"The pilot stayed {self._state}"
             self._patience.waits(_AWAITED.get(self._state, "the pilot"), waited, limit)
         if waited > _SUSPICIOUS and self._suspicious:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from scalems.radical.settings import Settings
 
 _LOCAL = ("fork://", "local://")
+_MAKING = ("create", "update", "recreate", "private")
 _SAFE = re.compile(r"[\w./+@:,=~-]+")
 _CANCEL_LIMIT = 15.0  # seconds
 _IN_JOB = (
@@ -97,6 +98,8 @@ class PilotSession:
         """Cores that no Worker has."""
         self.runtime = 0
         self.local = False
+        self.makes_venv = False
+        """Whether RP makes the Pilot venv when the pilot starts, which takes minutes."""
         self._queue = batch.Queue("")
         self._watch: batch.Watch | None = None
         self.staff: dict[str, str] = {}
@@ -316,6 +319,7 @@ class PilotSession:
         self.local = endpoint.startswith(_LOCAL)
         self._queue = batch.Queue(endpoint)
         venv = Path(str(resource.get("virtenv") or ""))
+        self.makes_venv = resource.get("virtenv_mode") in _MAKING
         if resource.get("virtenv_mode") == "use" and venv.is_absolute():
             self._venv = venv
         return resource

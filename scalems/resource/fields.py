@@ -109,10 +109,12 @@ def mode(fields: Mapping[str, Any]) -> str:
             f"({fields.get('rp_version')}) beside it at every start"
         )
     told = {
+        "local": "the pilot runs in the client's own venv, by the path that it has here",
         "create": "RADICAL-Pilot makes a venv if there is none, at the start of a pilot",
         "update": "RADICAL-Pilot makes or updates a venv at the start of every pilot",
         "recreate": "RADICAL-Pilot makes a new venv at the start of every pilot",
-        "local": "RADICAL-Pilot makes a venv on the node at the start of every pilot",
+        "private": "RADICAL-Pilot makes a venv of its own for every pilot",
+        "none": "the pilot runs in the Python that it finds",
     }
     return told.get(str(name), f"virtenv_mode is {name!r}") + "; nothing of it is verified"
 
