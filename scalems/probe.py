@@ -17,6 +17,13 @@ from typing import Any
 MANIFEST = "manifest.json"
 """Name of the file beside a managed venv that says what it must contain."""
 
+# What a level asks for, as the psABI of x86-64 lists it, by the names of Linux in cpuinfo
+# (https://gitlab.com/x86-psABIs/x86-64-ABI).
+_LEVELS = (
+    ("x86-64-v2", "cx16 lahf_lm popcnt sse4_1 sse4_2 ssse3"),
+    ("x86-64-v3", "avx avx2 bmi1 bmi2 f16c fma movbe xsave"),
+    ("x86-64-v4", "avx512f avx512bw avx512cd avx512dq avx512vl"),
+)
 _DIST_INFO = re.compile(r"(?P<name>[^-]+)-(?P<version>[^-]+)\.dist-info")
 
 
@@ -68,6 +75,30 @@ def interpreter() -> dict[str, str]:
         "platform": sysconfig.get_platform(),
         "libc": libc.strip(),
     }
+
+
+def cpu_level(text: str | None = None) -> str:
+    """Return the level of this node's CPU, such as ``x86-64-v3``; its machine if it has none.
+
+    :param text: what cpuinfo says, by default that of this machine (proc(5)).
+    """
+    import platform
+
+    if text is None:
+        if platform.machine() != "x86_64":
+            return platform.machine()
+        try:
+            text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return platform.machine()
+    match = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
+    flags = set(match[1].split()) if match else set()
+    level = "x86-64-v1"
+    for name, needed in _LEVELS:
+        if not flags.issuperset(needed.split()):
+            break
+        level = name
+    return level
 
 
 def markers() -> dict[str, str]:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scalems import probe
 from scalems.env.finding import About, Policy
 from scalems.env.role import Role
 from scalems.env.verification import Build
@@ -34,6 +35,8 @@ GOOD = {
     "time": 0.0,
     "libc": "glibc 2.36",
     "built_libc": "glibc 2.36",
+    "built_cpu": "x86-64-v3",
+    "built_here": [],
     "cpu": "x86-64-v3",
     "gpus": 0,
     "driver": "",
@@ -101,12 +104,12 @@ V3 = "avx avx2 bmi1 bmi2 f16c fma movbe xsave"
     ],
 )
 def test_the_level_of_a_cpu_is_read_from_its_flags(flags, level):
-    assert canary.cpu_level(f"processor : 0\nflags\t\t: fpu {flags}\n") == level
+    assert probe.cpu_level(f"processor : 0\nflags\t\t: fpu {flags}\n") == level
 
 
 @given(st.text())
 def test_no_cpuinfo_breaks_it(text):
-    assert canary.cpu_level(text).startswith("x86-64-v")
+    assert probe.cpu_level(text).startswith("x86-64-v")
 
 
 def test_a_good_node_has_no_flaw():
@@ -120,6 +123,10 @@ def test_a_good_node_has_no_flaw():
     [
         ({"libc": "glibc 2.17"}, "its C library is glibc 2.17, and the environment was built on"),
         ({"cpu": "x86-64-v1"}, "no more than x86-64-v1"),
+        (
+            {"cpu": "x86-64-v2", "built_here": ["mpi4py", "numpy"]},
+            "its CPU has x86-64-v2, and mpi4py, numpy: compiled on a host with x86-64-v3",
+        ),
         ({"software": {"gromacs": "2021"}}, "gromacs is 2021, and 2022.5 was verified"),
         ({"software": {}}, "gromacs is not there, and 2022.5 was verified"),
         ({"folders": {"/tmp": "Read-only file system"}}, "written in /tmp: Read-only file system"),
@@ -133,6 +140,13 @@ def test_a_good_node_has_no_flaw():
 def test_what_is_wrong_with_a_node_is_told(facts, expected):
     (text,) = flaws(asked=1 if "gpus" in facts else 0, **facts)
     assert expected in text
+
+
+def test_a_lower_level_is_a_flaw_only_of_what_was_compiled_on_a_higher_one():
+    assert flaws(cpu="x86-64-v2") == []  # wheels choose at run time
+    assert flaws(cpu="x86-64-v4", built_here=["numpy"]) == []
+    assert flaws(cpu="aarch64", built_here=["numpy"]) == []
+    assert flaws(built_cpu="", built_here=["numpy"]) == []  # an older manifest
 
 
 def test_a_newer_or_another_c_library_is_no_flaw():

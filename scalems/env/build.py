@@ -232,6 +232,7 @@ def _record(
         compiled={one.pin.name: one.folder for one in plan.compiled},
         build_rules=plan.build_rules,
         mpi=mpi.library(venv, plan.site) if _uses_mpi(plan) else {},
+        cpu=probe.cpu_level(),
         python=str(python),
         python_stat=(status.st_size, status.st_mtime_ns),
         versions=probe.versions([probe.site_packages(venv)]),

@@ -31,6 +31,7 @@ class Manifest:
     :param python: path of the interpreter that the venv links to, fully resolved.
     :param python_stat: its size in bytes and modification time in nanoseconds.
     :param versions: distributions by normalized name.
+    :param cpu: level of the CPU that it was built on, such as ``x86-64-v3``.
     :param top_level: entries of site-packages.
     :param records: size and modification time of each distribution's RECORD and each .pth file.
     :param files_sha256: digest of the file table beside the manifest.
@@ -70,6 +71,7 @@ class Manifest:
     build_rules: str = ""
     mpi: Mapping[str, str] = field(default_factory=dict)
     stats_sha256: str = ""
+    cpu: str = ""
 
 
 def to_dict(manifest: Manifest) -> dict[str, Any]:

@@ -143,6 +143,13 @@ def node_flaws(build: Build, facts: Mapping[str, Any], *, gpus: int = 0) -> Iter
             text="its CPU has no more than x86-64-v1, and wheels as NumPy's need v2",
             remedy="ask for other nodes",
         )
+    elif facts["built_here"] and 0 < _level(facts["cpu"]) < _level(facts["built_cpu"]):
+        yield Flaw(
+            text=f"its CPU has {facts['cpu']}, and {', '.join(facts['built_here'])}: compiled on "
+            f"a host with {facts['built_cpu']}",
+            remedy="sync on a node of this kind if it was compiled for its own host "
+            "(-march=native), or ask for other nodes",
+        )
     if gpus and not facts["gpus"]:
         driver = (
             f"the driver is {facts['driver']}" if facts["driver"] else "it has no NVIDIA driver"
@@ -195,6 +202,12 @@ def _mpi_flaws(mpi: Mapping[str, Any], spec: str) -> Iterator[Flaw]:
             f"mpi4py uses {mpi['library']}, and mpiexec is of another MPI",
             remedy=f"build mpi4py against the MPI of that mpiexec (no-binary in {spec})",
         )
+
+
+def _level(cpu: str) -> int:
+    """Return the number of a level of x86-64; 0 if it is none."""
+    match = re.fullmatch(r"x86-64-v(\d)", cpu)
+    return int(match[1]) if match else 0
 
 
 def _older(libc: str, than: str) -> bool:

@@ -29,13 +29,6 @@ if TYPE_CHECKING:
 _LIMIT = 30.0  # seconds for a program to tell its version
 _RANKS = 2
 
-# What a level asks for, as the psABI of x86-64 lists it, by the names of Linux in cpuinfo
-# (https://gitlab.com/x86-psABIs/x86-64-ABI).
-_LEVELS = (
-    ("x86-64-v2", "cx16 lahf_lm popcnt sse4_1 sse4_2 ssse3"),
-    ("x86-64-v3", "avx avx2 bmi1 bmi2 f16c fma movbe xsave"),
-    ("x86-64-v4", "avx512f avx512bw avx512cd avx512dq avx512vl"),
-)
 # In one write, and by one rank if they see each other: mpiexec mixes what several write.
 _MPI = (
     "import os; from mpi4py import MPI; world = MPI.COMM_WORLD;"
@@ -61,7 +54,8 @@ def examine() -> dict[str, Any]:
     """Return what this node is like, in values that survive JSON.
 
     :return: ``host``, ``time`` (seconds since the epoch), ``libc`` and ``built_libc`` (of the
-        host that the environment was built on), ``cpu`` (level), ``gpus`` and ``driver``,
+        host that the environment was built on), ``cpu`` and ``built_cpu`` (levels),
+        ``built_here`` (what was compiled there), ``gpus`` and ``driver``,
         ``software`` (name to version, empty where it told none), ``folders`` (each with its free
         bytes, or why nothing can be written there), and ``mpi`` if the environment has mpi4py:
         ``ranks``, ``size`` and ``library``, or ``error``.
@@ -76,35 +70,15 @@ def examine() -> dict[str, Any]:
             "time": time.time(),
             "libc": " ".join(platform.libc_ver()).strip(),
             "built_libc": str((manifest.get("interpreter") or {}).get("libc", "")),
-            "cpu": cpu_level(),
+            "cpu": probe.cpu_level(),
+            "built_cpu": str(manifest.get("cpu", "")),
+            "built_here": sorted(manifest.get("compiled") or {}),
             "gpus": len(machine_gpus()),
             "driver": _driver(),
             "folders": {str(place): _room(place) for place in _places()},
             "software": {name: future.result() for name, future in versions.items()},
             "mpi": ranks.result() if ranks is not None else {},
         }
-
-
-def cpu_level(text: str | None = None) -> str:
-    """Return the level of this node's CPU, such as ``x86-64-v3``; its machine if it has none.
-
-    :param text: what cpuinfo says, by default that of this machine (proc(5)).
-    """
-    if text is None:
-        if platform.machine() != "x86_64":
-            return platform.machine()
-        try:
-            text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return platform.machine()
-    match = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
-    flags = set(match[1].split()) if match else set()
-    level = "x86-64-v1"
-    for name, needed in _LEVELS:
-        if not flags.issuperset(needed.split()):
-            break
-        level = name
-    return level
 
 
 def _driver() -> str:
