@@ -166,6 +166,12 @@ def tree(folder: Path, *, content: bool = True) -> dict[str, tuple[object, ...]]
     return found
 
 
+def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Return the paths where two trees differ: pytest would print all of both."""
+    names = sorted(before.keys() | after.keys())
+    return [name for name in names if before.get(name) != after.get(name)]
+
+
 def in_namespace(mounts: str, argv: list[str], made: Scalems) -> subprocess.CompletedProcess[str]:
     """Run a command after mounts that only it sees, and that end with it.
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from homes import LABEL, Scalems, make_scalems, tree
+from homes import LABEL, Scalems, changed, make_scalems, tree
 
 from scalems.env import lease
 from scalems.errors import ExitCode
@@ -70,7 +70,7 @@ def test_a_dry_run_of_a_rollback_changes_nothing(made):
     result = made.json("env", "rollback", "--resource", LABEL, "--dry-run")
     assert (result["from"], result["to"]) == (2, 1)
     assert str(generations(made)[1] / "venv") in result["definition"]["diff"]
-    assert tree(made.home) == before
+    assert changed(before, tree(made.home)) == []
 
 
 def test_rollback_brings_back_build_and_definition_until_the_next_sync(made):
@@ -164,7 +164,7 @@ def test_gc_removes_what_nothing_refers_to(tmp_path, made):
         file.write_text(file.read_text().replace(str(made.home), str(home)))
     before = tree(home, content=False)
     plan = copy.json("env", "gc", "--keep", "0", "--dry-run")
-    assert tree(home, content=False) == before
+    assert changed(before, tree(home, content=False)) == []
     result = copy.json("env", "gc", "--keep", "0")
     assert [one["folder"] for one in plan["builds"]] == [one["folder"] for one in result["builds"]]
     assert len(result["builds"]) == 1

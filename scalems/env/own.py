@@ -22,10 +22,11 @@ from scalems.host.files import write_atomic
 _SETTLED = 2.0  # seconds; a file that is younger may change again without another time
 
 
-def source_digest(version: str) -> str:
+def source_digest(version: str, *, keep: bool = False) -> str:
     """Return :func:`scalems.env.wheel.source_digest` of the running package.
 
     :param version: of the running package.
+    :param keep: write it down for the next time. A sync does; a check writes nothing.
     """
     root = Path(scalems.__file__).parent
     stamps = sorted(_stamps(str(root), ""))
@@ -40,7 +41,7 @@ def source_digest(version: str) -> str:
         pass  # nothing to trust
     found = wheel.source_digest(root, version)
     newest = max(max(times) for _, _, *times, _ in stamps)
-    if time.time() - newest / 1e9 > _SETTLED and place.root.is_dir() and place.is_ours:
+    if keep and time.time() - newest / 1e9 > _SETTLED:
         with contextlib.suppress(OSError):
             write_atomic(cache, json.dumps({"stamp": stamp, "digest": found}))
     return found

@@ -64,7 +64,7 @@ def sync(project: Project, label: str, options: Options, *, notify: Notify) -> S
 
         return sync_there(project, config, config.host, options, notify=notify)
     place = layout.default()
-    client = target.client()
+    client = target.client(keep=not options.dry_run)
     specs = load_specs(project, config)
     engine = choose(options.engine)
     with ExitStack() as stack:

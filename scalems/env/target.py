@@ -30,15 +30,18 @@ class Interpreter:
     markers: Mapping[str, str]
 
 
-def client() -> Side:
-    """Return the client's side of the parity table: the Python that runs this."""
+def client(*, keep: bool = False) -> Side:
+    """Return the client's side of the parity table: the Python that runs this.
+
+    :param keep: see :func:`scalems.env.own.source_digest`.
+    """
     versions = probe.versions(sys.path)
     return Side(
         name="client",
         role=None,
         python=sys.version.partition(" ")[0],  # as platform reads it, which takes longer to load
         versions=versions,
-        scalems_digest=own.source_digest(versions.get("scalems") or wheel.version()),
+        scalems_digest=own.source_digest(versions.get("scalems") or wheel.version(), keep=keep),
     )
 
 

@@ -58,7 +58,7 @@ def sync(
     :raises ScalemsError: as :func:`scalems.env.sync.sync`.
     """
     place = layout.default()
-    client = target.client()
+    client = target.client(keep=not options.dry_run)
     specs = load_specs(project, config)
     engine = choose(options.engine)
     with ExitStack() as stack:
