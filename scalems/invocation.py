@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import logging
 import sys
 from pathlib import Path
@@ -212,6 +211,8 @@ def _option_table(parser: argparse.ArgumentParser) -> dict[str, bool]:
 
 
 def _hint_at_typos(passed: Sequence[str], known: Sequence[str]) -> None:
+    import difflib
+
     for word in passed:
         name = word.partition("=")[0]
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import difflib
 import sys
 import types
 from dataclasses import dataclass, field, replace
@@ -210,6 +209,8 @@ def _no_script(words: Words) -> UsageError:
 
 def _near(path: Path) -> list[Path]:
     """Return existing scripts with names like that of `path`."""
+    import difflib
+
     try:
         there = {item.stem: item for item in path.parent.glob("*.py")}
     except OSError:

@@ -228,3 +228,10 @@ def test_calls_share_the_bytes_of_their_function():
     assert made(*args, **kwargs) == 2006
     made, args, kwargs = decode(encode(big, (3,), {}))
     assert (made(*args), kwargs) == (2003, {})
+
+
+def test_a_call_process_loads_only_what_every_call_needs():
+    seldom = ["hashlib", "random", "shutil", "subprocess", "tempfile", "difflib", "html"]
+    code = f"import sys, scalems.workflow.child; print({{*{seldom}}} & {{*sys.modules}})"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "set()\n"

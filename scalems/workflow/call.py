@@ -10,7 +10,6 @@ import contextlib
 import os
 import pickle
 import time
-import traceback
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -308,6 +307,8 @@ def _exception_of(failure: Failure) -> BaseException:
 
 
 def _trace(error: BaseException) -> str:
+    import traceback
+
     frames: TracebackType | None = error.__traceback__
     while frames is not None and frames.tb_frame.f_code.co_filename.startswith(_OURS):
         frames = frames.tb_next

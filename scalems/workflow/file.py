@@ -11,11 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import os
-import shutil
-import tempfile
-import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -115,6 +111,8 @@ class File:
 
         :raises OSError: the target cannot be written.
         """
+        import shutil
+
         path = Path(target)
         if path.is_dir():
             path = path / self.name
@@ -148,6 +146,9 @@ def file(path: str | os.PathLike[str]) -> File:
 
     :raises UsageError: there is no such file.
     """
+    import shutil
+    import tempfile
+
     place = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would change its name
     if not place.is_file():
         what = "is a folder" if place.is_dir() else "does not exist"
@@ -165,6 +166,8 @@ def file(path: str | os.PathLike[str]) -> File:
 
 def kept(path: Path) -> File:
     """Move a file to the objects; its content is on the disk when this returns."""
+    import shutil
+
     with path.open("rb") as opened:
         digest = _hash(opened)
         os.fsync(opened.fileno())
@@ -209,6 +212,9 @@ def laid(source: object, target: Path) -> None:
 
 def _copied(place: Path, source: File) -> Path:
     """Return the object with the content of a file of the user's; it is copied but once."""
+    import shutil
+    import tempfile
+
     target = _object(source.digest)
     if not target.is_file():
         with tempfile.TemporaryDirectory(dir=scratch()) as folder:
@@ -281,6 +287,9 @@ def area(folder: Path | None) -> Iterator[str]:
 
     :param folder: of the store of results; without one, nothing is kept.
     """
+    import shutil
+    import uuid
+
     global _kept_on
     token = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
     base = folder if folder is not None else Path.cwd() / f".scalems-{token}"
@@ -349,6 +358,8 @@ def content_digest(path: str, key: tuple[int, ...]) -> str:
 
 
 def _hash(opened: Any) -> str:
+    import hashlib
+
     digest = hashlib.sha256()
     while block := opened.read(_BLOCK):
         digest.update(block)
@@ -358,6 +369,8 @@ def _hash(opened: Any) -> str:
 @contextlib.contextmanager
 def written_beside(path: Path) -> Iterator[Path]:
     """Give a name beside a path, for a file that replaces it at the end."""
+    import uuid
+
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         yield part

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import html
 import queue
 import sys
 import time
@@ -253,6 +252,8 @@ class Future(LightFuture[T]):
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows."""
+        import html
+
         return f"<pre>{html.escape(self.explain())}</pre>"
 
     def depend(self, futures: Iterable[concurrent.futures.Future[Any]]) -> None:

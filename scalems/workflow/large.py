@@ -21,7 +21,6 @@ Both sides import this module.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import mmap
 import os
@@ -191,6 +190,8 @@ class Blob:
     @property
     def digest(self) -> str:
         """SHA-256 of the content, hexadecimal."""
+        import hashlib
+
         if not self._digest:
             found = hashlib.sha256()
             for block in self.blocks():

@@ -11,10 +11,7 @@ import importlib
 import json
 import os
 import pickle
-import shutil
-import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from dataclasses import replace
@@ -71,6 +68,8 @@ def command(needs: Needs) -> list[str]:
 
     :raises UsageError: there is no ``mpiexec``.
     """
+    import shutil
+
     ranks = needs.ranks
     given = os.environ.get(MPIEXEC, "").split()
     found = given or [path for name in ("mpiexec", "mpirun") if (path := shutil.which(name))][:1]
@@ -146,6 +145,9 @@ def run(call: Call) -> Outcome:
     :raises TaskLost: a rank ended before the call did.
     :raises UsageError: there is no ``mpiexec``.
     """
+    import subprocess
+    import tempfile
+
     words = command(call.needs)
     with tempfile.TemporaryDirectory(prefix="ranks-", dir=file.scratch()) as name:
         start = laid(Path(name), call, path=sys.path)
@@ -232,5 +234,7 @@ def _check_size(ranks: int) -> None:
 
 @functools.lru_cache(maxsize=4)
 def _is_open_mpi(program: str) -> bool:
+    import subprocess
+
     done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
     return "OpenRTE" in done.stdout or "Open MPI" in done.stdout

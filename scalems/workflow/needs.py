@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-import random
 import re
 import resource
 from dataclasses import dataclass
@@ -87,6 +86,8 @@ class Needs:
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """Set the variables and the seed, in this process, as long as the context is open."""
+        import random
+
         if not self.env and self.seed is None and not self.memory:
             yield
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import math
 from collections.abc import Mapping
@@ -127,6 +126,8 @@ class TaskOptions:
 
         :raises UsageError: there is no such option, or a value cannot be what was meant.
         """
+        import difflib
+
         resources = changes.pop("resources", None) or {}
         if not isinstance(resources, Mapping):
             raise UsageError(f"resources is a dict, such as {{'ranks': 2}}, not {resources!r}.")
