@@ -35,7 +35,6 @@ class Box:
 
 
 def memory_files() -> int:
-    gc.collect()
     names = []
     for entry in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):  # that of the listing itself
@@ -115,10 +114,17 @@ def test_over_the_channel_it_is_frames_of_their_own():
 
 def test_memory_goes_with_the_value():
     before = memory_files()
-    value = loads(dumps(np.ones(LARGE)))
-    assert value.sum() == LARGE
-    del value
-    assert memory_files() == before
+    gc.disable()  # nothing waits for it
+    try:
+        content = os.urandom(LARGE)
+        value = loads(dumps([np.ones(LARGE), content]))
+        assert value[0].sum() == LARGE
+        assert memory_files() > before
+        del value
+        assert memory_files() == before
+        assert sys.getrefcount(content) == 2
+    finally:
+        gc.enable()
 
 
 def test_few_files_are_open_however_many_values_there_are(monkeypatch):

@@ -21,6 +21,7 @@ Both sides import this module.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import mmap
 import os
@@ -277,21 +278,26 @@ def loads(payload: Payload) -> Any:
     return pickle.loads(payload)  # type: ignore[arg-type]
 
 
+def _left_out(buffers: list[Blob], buffer: pickle.PickleBuffer) -> bool:
+    with buffer.raw() as view:
+        if view.nbytes < LARGE:
+            return True  # it stays in the pickle
+        buffers.append(Blob.of(view))
+        return False
+
+
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Leaves out what is large. Buffers are taken in their order, all others by their numbers."""
 
     def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file, protocol=5, buffer_callback=self._leave_out)
         self.buffers: list[Blob] = []
+        # No method of this object: it and all that is large would be there until the next
+        # collection of cycles.
+        super().__init__(
+            file, protocol=5, buffer_callback=functools.partial(_left_out, self.buffers)
+        )
         self.others: dict[int, Blob] = {}
         self._held: list[bytes] = []  # so that no id is used again
-
-    def _leave_out(self, buffer: pickle.PickleBuffer) -> bool:
-        with buffer.raw() as view:
-            if view.nbytes < LARGE:
-                return True  # it stays in the pickle
-            self.buffers.append(Blob.of(view))
-            return False
 
     def persistent_id(self, value: object) -> tuple[int, bool] | None:
         """Return what stands for a large value: its number, and whether it is bytes."""
