@@ -10,6 +10,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from scalems.errors import ExitCode, ScalemsError
 
@@ -139,16 +140,36 @@ def run(argv: Sequence[str]) -> int:
         return report(error, as_json=options.json)
     except OSError as error:
         _log_traceback(options)
-        room = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-        return report(
-            ScalemsError(
-                ": ".join(str(part) for part in (error.strerror or error, error.filename) if part),
-                remedy="make room or choose another folder with SCALEMS_HOME"
-                if room
-                else "look at that disk or file, and run it again; -v shows where it happened",
-            ),
-            as_json=options.json,
+        return report(_failed(error), as_json=options.json)
+
+
+def _failed(error: OSError) -> ScalemsError:
+    """Return what a failure of the system means, with its remedy."""
+    from scalems.env import layout
+
+    remedy = "look at that disk or file, and run it again; -v shows where it happened"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        remedy = "make room or choose another folder with SCALEMS_HOME"
+    root = layout.default().root
+    if (
+        error.errno in (errno.EACCES, errno.EROFS)
+        and root.is_dir()
+        and not os.access(root, os.W_OK)
+    ):
+        owner = _owner(root)
+        remedy = (
+            f"{root} is {owner}'s, and only read by others: ask {owner}, or unset SCALEMS_HOME to "
+            "use a folder of your own"
         )
+    words = [str(part) for part in (error.strerror or error, error.filename) if part]
+    return ScalemsError(": ".join(words), remedy=remedy)
+
+
+def _owner(path: Path) -> str:
+    try:
+        return path.owner()
+    except KeyError:  # not known on this host
+        return f"user {path.stat().st_uid}"
 
 
 def _log_traceback(options: argparse.Namespace) -> None:

@@ -127,7 +127,10 @@ def known(path: Path) -> Mapping[str, Any] | None:
 
 
 def _record(path: Path) -> Path:
-    return layout.default().root / "adopted" / f"{digest('path', str(path))[:16]}.json"
+    place = layout.default()
+    if place.root.is_dir() and not place.is_ours:
+        place = layout.personal()  # a shared folder is only read
+    return place.root / "adopted" / f"{digest('path', str(path))[:16]}.json"
 
 
 def _drift(adopted: Adopted) -> Iterator[Finding]:

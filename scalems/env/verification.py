@@ -398,11 +398,13 @@ def _world(manifests: Mapping[str, Manifest], findings: Sequence[Finding]) -> li
 
 def _definition(synced: Synced, mend: str) -> list[Finding]:
     now = definition.fields_of(synced.label)
+    # That of this user, whoever has synced.
+    path = definition.user_folder() / f"resource_{synced.label.partition('.')[0]}.json"
     return [
         Finding(
             env=synced.label,
             kind="RP resource definition changed",
-            subject=f"{key} in {synced.definition}",
+            subject=f"{key} in {path}",
             expected=str(value),
             found=str(now.get(key, "")),
             remedy=mend,
