@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import signal
@@ -259,3 +260,90 @@ def test_a_dead_loopback_is_told_at_once(synced_home, tmp_path):
     assert done.returncode == 1
     assert "The loopback interface of this host does not work" in done.stderr
     assert "ip link set lo up" in done.stderr
+
+
+LOSES = """
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+import scalems
+
+@scalems.task
+def step(n, gate):
+    while n >= 4 and not os.path.exists(gate):
+        time.sleep(0.1)
+    return n
+
+def kill_the_agent():
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words, place = (entry / "cmdline").read_bytes(), (entry / "cwd").readlink()
+        except OSError:
+            continue
+        if words.startswith(b"rp.agent.0") and sys.argv[2] in str(place):
+            os.kill(int(entry.name), signal.SIGKILL)
+
+@scalems.app
+def main():
+    gate = sys.argv[3]
+    print(scalems.gather([step(n, gate) for n in range(4)]))
+    rest = [step(n, gate) for n in range(4, 8)]
+    if sys.argv[1] == "agent":
+        kill_the_agent()
+    if sys.argv[1] == "network":
+        subprocess.run(["ip", "link", "set", "lo", "down"], check=True)
+    print(scalems.gather(rest))
+"""
+
+
+def losing(made, folder, what, *, before=()):
+    """Run a script that loses something; see what is told, and that nothing is left."""
+    script = folder / "script.py"
+    script.write_text(LOSES)
+    words = [sys.executable, "-m", "scalems.radical", "--resource", LABEL, "--venv", "task"]
+    words += [
+        "--pilot",
+        "new",
+        "--cores",
+        "2",
+        str(script),
+        what,
+        str(made.home),
+        str(folder / "gate"),
+    ]
+    done = subprocess.run(
+        [*before, *words], cwd=made.project, env=made.env, capture_output=True, text=True,
+        check=False, timeout=LIMIT,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "[0, 1, 2, 3]" in done.stdout
+    assert "scalems: the app failed: 4 done, 4 failed" in done.stderr.splitlines()[-1]
+    left = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if str(made.home / ".local" / "state") in str((entry / "cwd").readlink()):
+                left.append((entry / "cmdline").read_bytes())
+    assert left == []
+    return done.stderr
+
+
+def test_a_killed_agent_is_told_and_loses_nothing_that_has_finished(synced_home, tmp_path):
+    told = losing(synced_home, tmp_path, "agent")
+    assert "The pilot's agent was killed" in told
+    (tmp_path / "gate").touch()
+    words = [sys.executable, "-m", "scalems.local", "--resource", LABEL, "--venv", "task"]
+    words += [str(tmp_path / "script.py"), "nothing", "", str(tmp_path / "gate")]
+    again = subprocess.run(
+        words, cwd=synced_home.project, env=synced_home.env,
+        capture_output=True, text=True, check=True, timeout=LIMIT,
+    )  # fmt: skip
+    assert again.stdout.split("\n")[:2] == ["[0, 1, 2, 3]", "[4, 5, 6, 7]"]
+    assert "8 done (4 in a former run)" in again.stderr
+
+
+@pytest.mark.slow
+def test_a_network_that_is_gone_in_the_middle_of_a_run_is_told(synced_home, tmp_path):
+    own = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+    if subprocess.run([*own, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("nobody may make network namespaces here")
+    told = losing(synced_home, tmp_path, "network", before=own)
+    assert "The loopback interface of this host does not work" in told

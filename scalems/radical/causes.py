@@ -90,6 +90,12 @@ RULES: tuple[Rule, ...] = (
         " or for whole nodes",
     ),
     Rule(
+        pattern=r"Killed\s+\$LAUNCHER radical-pilot-agent_0",
+        text="The pilot's agent was killed: by somebody, or by the system as memory was short.",
+        remedy="run it again: it goes on where it was; `dmesg` tells what the system has killed",
+        files="bootstrap_0.*",
+    ),
+    Rule(
         pattern=r"Cannot allocate memory|^MemoryError",
         text="The host gave no more memory.",
         remedy="run fewer calls at a time (--cores); `ulimit -v` and `free` show the limits",
