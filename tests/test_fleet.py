@@ -281,6 +281,12 @@ def main():
 def test_two_pilots_share_the_calls_and_one_does_those_of_the_other(synced_home, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
+    asked_for = [sys.executable, "-m", "scalems.radical", "--venv", "task", "--dry-run", "--json"]
+    asked_for += ["--resource", LABEL, "--resource", f"{LABEL}:cores=3,spare-cores=0", str(script)]
+    shown = subprocess.run(
+        asked_for, cwd=synced_home.project, env=synced_home.env, capture_output=True, check=True
+    ).stdout
+    assert [one["spare"] for one in json.loads(shown)] == [4, 0]
     words = ["--resource", LABEL, "--venv", "task", "--pilots", "2", "--cores", "1", "--no-store"]
     done = subprocess.run(
         [sys.executable, "-m", "scalems.radical", *words, "--json", script],

@@ -59,6 +59,9 @@ def _place(text: str, options: argparse.Namespace) -> tuple[str, argparse.Namesp
                 setattr(own, key.replace("-", "_"), _OWN[key](value))
             else:
                 own.pilot_option.append(pair)
-        except (ValueError, argparse.ArgumentTypeError) as error:
+        except argparse.ArgumentTypeError as error:
             raise UsageError(f"--resource {text}: wrong {key} {value!r}: {error}") from error
+        except ValueError:
+            kind = _OWN[key].__name__
+            raise UsageError(f"--resource {text}: wrong {key} {value!r}: no {kind}") from None
     return text, own

@@ -106,8 +106,7 @@ def make_backend(options: argparse.Namespace, notify: Notify) -> RadicalBackend 
 
     pilots = {title: (own, make_settings(own)) for title, own in asked.pilots(options).items()}
     if options.dry_run:
-        for own, settings in pilots.values():
-            show_request(own, settings)
+        show_request(options, *(settings for _, settings in pilots.values()))
         options.json = False  # it has been printed
         raise SystemExit(0)
     return assembly.backend(options, pilots, notify)
@@ -140,15 +139,19 @@ def make_settings(options: argparse.Namespace) -> Settings:
     )
 
 
-def show_request(options: argparse.Namespace, settings: Settings) -> None:
-    """Print what the pilot of a run would ask for.
+def show_request(options: argparse.Namespace, *pilots: Settings) -> None:
+    """Print what pilots would ask for; as JSON an object, or a list of them if they are several.
 
-    :raises UsageError: the resource cannot give it.
+    :raises UsageError: a resource cannot give it.
     """
     from scalems.radical import request
 
-    found = request.preview(settings)
-    print(json.dumps(found.to_dict(), indent=2) if options.json else found.text())
+    found = [request.preview(settings) for settings in pilots]
+    if options.json:
+        told = [one.to_dict() for one in found]
+        print(json.dumps(told if len(told) > 1 else told[0], indent=2))
+    else:
+        print("\n".join(one.text() for one in found))
 
 
 def main() -> int:
