@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -145,7 +146,7 @@ class Ends:
     bundle: Path
     there: Path
 
-    def at(self, *argv: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    def at(self, *argv: str | Path, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
         """Run a command there: no network, an empty home, no cache, no setting."""
         words = [
             "unshare",
@@ -157,7 +158,7 @@ class Ends:
         done = subprocess.run(
             words,
             cwd=self.there,
-            env={"HOME": str(self.there / "home"), "PATH": "/usr/bin:/bin"},
+            env={"HOME": str(self.there / "home"), "PATH": "/usr/bin:/bin", **env},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -168,9 +169,11 @@ class Ends:
         assert "Traceback" not in done.stderr, shown
         return done
 
-    def scalems(self, *argv: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    def scalems(
+        self, *argv: str | Path, code: int = 0, **env: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run the scalems that came with the bundle."""
-        return self.at(".venv/bin/scalems", *argv, code=code)
+        return self.at(".venv/bin/scalems", *argv, code=code, **env)
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +216,19 @@ def test_a_machine_without_network_gets_all_from_a_bundle(ends, engine):
     )
     assert [env["action"] for env in again["envs"]] == ["unchanged"]
     assert again["written"] == []
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("point", ["build.installed", "sync.parity"])
+def test_a_sync_from_a_bundle_that_is_killed_is_mended_by_the_next(ends, point):
+    shutil.rmtree(ends.there / "home", ignore_errors=True)
+    words = ("env", "sync", "--bundle", ends.bundle, "--offline")
+    armed = {"SCALEMS_FAILPOINT": f"{point}:kill", "SCALEMS_TESTING": "1"}
+    ends.scalems(*words, code=-signal.SIGKILL, **armed)
+    ends.scalems("env", "check", code=3)
+    ends.scalems(*words)
+    ends.scalems("env", "check", "--deep")
+    assert not list((ends.there / "home/.local/share/scalems/bundles").glob("*/"))
 
 
 @pytest.mark.network
