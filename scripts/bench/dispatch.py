@@ -262,14 +262,18 @@ def main() -> None:
     )
     parser.add_argument("-n", type=int, nargs="+", default=[100, 1000, 10_000])
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--only", help="cases whose name has this text")
+    parser.add_argument("--only", nargs="+", help="cases whose name has one of these texts")
     options = parser.parse_args()
     console = Console(width=150)
     for number in options.n:
         with tempfile.TemporaryDirectory(prefix="scalems-bench-") as name:
             commands = cases(Path(name), number)
             if options.only:
-                commands = {case: argv for case, argv in commands.items() if options.only in case}
+                commands = {
+                    case: argv
+                    for case, argv in commands.items()
+                    if any(text in case for text in options.only)
+                }
             taken: dict[str, list[dict[str, float]]] = {case: [] for case in commands}
             for _ in range(options.runs):
                 for case, argv in commands.items():
