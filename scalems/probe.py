@@ -42,6 +42,20 @@ def site_packages(prefix: Path) -> Path:
     raise FileNotFoundError(f"no site-packages folder below {prefix}")
 
 
+def sites(prefix: Path) -> list[Path]:
+    """Return the folders of a venv that pure Python packages are installed in.
+
+    The second, if there is one, is of the managed venv that this one adds to.
+
+    :raises FileNotFoundError: there is no such folder below ``prefix``, or below that of its base.
+    """
+    found = [site_packages(prefix)]
+    base = manifest_of(prefix).get("base")
+    if isinstance(base, dict) and "folder" in base:
+        found.append(site_packages(prefix.parent.with_name(str(base["folder"])) / "venv"))
+    return found
+
+
 def versions(paths: Iterable[str | os.PathLike[str]]) -> dict[str, str]:
     """Return the version of each distribution in the given folders, by normalized name.
 

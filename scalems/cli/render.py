@@ -228,7 +228,7 @@ def print_description(described: Mapping[str, Any]) -> None:
             if isinstance(value, dict)
             else value
             if isinstance(value, list)
-            else [{True: "yes", False: "no"}.get(value, value)]
+            else [("yes" if value else "no") if isinstance(value, bool) else value]
         )
         for index, line in enumerate(lines):
             out.print(f"[bold]{'' if index else key:<17}[/] ", end="")

@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from scalems import probe
-from scalems.env import fingerprint, lease, manifest, mpi
+from scalems.env import fingerprint, layer, lease, manifest, mpi
 from scalems.env.compile import Compiled
 from scalems.env.engine import Engine, InstallError, explain
 from scalems.env.fingerprint import Entry
@@ -48,6 +48,7 @@ class BuildPlan:
     :param packages: local packages.
     :param compiled: distributions of the lock that are built here.
     :param build_rules: see :attr:`scalems.env.spec.EnvSpec.build_rules`.
+    :param base: the build that it adds to, which is there.
     """
 
     name: str
@@ -63,10 +64,23 @@ class BuildPlan:
     packages: tuple[Prepared, ...] = ()
     compiled: tuple[Compiled, ...] = ()
     build_rules: str = ""
+    base: BuildPlan | None = None
 
     def folder(self, layout: Layout) -> Path:
         """Return the build's folder."""
         return layout.build(self.name, self.input_digest)
+
+    @property
+    def own_pins(self) -> tuple[Pin, ...]:
+        """What is installed in it: of a layer, what its base has not."""
+        theirs = {(pin.name, pin.version) for pin in self.base.pins} if self.base else set()
+        return tuple(pin for pin in self.pins if (pin.name, pin.version) not in theirs)
+
+    @property
+    def own_packages(self) -> tuple[Prepared, ...]:
+        """The local packages that are installed in it."""
+        theirs = {one.name for one in self.base.packages} if self.base else set()
+        return tuple(one for one in self.packages if one.name not in theirs)
 
 
 def ensure(
@@ -149,26 +163,29 @@ def _make(
     started = time.monotonic()
     venv = folder / "venv"
     wheels = [
-        wheel,
+        *([] if plan.base else [wheel]),
         *([one.wheel(shop) for one in plan.compiled] if shop else []),
-        *(one.wheel for one in plan.packages if not one.package.editable),
+        *(one.wheel for one in plan.own_packages if not one.package.editable),
     ]
     built = {one.pin.name for one in plan.compiled}
-    pins = [pin for pin in plan.pins if pin.name not in built]
+    pins = [pin for pin in plan.own_pins if pin.name not in built]
     requirements = folder / "requirements.txt"
     lines = "".join(pin.requirement() + "\n" for pin in pins)
     requirements.write_text(house.requirements(pins) if house else lines)
     notify(f"{plan.name}: making the venv with {engine.version()}")
     engine.create(venv, interpreter=plan.interpreter, holding=holding)
     failpoint("build.venv")
-    notify(f"{plan.name}: installing {len(plan.pins)} distributions and scalems")
+    also = f"to those of {plan.base.name}" if plan.base else "and scalems"
+    notify(f"{plan.name}: installing {len(plan.own_pins)} distributions {also}")
     install = functools.partial(
         engine.install,
         venv,
         requirements,
         wheels=wheels,
         editables=[
-            one.package.path for one in plan.packages if one.package.path and one.package.editable
+            one.package.path
+            for one in plan.own_packages
+            if one.package.path and one.package.editable
         ],
         offline=offline,
         holding=holding,
@@ -176,6 +193,8 @@ def _make(
         on_line=lambda line: notify(f"{plan.name}: {line.strip()}", detail=True),
     )
     install()
+    if plan.base:
+        layer.link(venv, folder.with_name(_name(plan.base)) / "venv")
     failpoint("build.installed")
     notify(f"{plan.name}: verifying")
     with ThreadPoolExecutor(1) as pool:
@@ -197,6 +216,20 @@ def _make(
     return _record(plan, folder, entries, engine=engine.version(), started=started)
 
 
+def _name(plan: BuildPlan) -> str:
+    return f"{plan.name}-{plan.input_digest[:16]}"
+
+
+def _base(plan: BuildPlan, known: Manifest) -> dict[str, str]:
+    """Return what a layer's manifest says of its base."""
+    return {
+        "name": plan.name,
+        "folder": _name(plan),
+        "input_digest": known.input_digest,
+        "content_digest": known.content_digest,
+    }
+
+
 def _uses_mpi(plan: BuildPlan) -> bool:
     return any(pin.name == mpi.PACKAGE for pin in plan.pins)
 
@@ -214,11 +247,16 @@ def _record(
     python = (venv / "bin" / "python").resolve(strict=True)
     status = python.stat()
     top, records = fingerprint.top_level(venv)
+    base = manifest.read(folder.with_name(_name(plan.base))) if plan.base else None
+    content = fingerprint.content_digest(venv, entries)
+    sites = [probe.site_packages(venv)]
+    if plan.base:
+        sites.append(probe.site_packages(folder.with_name(_name(plan.base)) / "venv"))
     made = Manifest(
         name=plan.name,
         role=plan.role,
         input_digest=plan.input_digest,
-        content_digest=fingerprint.content_digest(venv, entries),
+        content_digest=layer.content_digest(content, base.content_digest) if base else content,
         scalems_digest=plan.scalems_digest,
         lock_inputs=plan.lock_inputs,
         engine=engine,
@@ -235,13 +273,14 @@ def _record(
         cpu=probe.cpu_level(),
         python=str(python),
         python_stat=(status.st_size, status.st_mtime_ns),
-        versions=probe.versions([probe.site_packages(venv)]),
+        versions=probe.versions(sites),
         top_level=top,
         records=records,
         files=len(entries),
         bytes=sum(entry.size for entry in entries.values()),
         files_sha256=manifest.write_files(folder, entries),
         stats_sha256=manifest.write_stats(folder, entries),
+        base=_base(plan.base, base) if plan.base and base else {},
     )
     failpoint("build.files")
     manifest.write(folder, made)
@@ -284,6 +323,8 @@ def _compile(venv: Path, interpreter: Path, *options: str, holding: int) -> None
     """
     site = probe.site_packages(venv)
     folders = [str(site / name) for name in IMPORTED if (site / name).is_dir()]
+    if not folders:
+        return  # a layer: its base has been compiled
     try:
         run(
             [interpreter, "-I", "-S", "-m", "compileall", "-q", "-j", "0", *options, *folders],

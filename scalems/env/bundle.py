@@ -36,6 +36,7 @@ from scalems.env.canonical import digest
 from scalems.env.engine import Engine, choose
 from scalems.env.lock import Lock
 from scalems.env.locking import Notify, Options
+from scalems.env.outcome import whole
 from scalems.env.package import Prepared
 from scalems.env.prepare import workshop
 from scalems.env.spec import EnvSpec
@@ -100,7 +101,7 @@ def make(
     :raises UsageError: mistakes in specs, configs or options.
     """
     config = project.resource(label)
-    specs = [spec.load(project.env_path(name)) for name in config.envs]
+    specs = whole([spec.load(project.env_path(name)) for name in config.envs], config)
     if compiled := [f"{one.name}: {name}" for one in specs for name in one.no_binary]:
         raise UsageError(
             f"packages of `no-binary` cannot be bundled: {', '.join(compiled)}: they are to be "

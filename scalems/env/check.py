@@ -40,7 +40,7 @@ def inspect(name: str, folder: Path, *, depth: Depth) -> list[Finding]:
         kind = "changed manifest" if there else "build was never verified"
         return [Finding(env=name, kind=kind, subject=str(folder))]
     venv = folder / "venv"
-    findings = [*_interpreter(name, venv, known)]
+    findings = [*_interpreter(name, venv, known), *_base(name, folder, known)]
     try:
         findings += _distributions(name, venv, known)
         if depth is not Depth.FAST:
@@ -94,10 +94,29 @@ def _interpreter(name: str, venv: Path, known: Manifest) -> Iterator[Finding]:
     yield Finding(env=name, kind=kind, subject=str(real), expected=expected, found=version)
 
 
+def _base(name: str, folder: Path, known: Manifest) -> Iterator[Finding]:
+    """Whether the build that it adds to is the one that it was verified with; a look, no check."""
+    if not known.base:
+        return
+    there = folder.with_name(known.base["folder"])
+    base = manifest.read(there)
+    if base is None:
+        kind = "what it adds to is not usable" if there.exists() else "what it adds to is missing"
+        yield Finding(env=name, kind=kind, subject=str(there))
+    elif base.content_digest != known.base["content_digest"]:
+        yield Finding(
+            env=name,
+            kind="what it adds to was built anew, with other files",
+            subject=str(there),
+            expected=known.base["content_digest"][:16],
+            found=base.content_digest[:16],
+        )
+
+
 def _distributions(name: str, venv: Path, known: Manifest) -> Iterator[Finding]:
     """Compare by name and version first: one finding a distribution, not one a file."""
     try:
-        now = probe.versions([probe.site_packages(venv)])
+        now = probe.versions(probe.sites(venv))
     except FileNotFoundError:
         yield Finding(env=name, kind="missing folder", subject="site-packages")
         return

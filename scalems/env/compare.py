@@ -144,7 +144,7 @@ def _folder(folder: Path) -> Contents:
         return Contents(
             name=folder.name,
             python=known.interpreter["version"],
-            versions=probe.versions([probe.site_packages(folder / "venv")]),
+            versions=probe.versions(probe.sites(folder / "venv")),
             build=known,
             folder=folder,
         )

@@ -58,10 +58,10 @@ def _still_good(known: Synced, depth: Depth) -> bool:
         return not any(seen.findings for seen in there) and not any(map(_sources, known.envs))
     return (
         state.linked(layout.default(), known)
-        and all(check.is_good(env.folder, depth=depth) for env in known.envs)
-        and all(_same_software(env) for env in known.envs)
-        and not any(_sources(env) for env in known.envs)
-        and not any(_other_mpi(env) for env in known.envs)
+        and all(check.is_good(env.folder, depth=depth) for env in known.builds)
+        and all(_same_software(env) for env in known.builds)
+        and not any(_sources(env) for env in known.builds)
+        and not any(_other_mpi(env) for env in known.builds)
     )
 
 

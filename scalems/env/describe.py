@@ -40,6 +40,7 @@ def describe(text: str, resource: str | None = None) -> dict[str, Any]:
         "spec changed": state.file_digest(env.spec) not in ("", env.spec_digest),
         "host": synced.host.name if synced.host else None,
         "folder": str(env.folder),
+        "adds to": {"name": known.base["name"], "folder": str(env.base.folder)} if env.base else {},
         "python": known.python,
         "interpreter": dict(known.interpreter),
         "engine": known.engine,

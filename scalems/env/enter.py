@@ -58,9 +58,10 @@ def ready(text: str, resource: str | None, *, verified: bool) -> tuple[Host | No
     :raises EnvironmentNotReady: it is not what was built.
     """
     synced, env = select(text, resource=resource)
-    (seen,) = see(synced, [env], depth=Depth.FAST)
-    if seen.findings and verified:
-        problem = not_ready(synced.label, seen.findings)
+    seen, *base = see(synced, env.parts, depth=Depth.FAST)
+    findings = [finding for one in (seen, *base) for finding in one.findings]
+    if findings and verified:
+        problem = not_ready(synced.label, findings)
         raise EnvironmentNotReady(
             problem.cause, remedy=f"{sync_command(synced.label)}; or enter it with --no-check"
         )

@@ -84,7 +84,7 @@ def explain(package: str, project: Project) -> Explanation:
 def _reason(
     one: EnvSpec, name: str, parents: Mapping[str, list[str]], pins: Mapping[str, str]
 ) -> Reason:
-    asked = [f"{one.path.name}: {t}" for t in one.dependencies if _named(t) == name]
+    asked = [f"{_written(one, t)}: {t}" for t in one.dependencies if _named(t) == name]
     asked += [
         f"{one.path.name}: [packages.{own.name}] {own.requested}"
         for own in one.packages
@@ -92,7 +92,11 @@ def _reason(
     ]
     if name in map(normalize, ALWAYS):
         asked.append("scalems: every environment has it")
-    limits = [f"{one.path.name}: {t}" for t in one.constraints if _named(t) == name]
+    limits = [f"{_written(one, t)}: {t}" for t in one.constraints if _named(t) == name]
+    base = lock.base_of(one)
+    if one.base and base:
+        which = f"the lock of {one.base.name!r}, which it adds to"
+        limits += [f"{which}: =={pin.version}" for pin in base.pins if pin.name == name]
     if name in pins:
         limits.append(f"parity with the client: =={pins[name]}")
     locked = ""
@@ -110,6 +114,12 @@ def _reason(
         limits=tuple(limits),
         chain=tuple(_chain(name, parents)),
     )
+
+
+def _written(one: EnvSpec, text: str) -> str:
+    """Return the file that a requirement or a limit is written in."""
+    theirs = (*one.base.dependencies, *one.base.constraints) if one.base else ()
+    return one.base.path.name if one.base and text in theirs else one.path.name
 
 
 def _named(requirement: str) -> str:

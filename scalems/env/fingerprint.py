@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalems import probe
-from scalems.env import bytecode
+from scalems.env import bytecode, layer
 from scalems.env.canonical import digest
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def input_digest(
     packages: Iterable[Prepared] = (),
     compiled: Iterable[Compiled] = (),
     mpi: str = "",
+    base: str = "",
 ) -> str:
     """Return the digest of everything that decides a build; no paths, no clock, no order.
 
@@ -60,6 +61,7 @@ def input_digest(
         to a folder is of no use elsewhere.
     :param compiled: distributions that are built here.
     :param mpi: the MPI of the site, if it is used.
+    :param base: input fingerprint of the environment that it adds to.
     """
     inputs: dict[str, Any] = {
         "interpreter": dict(interpreter),
@@ -74,6 +76,8 @@ def input_digest(
         inputs["compiled"] = built
     if mpi:
         inputs["mpi"] = mpi
+    if base:
+        inputs["base"] = base
     return digest("build inputs 1", inputs)
 
 
@@ -208,6 +212,8 @@ def content_digest(venv: Path, entries: Mapping[str, Entry]) -> str:
                 continue
             if inner.startswith("_virtualenv.") or inner == "_virtualenv.pth":
                 continue  # what the venv tools themselves put there
+            if inner == layer.PTH:
+                continue  # a path; what it leads to has a fingerprint of its own
             parts[inner] = entry.sha256
     for name in _scripts(venv, site):
         body = (venv / "bin" / name).read_bytes()

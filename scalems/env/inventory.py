@@ -91,7 +91,7 @@ def builds(place: Layout) -> list[Kept]:
     generations: dict[Path, list[str]] = {}
     for label in state.labels(place):
         for one in state.generations(place, label):
-            for env in one.envs:
+            for env in one.builds:
                 generations.setdefault(env.folder, []).append(f"{label}#{one.generation}")
     found = []
     for folder in sorted(path for path in place.builds.glob("[!.]*") if path.is_dir()):
@@ -192,7 +192,7 @@ def _old(place: Layout, keep: int) -> list[Synced]:
     old: list[Synced] = []
     for label in state.labels(place):
         used = state.read(place, label)
-        in_use = {env.folder for env in used.envs} if used else set()
+        in_use = {env.folder for env in used.builds} if used else set()
         others = [
             one
             for one in state.generations(place, label)
@@ -206,7 +206,7 @@ def _old(place: Layout, keep: int) -> list[Synced]:
 def _using(resources: Mapping[str, Synced | None]) -> dict[Path, list[str]]:
     used: dict[Path, list[str]] = {}
     for label, synced in resources.items():
-        for env in synced.envs if synced else ():
+        for env in synced.builds if synced else ():
             used.setdefault(env.folder, []).append(label)
     return used
 

@@ -126,6 +126,7 @@ def _built(name: str, folder: Path) -> Key:
         **_site(known.site, known.software),
         **{f"local package {key}": _local(value) for key, value in known.packages.items()},
         **{f"built here {key}": value[-16:] for key, value in known.compiled.items()},
+        **({f"adds to {base['name']}": base["input_digest"][:16]} if (base := known.base) else {}),
     }
     return Key(
         name=name,
@@ -155,6 +156,7 @@ def _planned(text: str, folder: Path | None, notify: Notify) -> Key:
     world = mpi.launcher(one.site) if uses_mpi else ""
     compiled = compile.select(one, pins, interpreter, {"site": taken, "mpi": world})
     scalems_digest = wheel.source_digest()
+    base = _planned(f"lock:{one.base.name}", folder, notify) if one.base else None
     return Key(
         name=text,
         digest=fingerprint.input_digest(
@@ -165,12 +167,14 @@ def _planned(text: str, folder: Path | None, notify: Notify) -> Key:
             packages=packages,
             compiled=compiled,
             mpi=world,
+            base=base.digest if base else "",
         ),
         items={
             **_common(interpreter.facts, scalems_digest, fingerprint.pin_items(pins)),
             **_site(one.site.to_dict() if one.site else {}, software),
             **{f"local package {each.name}": _local(each.to_dict()) for each in packages},
             **{f"built here {each.pin.name}": each.key[:16] for each in compiled},
+            **({f"adds to {base.name.removeprefix('lock:')}": base.digest[:16]} if base else {}),
         },
         files={
             name: hashlib.sha256(data).hexdigest() for name, data in wheel.source_files().items()

@@ -14,6 +14,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from scalems import probe
+
 _held: dict[Path, int] = {}
 
 
@@ -23,13 +25,16 @@ def path(folder: Path) -> Path:
 
 
 def hold(folder: Path) -> None:
-    """Hold a build until this process ends.
+    """Hold a build, and the one that it adds to, until this process ends.
 
     Nothing happens where the lease cannot be written, nor read: such a build belongs to
     somebody else, whose own commands decide of it.
     """
     from scalems.host import claim
 
+    base = probe.manifest_of(folder / "venv").get("base")
+    if isinstance(base, dict) and "folder" in base:
+        hold(folder.with_name(str(base["folder"])))
     if folder not in _held and (descriptor := _open(path(folder))) is not None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH)

@@ -116,14 +116,28 @@ def requirements(spec: EnvSpec) -> list[str]:
     return sorted(wanted)
 
 
-def constraints(spec: EnvSpec, pins: Mapping[str, str]) -> list[str]:
+def constraints(spec: EnvSpec, pins: Mapping[str, str], base: Lock | None = None) -> list[str]:
     """Return the version limits of an environment.
 
     :param pins: versions by distribution that the client has and the environment must have.
+    :param base: lock of the environment that it adds to, whose packages it uses as they are.
     """
     limits = {str(Requirement(text)) for text in spec.constraints}
     limits.update(f"{name}=={version}" for name, version in pins.items())
+    for pin in base.pins if base else ():
+        limits.add(f"{pin.name}=={pin.version}" + (f" ; {pin.marker}" if pin.marker else ""))
     return sorted(limits)
+
+
+def base_of(spec: EnvSpec) -> Lock | None:
+    """Return the lock of the environment that one adds to; ``None`` if there is none.
+
+    :raises UsageError: it is not a lock.
+    """
+    try:
+        return load(spec.base.lock_path) if spec.base else None
+    except FileNotFoundError:
+        return None
 
 
 def needs(packages: Sequence[Prepared]) -> dict[str, Sequence[str]]:
@@ -132,16 +146,20 @@ def needs(packages: Sequence[Prepared]) -> dict[str, Sequence[str]]:
 
 
 def inputs_digest(
-    spec: EnvSpec, pins: Mapping[str, str], needs: Mapping[str, Sequence[str]] = {}
+    spec: EnvSpec,
+    pins: Mapping[str, str],
+    needs: Mapping[str, Sequence[str]] = {},
+    base: Lock | None = None,
 ) -> str:
     """Return the digest of everything that decides a lock; an equal one means nothing to do.
 
     :param needs: what each local package requires.
+    :param base: see :func:`constraints`.
     """
     inputs: dict[str, object] = {
         "python": str(SpecifierSet(spec.python)),
         "requirements": requirements(spec),
-        "constraints": constraints(spec, pins),
+        "constraints": constraints(spec, pins, base),
     }
     if spec.packages:
         # A git source is decided by its rev, whose commit is in the lock.

@@ -101,7 +101,7 @@ def make_locks(
             remedy="write envs/NAME.toml; its schema is scalems/env/spec.schema.json",
         )
     asked = [tag.parse(text) for text in targets]
-    specs = [spec.load(project.env_path(name)) for name in chosen]
+    specs = spec.with_bases([spec.load(project.env_path(name)) for name in chosen])
     engine = choose(options.engine)
     if not isinstance(options.upgrade, bool):
         _known(options.upgrade, specs)
@@ -187,7 +187,8 @@ def ensure(
     for one in specs:
         interpreter = interpreters.get(one.name) or target.find_interpreter(one)
         own = packages[one.name]
-        former, reason = _current_lock(one, own, client, interpreter)
+        base = (locks.get(one.base.name) or lock.base_of(one)) if one.base else None
+        former, reason = _current_lock(one, own, client, interpreter, base)
         if options.upgrade:
             named = ""
             if not isinstance(options.upgrade, bool):
@@ -204,9 +205,9 @@ def ensure(
             )
         notify(f"{one.name}: resolving ({reason})")
         try:
-            text = _resolve(one, own, client, interpreter, engine, options)
+            text = _resolve(one, own, client, interpreter, engine, options, base)
         except ResolveError as error:
-            limits = conflict.askers(one, parity.pins(client.versions), error.cause)
+            limits = conflict.askers(one, parity.pins(client.versions), error.cause, base)
             asked = ["  asked for:", *(f"    {line}" for line in limits)] if limits else []
             raise ResolveError(
                 "\n".join([f"{one.path}: {error.cause}", *asked]),
@@ -230,7 +231,11 @@ def ensure(
 
 
 def _current_lock(
-    one: EnvSpec, packages: Sequence[Prepared], client: Side, interpreter: Interpreter
+    one: EnvSpec,
+    packages: Sequence[Prepared],
+    client: Side,
+    interpreter: Interpreter,
+    base: Lock | None,
 ) -> tuple[Lock | None, str]:
     """Return the lock of a spec, and why it is not current (empty if it is)."""
     try:
@@ -246,8 +251,9 @@ def _current_lock(
     ]
     if moved:
         return former, "the client's versions changed: " + ", ".join(moved)
-    if former.inputs != lock.inputs_digest(one, pins, lock.needs(packages)):
+    if former.inputs != lock.inputs_digest(one, pins, lock.needs(packages), base):
         also = ", or what its local packages need" if packages else ""
+        also += f", or the lock of {one.base.name!r}, which it adds to" if one.base else ""
         return former, f"{one.path.name} changed{also}"
     if not former.python.contains(interpreter.facts["version"], prereleases=True):
         return former, (
@@ -280,6 +286,7 @@ def _resolve(
     interpreter: Interpreter,
     engine: Engine,
     options: Options,
+    base: Lock | None,
 ) -> str:
     pins = parity.pins(client.versions)
     former = ""
@@ -291,7 +298,7 @@ def _resolve(
     upgrade, versions = _asked(options.upgrade)
     resolution = engine.resolve(
         wanted,
-        sorted({*lock.constraints(one, pins), *versions}),
+        sorted({*lock.constraints(one, pins, base), *versions}),
         python=one.python,
         interpreter=interpreter.path,
         former=former,
@@ -300,7 +307,7 @@ def _resolve(
     )
     return lock.render(
         one,
-        inputs=lock.inputs_digest(one, pins, lock.needs(packages)),
+        inputs=lock.inputs_digest(one, pins, lock.needs(packages), base),
         python=resolution.python,
         body=resolution.body,
         packages=packages,

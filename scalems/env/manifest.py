@@ -42,6 +42,8 @@ class Manifest:
     :param compiled: distributions that were built here, and the folders of their wheels.
     :param build_rules: digest of how the spec wants packages built.
     :param mpi: what mpi4py runs with, see :func:`scalems.env.mpi.library`.
+    :param base: of the build that it adds to: its environment's ``name``, its ``folder`` beside
+        this one, and both digests; ``versions``, ``pins`` and ``packages`` are of both builds.
     :param created: UTC time, ISO 8601.
     """
 
@@ -72,6 +74,7 @@ class Manifest:
     mpi: Mapping[str, str] = field(default_factory=dict)
     stats_sha256: str = ""
     cpu: str = ""
+    base: Mapping[str, str] = field(default_factory=dict)
 
 
 def to_dict(manifest: Manifest) -> dict[str, Any]:

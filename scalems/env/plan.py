@@ -137,16 +137,21 @@ def upgrade(project: Project, text: str, options: Options, *, notify: Notify) ->
     client = target.client()
     configs = [project.resource(label) for label in project.labels()]
     names = dict.fromkeys(name for config in configs for name in config.envs)
-    specs = {name: spec.load(project.env_path(name)) for name in names}
+    named = [spec.load(project.env_path(name)) for name in names]
+    specs = {one.name: one for one in spec.with_bases(named)}
     _known(wanted, specs, client)
     then: Side = client
     changes: tuple[str, ...] = ()
     if normalize(wanted.name) in parity.RULES:
         then, changes = _client(wanted, client, engine, options, notify=notify)
-    found = {
-        name: _lock(one, wanted, then, engine, options, moved=then is not client, notify=notify)
-        for name, one in specs.items()
-    }
+    found: dict[str, tuple[tuple[str, ...], str]] = {}
+    for name, one in specs.items():
+        base = found.get(one.base.name) if one.base else None
+        found[name] = (
+            base  # what changes there changes in all that adds to it
+            if base and any(base)
+            else _lock(one, wanted, then, engine, options, moved=then is not client, notify=notify)
+        )
     resources = []
     for config in configs:
         synced = state.read(layout.default(), config.label)

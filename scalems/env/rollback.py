@@ -11,7 +11,7 @@ from scalems.env import guard, layout, state
 from scalems.env.check import Depth
 from scalems.env.finding import Finding, not_ready
 from scalems.env.locking import Notify
-from scalems.env.state import Synced
+from scalems.env.state import Synced, SyncedEnv
 from scalems.env.verification import find, see
 from scalems.errors import EnvironmentNotReady, UsageError
 from scalems.failpoint import failpoint
@@ -106,7 +106,7 @@ def _chosen(used: Synced, known: list[Synced], to: int | None) -> Synced:
 
 def _prove(synced: Synced) -> None:
     findings: list[Finding] = []
-    for seen in see(synced, synced.envs, depth=Depth.NORMAL):
+    for seen in see(synced, synced.builds, depth=Depth.NORMAL):
         # What RP is told is of the present generation.
         findings += [one for one in seen.findings if not one.kind.startswith("RP resource")]
     if findings:
@@ -119,5 +119,9 @@ def _prove(synced: Synced) -> None:
 
 def _pinned(synced: Synced) -> Synced:
     """Let a check accept the specs as they are now, and the next sync look at all again."""
-    envs = tuple(replace(env, spec_digest=state.file_digest(env.spec)) for env in synced.envs)
-    return replace(synced, envs=envs, key="")
+    return replace(synced, envs=tuple(map(_as_now, synced.envs)), key="")
+
+
+def _as_now(env: SyncedEnv) -> SyncedEnv:
+    base = _as_now(env.base) if env.base else None
+    return replace(env, spec_digest=state.file_digest(env.spec), base=base)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,11 @@ NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 
 @dataclass(frozen=True, kw_only=True)
 class EnvSpec:
-    """What an environment must contain, as its author wrote it."""
+    """What an environment must contain, as its author wrote it.
+
+    :param base: the environment that it adds to; what that one has is in all of these but
+        ``no_binary`` and ``build_env``.
+    """
 
     name: str
     path: Path
@@ -44,6 +48,7 @@ class EnvSpec:
     packages: tuple[Package, ...] = ()
     no_binary: tuple[str, ...] = ()
     build_env: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    base: EnvSpec | None = None
 
     @property
     def build_rules(self) -> str:
@@ -70,6 +75,49 @@ def load(path: Path) -> EnvSpec:
             remedy="use up to 40 lower-case letters, digits, '-' and '_', a letter first",
         )
     data = tomlfile.read(path, SCHEMA, rules=functools.partial(_mistakes, beside=path.parent))
+    own, name = _own(path, data), data.get("base")
+    if name is None:
+        return own
+    beside = path.with_name(f"{name}.toml")
+    data = tomlfile.read(beside, SCHEMA, rules=functools.partial(_mistakes, beside=path.parent))
+    if "base" in data:
+        raise UsageError(
+            f"{path}: base: {name!r} itself adds to {data['base']!r}",
+            remedy="name an environment that adds to none",
+        )
+    return _layered(own, _own(beside, data))
+
+
+def _layered(own: EnvSpec, base: EnvSpec) -> EnvSpec:
+    """Return the spec of an environment together with what it has from its base."""
+    software = {one.name: one for one in (*base.site.software, *own.site.software)}
+    packages = {one.name: one for one in (*base.packages, *own.packages)}
+    return replace(
+        own,
+        base=base,
+        python=base.python,
+        interpreter=base.interpreter,
+        dependencies=tuple(dict.fromkeys((*base.dependencies, *own.dependencies))),
+        constraints=tuple(dict.fromkeys((*base.constraints, *own.constraints))),
+        site=Site(
+            modules=tuple(dict.fromkeys((*base.site.modules, *own.site.modules))),
+            shell=(*base.site.shell, *own.site.shell),
+            software=tuple(software[name] for name in sorted(software)),
+        ),
+        lines=base.lines + own.lines,
+        packages=tuple(packages[name] for name in sorted(packages)),
+    )
+
+
+def with_bases(specs: Sequence[EnvSpec]) -> list[EnvSpec]:
+    """Return env specs with the bases of those that are layers, each before what adds to it."""
+    by_name = {one.name: one for one in specs}
+    missing = {one.base.name: one.base for one in specs if one.base}
+    whole = [*specs, *(base for name, base in missing.items() if name not in by_name)]
+    return sorted(whole, key=lambda one: one.base is not None)
+
+
+def _own(path: Path, data: Mapping[str, Any]) -> EnvSpec:
     return EnvSpec(
         name=path.stem,
         path=path,
@@ -104,6 +152,7 @@ def _mistakes(data: Mapping[str, Any], *, beside: Path) -> Iterator[tomlfile.Mis
         SpecifierSet(str(data.get("python", "")))
     except InvalidSpecifier:
         yield ("python",), f"{data['python']!r} is not a version range like '>=3.10'"
+    yield from _base_mistakes(data, beside)
     yield from site.mistakes(data)
     yield from package.mistakes(data, beside=beside)
     yield from _build_mistakes(data)
@@ -128,6 +177,21 @@ def _mistakes(data: Mapping[str, Any], *, beside: Path) -> Iterator[tomlfile.Mis
                 yield where, what
             if key == "dependencies":
                 seen[normalize(requirement.name)] = requirement
+
+
+def _base_mistakes(data: Mapping[str, Any], beside: Path) -> Iterator[tomlfile.Mistake]:
+    """Yield what contradicts the `base` of a spec."""
+    base = data.get("base")
+    if not isinstance(base, str) or not NAME.fullmatch(base):
+        return  # there is none, or the schema reports it
+    if not (beside / f"{base}.toml").is_file():
+        known = [path.stem for path in sorted(beside.glob("*.toml"))]
+        yield ("base",), f"there is no env spec {base!r}{tomlfile.near(base, known)}"
+    if data.get("role") in (Role.PILOT, Role.BOTH):
+        yield ("role",), "an environment that adds to another is for tasks only"
+    for key in ("python", "interpreter"):
+        if key in data:
+            yield (key,), f"is that of {base!r}, which this one adds to"
 
 
 def _build_mistakes(data: Mapping[str, Any]) -> Iterator[tomlfile.Mistake]:

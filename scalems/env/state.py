@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ class SyncedEnv:
     :param spec_digest: its :func:`file_digest` then.
     :param sources: folders of its local packages, by name, with their files then.
     :param lines: shell lines of the spec.
+    :param base: the environment that it adds to.
     """
 
     name: str
@@ -55,6 +56,12 @@ class SyncedEnv:
     spec_digest: str
     sources: Mapping[str, Source] = field(default_factory=dict)
     lines: Lines = field(default_factory=Lines)
+    base: SyncedEnv | None = None
+
+    @property
+    def parts(self) -> tuple[SyncedEnv, ...]:
+        """It, and the environment that it adds to."""
+        return (self, self.base) if self.base else (self,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +90,13 @@ class Synced:
     def same_builds(self, other: Synced) -> bool:
         """Whether another has the same builds and the same definition."""
         return (self.fields, self.host) == (other.fields, other.host) and [
-            (env.name, env.role, env.folder) for env in self.envs
-        ] == [(env.name, env.role, env.folder) for env in other.envs]
+            (env.name, env.role, env.folder) for env in self.builds
+        ] == [(env.name, env.role, env.folder) for env in other.builds]
+
+    @property
+    def builds(self) -> tuple[SyncedEnv, ...]:
+        """All environments, and those that some of them add to; each build once."""
+        return with_bases(self.envs)
 
     @property
     def pilot(self) -> SyncedEnv:
@@ -95,6 +107,16 @@ class Synced:
     def tasks(self) -> tuple[SyncedEnv, ...]:
         """The environments of Workers."""
         return tuple(env for env in self.envs if env.role.plays(Role.TASK))
+
+
+def with_bases(envs: Iterable[SyncedEnv]) -> tuple[SyncedEnv, ...]:
+    """Return environments, then those that some of them add to; each build once."""
+    listed = list(envs)
+    found = {env.folder: env for env in listed}
+    for env in listed:
+        if env.base:
+            found.setdefault(env.base.folder, env.base)
+    return tuple(found.values())
 
 
 def file_digest(path: Path) -> str:
@@ -166,25 +188,7 @@ def from_dict(data: dict[str, Any], label: str) -> Synced | None:
     try:
         if data["format"] != FORMAT or data["label"] != label:
             return None
-        envs = tuple(
-            SyncedEnv(
-                name=env["name"],
-                role=Role(env["role"]),
-                folder=Path(env["folder"]),
-                spec=Path(env["spec"]),
-                spec_digest=env["spec_digest"],
-                sources={
-                    name: Source(
-                        folder=Path(one["folder"]),
-                        table={path: Entry(*entry) for path, entry in one["files"].items()},
-                        editable=one["editable"],
-                    )
-                    for name, one in env.get("sources", {}).items()
-                },
-                lines=Lines.of(env.get("lines", {})),
-            )
-            for env in data["envs"]
-        )
+        envs = tuple(map(_env_from_dict, data["envs"]))
         pilots = [env for env in envs if env.role.plays(Role.PILOT)]
         if not (pilots and isinstance(data["fields"], dict)):
             return None
@@ -204,6 +208,49 @@ def from_dict(data: dict[str, Any], label: str) -> Synced | None:
         return None
 
 
+def _env_from_dict(env: dict[str, Any]) -> SyncedEnv:
+    return SyncedEnv(
+        name=env["name"],
+        role=Role(env["role"]),
+        folder=Path(env["folder"]),
+        spec=Path(env["spec"]),
+        spec_digest=env["spec_digest"],
+        sources={
+            name: Source(
+                folder=Path(one["folder"]),
+                table={path: Entry(*entry) for path, entry in one["files"].items()},
+                editable=one["editable"],
+            )
+            for name, one in env.get("sources", {}).items()
+        },
+        lines=Lines.of(env.get("lines", {})),
+        base=_env_from_dict(env["base"]) if env.get("base") else None,
+    )
+
+
+def _env_to_dict(env: SyncedEnv) -> dict[str, Any]:
+    return {
+        "name": env.name,
+        "role": env.role.value,
+        "folder": str(env.folder),
+        "spec": str(env.spec),
+        "spec_digest": env.spec_digest,
+        "sources": {
+            name: {
+                "folder": str(one.folder),
+                "editable": one.editable,
+                "files": {
+                    path: [entry.size, entry.mtime_ns, entry.sha256]
+                    for path, entry in one.table.items()
+                },
+            }
+            for name, one in env.sources.items()
+        },
+        "lines": env.lines.to_dict(),
+        "base": _env_to_dict(env.base) if env.base else None,
+    }
+
+
 def _write(path: Path, synced: Synced) -> None:
     write_atomic(path, json.dumps(to_dict(synced), indent=1) + "\n")
 
@@ -219,28 +266,7 @@ def to_dict(synced: Synced) -> dict[str, Any]:
         "key": synced.key,
         "definition": str(synced.definition),
         "fields": dict(synced.fields),
-        "envs": [
-            {
-                "name": env.name,
-                "role": env.role.value,
-                "folder": str(env.folder),
-                "spec": str(env.spec),
-                "spec_digest": env.spec_digest,
-                "sources": {
-                    name: {
-                        "folder": str(one.folder),
-                        "editable": one.editable,
-                        "files": {
-                            path: [entry.size, entry.mtime_ns, entry.sha256]
-                            for path, entry in one.table.items()
-                        },
-                    }
-                    for name, one in env.sources.items()
-                },
-                "lines": env.lines.to_dict(),
-            }
-            for env in synced.envs
-        ],
+        "envs": [_env_to_dict(env) for env in synced.envs],
         "host": asdict(synced.host) if synced.host else None,
         "lines": synced.lines.to_dict(),
     }

@@ -35,7 +35,7 @@ from scalems.env.outcome import Action, EnvResult, SyncResult, load_specs
 from scalems.env.package import Prepared
 from scalems.env.parity import Side
 from scalems.env.prepare import Workshop, workshop
-from scalems.env.spec import EnvSpec
+from scalems.env.spec import EnvSpec, with_bases
 from scalems.env.state import Synced, SyncedEnv
 from scalems.errors import EnvironmentNotReady
 from scalems.failpoint import failpoint
@@ -74,13 +74,15 @@ def sync(project: Project, label: str, options: Options, *, notify: Notify) -> S
             build.sweep(place)
             failpoint("sync.begun")
         shop = stack.enter_context(workshop(place, engine, options, notify=notify))
+        specs = with_bases(specs)
         packages = {one.name: shop.prepare(one, target.find_interpreter(one)) for one in specs}
         locks, results = locking.ensure(specs, packages, client, engine, options, notify=notify)
         plans = _plans(specs, locks, packages, client)
         if options.house:
             for plan in plans:
                 options.house.requirements(plan.pins, tag.of(plan.facts))
-        venv = plans[0].folder(place) / "venv"
+        pilot = next(plan for plan in plans if plan.name == config.pilot)
+        venv = pilot.folder(place) / "venv"
         change = definition.plan(config, virtenv=venv)
         if options.dry_run:
             return _dry(place, config, plans, results, change, options)
@@ -112,8 +114,9 @@ def _plans(
     packages: Mapping[str, tuple[Prepared, ...]],
     client: Side,
 ) -> list[BuildPlan]:
-    plans = []
+    plans: dict[str, BuildPlan] = {}
     for one in specs:
+        base = plans[one.base.name] if one.base else None
         interpreter = target.find_interpreter(one)
         pins = locks[one.name].select(interpreter.markers)
         software = site.require(one.site, env=one.name)
@@ -121,32 +124,32 @@ def _plans(
         world = mpi.launcher(one.site) if uses_mpi else ""
         taken = {**one.site.to_dict(), "found": software} if one.site else None
         compiled = compile.select(one, pins, interpreter, {"site": taken, "mpi": world})
-        plans.append(
-            BuildPlan(
-                name=one.name,
-                role=one.role,
-                interpreter=interpreter.path,
-                facts=interpreter.facts,
-                pins=tuple(pins),
-                lock_inputs=locks[one.name].inputs,
+        plans[one.name] = BuildPlan(
+            name=one.name,
+            role=one.role,
+            interpreter=interpreter.path,
+            facts=interpreter.facts,
+            pins=tuple(pins),
+            lock_inputs=locks[one.name].inputs,
+            scalems_digest=client.scalems_digest,
+            input_digest=fingerprint.input_digest(
+                pins,
+                interpreter=interpreter.facts,
                 scalems_digest=client.scalems_digest,
-                input_digest=fingerprint.input_digest(
-                    pins,
-                    interpreter=interpreter.facts,
-                    scalems_digest=client.scalems_digest,
-                    site=taken,
-                    packages=packages[one.name],
-                    compiled=compiled,
-                    mpi=world,
-                ),
-                site=one.site,
+                site=taken,
                 packages=packages[one.name],
                 compiled=compiled,
-                build_rules=one.build_rules,
-                software=software,
-            )
+                mpi=world,
+                base=base.input_digest if base else "",
+            ),
+            base=base,
+            site=one.site,
+            packages=packages[one.name],
+            compiled=compiled,
+            build_rules=one.build_rules,
+            software=software,
         )
-    return plans
+    return list(plans.values())
 
 
 def _build_all(
@@ -161,10 +164,15 @@ def _build_all(
     own = wheel.pack(place.wheels)
     failpoint("sync.packed")
     make = functools.partial(_build, place, engine, own, shop, options, notify=notify)
-    with local.threads(len(plans)) as pool:
-        running = [pool.submit(make, plan) for plan in plans]
-        wait(running)  # a build that fails does not spoil the others
-    return [one.result() for one in running]
+    results: list[EnvResult] = []
+    for layers in (False, True):  # which link to what is there
+        several = [plan for plan in plans if bool(plan.base) is layers]
+        if several:
+            with local.threads(len(several)) as pool:
+                running = [pool.submit(make, plan) for plan in several]
+                wait(running)  # a build that fails does not spoil the others
+            results += [one.result() for one in running]
+    return results
 
 
 def _build(
@@ -231,31 +239,38 @@ def _synced(
     change: Change,
     key: str,
 ) -> Synced:
+    entries: dict[str, SyncedEnv] = {}
+    for one, plan in zip(specs, plans, strict=True):  # bases come before what adds to them
+        entries[one.name] = _entry(one, plan, place, entries)
     return Synced(
         label=config.label,
         project=project.root,
         key=key,
-        envs=tuple(
-            SyncedEnv(
-                name=plan.name,
-                role=plan.role,
-                folder=plan.folder(place),
-                spec=one.path,
-                spec_digest=state.file_digest(one.path),
-                sources={
-                    own.name: state.Source(
-                        folder=own.package.path, table=own.table, editable=own.package.editable
-                    )
-                    for own in plan.packages
-                    if own.package.path is not None
-                },
-                lines=one.lines,
-            )
-            for one, plan in zip(specs, plans, strict=True)
-        ),
+        envs=tuple(entries[name] for name in config.envs),
         definition=change.path,
         fields=config.decided(definition.fields_of(config.label)),
         lines=config.lines,
+    )
+
+
+def _entry(
+    one: EnvSpec, plan: BuildPlan, place: Layout, others: Mapping[str, SyncedEnv]
+) -> SyncedEnv:
+    return SyncedEnv(
+        name=plan.name,
+        role=plan.role,
+        folder=plan.folder(place),
+        spec=one.path,
+        spec_digest=state.file_digest(one.path),
+        sources={
+            own.name: state.Source(
+                folder=own.package.path, table=own.table, editable=own.package.editable
+            )
+            for own in plan.packages
+            if own.package.path is not None
+        },
+        lines=one.lines,
+        base=others[one.base.name] if one.base else None,
     )
 
 

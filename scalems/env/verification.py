@@ -167,7 +167,7 @@ def verify(
     if refused:
         raise not_ready(resource, refused)
     builds = {
-        env.name: _build(report.synced, env, report.manifests[env.name])
+        env.name: _build(report.synced, env, report.manifests)
         for env in report.synced.envs
         if env.name in report.manifests
     }
@@ -202,7 +202,8 @@ def examine(
     findings: list[Finding] = []
     manifests: dict[str, Manifest] = {}
     client = target.client()
-    for env, seen in zip(envs, see(synced, envs, depth=depth, hold=hold), strict=True):
+    builds = state.with_bases(envs)
+    for env, seen in zip(builds, see(synced, builds, depth=depth, hold=hold), strict=True):
         again = sync_command(resource, depth=depth)
         findings += [
             replace(one, remedy=f"{one.remedy}; then {again}" if one.remedy else again)
@@ -305,7 +306,9 @@ def _chosen(synced: Synced, tasks: Sequence[str] | None) -> list[SyncedEnv]:
     return [by_name[name] for name in tasks]
 
 
-def _build(synced: Synced, env: SyncedEnv, known: Manifest) -> Build:
+def _build(synced: Synced, env: SyncedEnv, manifests: Mapping[str, Manifest]) -> Build:
+    known = manifests[env.name]
+    base = manifests.get(env.base.name) if env.base else None
     return Build(
         name=env.name,
         role=env.role,
@@ -315,7 +318,7 @@ def _build(synced: Synced, env: SyncedEnv, known: Manifest) -> Build:
         scalems_digest=known.scalems_digest,
         versions=known.versions,
         site=Site.from_dict(known.site),
-        top_level=known.top_level,
+        top_level=(*known.top_level, *(base.top_level if base else ())),
         software=known.software,
         lines=env.lines + synced.lines,
     )
@@ -339,7 +342,8 @@ def _inputs(env: SyncedEnv, known: Manifest, client: Side, mend: str) -> list[Fi
 
     asked = spec.load(env.spec)
     needs = {name: one["needs"] for name, one in known.packages.items()}
-    wanted = lock.inputs_digest(asked, parity.pins(client.versions), needs)
+    pins, base = parity.pins(client.versions), lock.base_of(asked)
+    wanted = lock.inputs_digest(asked, pins, needs, base)
     same_site = asked.site == Site.from_dict(known.site)
     same_site &= _same_packages(asked.packages, known)
     same_site &= asked.build_rules == known.build_rules

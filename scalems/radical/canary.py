@@ -125,7 +125,7 @@ def _version(program: Mapping[str, str]) -> str:
 
 
 def _has_mpi4py() -> bool:
-    return "mpi4py" in probe.versions([probe.site_packages(Path(sys.prefix))])
+    return "mpi4py" in probe.versions(probe.sites(Path(sys.prefix)))
 
 
 def _mpi() -> dict[str, Any]:

@@ -378,7 +378,7 @@ class PilotSession:
 
     def _hire(self, rp: Any, names: list[str]) -> None:
         build = self._settings.build
-        package = build.code or probe.site_packages(build.venv) / "scalems"
+        package = build.code or probe.sites(build.venv)[-1] / "scalems"
         code = package / "radical" / "worker.py"
         descriptions = []
         for name in names:

@@ -122,7 +122,7 @@ def _venv_problem(venv: Path) -> str:
         return "is not there"
     if problem := _python_problem(venv):
         return problem
-    found = probe.versions([probe.site_packages(venv)])
+    found = probe.versions(probe.sites(venv))
     for name in _SPEAKS:
         there, here = found.get(name, ""), _version(name)
         if not there:
@@ -137,8 +137,11 @@ def _build_problem(build: Build) -> str:
         return "is not there any more"
     if problem := _python_problem(build.venv):
         return problem
-    folder = probe.site_packages(build.venv)
-    found = probe.versions([folder])
+    try:
+        folder, *base = probe.sites(build.venv)
+    except FileNotFoundError:
+        return "has lost the environment that it adds to"
+    found = probe.versions([folder, *base])
     lost = [name for name in build.versions if name not in found]
     if lost:
         names = ", ".join(f"{name} {build.versions[name]}" for name in lost[:5])

@@ -127,11 +127,12 @@ class PipEngine:
                 on_line=on_line,
             )
             pip = [str(python), "-I", "-m", "pip"]
-            run(
-                [*pip, "install", "--no-deps", "--no-compile", "--no-index", *map(str, wheels)],
-                env=env,
-                holding=holding,
-            )
+            if wheels:
+                run(
+                    [*pip, "install", "--no-deps", "--no-compile", "--no-index", *map(str, wheels)],
+                    env=env,
+                    holding=holding,
+                )
             if editables:
                 links = [word for path in editables for word in ("--editable", str(path))]
                 run(

@@ -123,15 +123,19 @@ class UvEngine:
         target += [word for name in afresh for word in ("--reinstall-package", name)]
         try:
             self._run(
-                ["pip", "sync", "--require-hashes", *target, str(requirements)],
+                [
+                    *("pip", "sync", "--require-hashes", "--allow-empty-requirements"),
+                    *(*target, str(requirements)),
+                ],
                 holding=holding,
                 on_line=on_line,
             )
             links = [word for path in editables for word in ("--editable", str(path))]
-            self._run(
-                ["pip", "install", "--no-deps", *target, *map(str, wheels), *links],
-                holding=holding,
-            )
+            if wheels or links:
+                self._run(
+                    ["pip", "install", "--no-deps", *target, *map(str, wheels), *links],
+                    holding=holding,
+                )
             (venv / ".lock").unlink(missing_ok=True)  # uv's own, which all may write
         except CommandFailed as error:
             cause, remedy = explain(error, doing=f"installing into {venv}")

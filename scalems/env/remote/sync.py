@@ -30,7 +30,7 @@ from scalems.env.layout import Layout
 from scalems.env.lock import Lock
 from scalems.env.locking import Notify, Options
 from scalems.env.look import Seen
-from scalems.env.outcome import Action, EnvResult, SyncResult, load_specs
+from scalems.env.outcome import Action, EnvResult, SyncResult, load_specs, whole
 from scalems.env.package import Prepared
 from scalems.env.parity import Side
 from scalems.env.prepare import Workshop, workshop
@@ -59,7 +59,7 @@ def sync(
     """
     place = layout.default()
     client = target.client(keep=not options.dry_run)
-    specs = load_specs(project, config)
+    specs = whole(load_specs(project, config), config)
     engine = choose(options.engine)
     with ExitStack() as stack:
         if not options.dry_run:
