@@ -30,7 +30,7 @@ class Session(executor.Executor):
     """Runs calls on a backend: those of :meth:`submit` and :meth:`map`, and inside of ``with``
     those of tasks, :func:`scalems.submit`, :func:`scalems.map` and their like.
 
-    Nothing is started before the first call. In a notebook, :meth:`open` and :meth:`close`
+    Nothing is started before the first call. In a notebook, ``open()`` and ``close()``
     stand for the two ends of ``with``.
 
     :param backend: ``local``: processes of this machine; ``inline``: this process, one call
@@ -43,7 +43,7 @@ class Session(executor.Executor):
         without it they are not kept.
     :param rerun: take no results of former runs, only keep new ones.
     :param on_error: when a call fails, ``continue`` with the others, or ``stop`` all: then
-        those that run are ended, and :meth:`~scalems.Future.result` of the others raises
+        those that run are ended, and the results of the others raise
         :class:`~scalems.errors.RunStopped`.
     :param retries: how often a call that failed is run again, if it does not say so itself.
     :param options: all others of the backend's command, by their names in Python:

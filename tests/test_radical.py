@@ -326,7 +326,14 @@ DEFINITION = {
 
 
 def settings_of(**given):
-    fields = {"label": "lab.slurm", "slots": None, "runtime": None, "options": {}, **given}
+    fields = {
+        "label": "lab.slurm",
+        "slots": None,
+        "runtime": None,
+        "options": {},
+        "spare": None,
+        **given,
+    }
     return SimpleNamespace(**fields)
 
 

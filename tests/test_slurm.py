@@ -7,6 +7,7 @@ import os
 import queue
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -42,13 +43,14 @@ def processes_of(folder):
 
 
 @pytest.fixture
-def cluster(tmp_path):
+def cluster():
     """Run a cluster of its own for a test that harms it."""
-    folder = tmp_path / "cluster"
-    slurm("start", folder)
-    yield folder
-    slurm("stop", folder)
-    assert processes_of(folder) == []
+    with tempfile.TemporaryDirectory() as short:
+        folder = Path(short) / "cluster"
+        slurm("start", folder)
+        yield folder
+        slurm("stop", folder)
+        assert processes_of(folder) == []
 
 
 def on(folder, *argv):
@@ -102,9 +104,10 @@ def test_the_queue_tells_of_a_job_until_its_end(cluster, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory, synced_home):
+def lab(synced_home):
     """Run a cluster, with the environments of the repository synced for it."""
-    folder = tmp_path_factory.mktemp("lab")
+    short = tempfile.TemporaryDirectory()
+    folder = Path(short.name) / "lab"
     slurm("start", folder)
     env = {**synced_home.env, "SLURM_CONF": str(folder / "slurm.conf")}
     made = Scalems(home=synced_home.home, project=synced_home.project, env=env)
@@ -115,6 +118,7 @@ def lab(tmp_path_factory, synced_home):
     while processes_of(folder) and time.monotonic() < end:
         time.sleep(0.5)
     assert processes_of(folder) == []
+    short.cleanup()
 
 
 def jobs(folder):

@@ -27,6 +27,7 @@ def source_digest(version: str, *, keep: bool = False) -> str:
 
     :param version: of the running package.
     :param keep: write it down for the next time. A sync does; a check writes nothing.
+        The folder of scalems must be there.
     """
     root = Path(scalems.__file__).parent
     stamps = sorted(_stamps(str(root), ""))
@@ -43,6 +44,7 @@ def source_digest(version: str, *, keep: bool = False) -> str:
     newest = max(max(times) for _, _, *times, _ in stamps)
     if keep and time.time() - newest / 1e9 > _SETTLED:
         with contextlib.suppress(OSError):
+            cache.parent.mkdir(mode=0o755, exist_ok=True)
             write_atomic(cache, json.dumps({"stamp": stamp, "digest": found}))
     return found
 

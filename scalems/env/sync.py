@@ -64,7 +64,7 @@ def sync(project: Project, label: str, options: Options, *, notify: Notify) -> S
 
         return sync_there(project, config, config.host, options, notify=notify)
     place = layout.default()
-    client = target.client(keep=not options.dry_run)
+    client = target.client()
     specs = load_specs(project, config)
     engine = choose(options.engine)
     with ExitStack() as stack:
@@ -98,6 +98,7 @@ def sync(project: Project, label: str, options: Options, *, notify: Notify) -> S
         # The locks may be new: the key must be that of the files as they are now.
         key = current.key(project, label, client)
         state.write(place, _synced(place, project, config, specs, plans, change, key))
+        target.client(keep=True)
     return SyncResult(
         label=label,
         envs=tuple(envs),

@@ -56,6 +56,10 @@ _NEVER = {
     "QOSMaxNodePerJobLimit": f"ask for fewer --nodes; {_ALLOWED}",
     "QOSMaxWallDurationPerJobLimit": f"ask for less --runtime; {_ALLOWED}",
 }
+_NEVER |= dict.fromkeys(
+    ("launch failed requeued held", "job requeued in held state"),
+    "the log of slurmd on its node says why it could not be started; tell the administrators",
+)
 _NOTHING = ("", "None", "N/A", "(null)")
 
 log = logging.getLogger(__name__)

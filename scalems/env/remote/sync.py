@@ -58,7 +58,7 @@ def sync(
     :raises ScalemsError: as :func:`scalems.env.sync.sync`.
     """
     place = layout.default()
-    client = target.client(keep=not options.dry_run)
+    client = target.client()
     specs = whole(load_specs(project, config), config)
     engine = choose(options.engine)
     with ExitStack() as stack:
@@ -113,6 +113,7 @@ def sync(
                 backup = definition.write(change, backups=place.backups()) if change.diff else None
             key = current.key(project, config.label, client)
             state.write(place, replace(synced, key=key, definition=change.path))
+            target.client(keep=True)
     return SyncResult(
         label=config.label,
         envs=tuple(_result(plan, there, missing, seconds, options) for plan in plans),
