@@ -233,8 +233,11 @@ def written(line: str) -> list[str]:
 def test_a_sync_writes_to_its_own_places_only(tmp_path: Path):
     strace = debian("strace")
     # What is source only is built before: its tools name paths by their own folder, not from /.
-    make_scalems(tmp_path / "before").run(*SYNC)
+    # In a cache of its own: tests that run beside this one spoil the caller's.
+    cache = {"UV_CACHE_DIR": str(tmp_path / "cache")}
+    make_scalems(tmp_path / "before").run(*SYNC, **cache)
     made = make_scalems(tmp_path)
+    made.env.update(cache)
     (tmp_path / "tmp").mkdir()
     made.env["TMPDIR"] = str(tmp_path / "tmp")
     log = tmp_path / "log"
