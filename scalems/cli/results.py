@@ -24,6 +24,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 def configure_runs(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``scalems runs``."""
     _common(parser, _runs, "  scalems runs\n  scalems runs --store project/.scalems --json")
+    _tag(parser, "those with a task of this tag only")
 
 
 def configure_show(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +39,7 @@ def configure_show(parser: argparse.ArgumentParser) -> None:
         "  scalems show 3 12       all of task 12 in it, with what it printed",
     )
     parser.add_argument("numbers", nargs="*", type=int, metavar="RUN [TASK]")
+    _tag(parser, "those with this tag only")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--failed", action="store_true", help="those that failed only")
     which.add_argument("--names", action="store_true", help="numbers and seconds by name")
@@ -76,6 +78,10 @@ def configure_clean(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="show it, remove nothing")
 
 
+def _tag(parser: argparse.ArgumentParser, words: str) -> None:
+    parser.add_argument("--tag", metavar="WORD", help=words)
+
+
 def _common(parser: argparse.ArgumentParser, run: Any, examples: str) -> None:
     parser.add_argument(
         "--store", type=Path, metavar="FOLDER", help="the store (default: the nearest .scalems)"
@@ -99,6 +105,9 @@ def _runs(options: argparse.Namespace) -> int:
 
     with _history(options) as history:
         runs = history.runs()
+        if options.tag is not None:
+            tagged = history.tagged(options.tag)
+            runs = [run for run in runs if run["run"] in tagged]
     if options.json:
         render.print_json(runs)
         return ExitCode.DONE
@@ -136,18 +145,19 @@ def _show(options: argparse.Namespace) -> int:
         if ident is not None:
             return _show_task(history.task(run["run"], ident), as_json=options.json)
         which: Which = "failed" if options.failed else "all"
+        tag = options.tag
         names = history.names(run["run"])
         mixtures = history.mixtures(run["run"])
         if options.json:
-            tasks = None if options.names else history.tasks(run["run"], which)
+            tasks = None if options.names else history.tasks(run["run"], which, tag=tag)
             _print_run({**run, "names": names, "mixed": mixtures}, tasks)
             return ExitCode.DONE
         if options.names:
             render.print_rows([_by_name(row) for row in names], empty="no tasks")
             return ExitCode.DONE
         most = None if options.all else _LISTED
-        rows = [_listed(task, run) for task in history.tasks(run["run"], which, most=most)]
-        left = history.count(run["run"], which) - len(rows)
+        rows = [_listed(task, run) for task in history.tasks(run["run"], which, tag=tag, most=most)]
+        left = history.count(run["run"], which, tag=tag) - len(rows)
     render.print_rows(rows, empty="no tasks")
     if left > 0:
         print(f"… and {left:,} more tasks; --all shows them, --names how many of each name")
@@ -222,6 +232,7 @@ def _show_task(task: dict[str, Any], *, as_json: bool) -> int:
         ("software", ", ".join(f"{name} {version}" for name, version in software.items())),
         ("environment", task["env"]),
         ("key", task["key"]),
+        ("tags", (task["tags"] or "").replace(",", ", ")),
         ("not kept", task["unstable"]),
     ):
         if value:

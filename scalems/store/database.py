@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sqlite3
 import time
 from pathlib import Path
@@ -16,7 +17,7 @@ from scalems.host import filelock
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FORMAT = 3
+FORMAT = 4
 FILE = "results.sqlite"
 FOLDER = ".scalems"
 
@@ -31,7 +32,7 @@ CREATE TABLE runs (
 CREATE TABLE tasks (
     run INTEGER, id INTEGER, name TEXT, state TEXT, key TEXT, code TEXT, args TEXT, env TEXT,
     shown TEXT, unstable TEXT, reused INTEGER, host TEXT, pid INTEGER, submitted REAL,
-    started REAL, ended REAL, stdout TEXT, stderr TEXT, error TEXT, stamp TEXT,
+    started REAL, ended REAL, stdout TEXT, stderr TEXT, error TEXT, stamp TEXT, tags TEXT,
     PRIMARY KEY (run, id)
 ) WITHOUT ROWID;
 CREATE INDEX tasks_by_name ON tasks (name, run);
@@ -39,7 +40,7 @@ CREATE TABLE codes (code TEXT PRIMARY KEY, parts TEXT) WITHOUT ROWID;
 CREATE TABLE results (
     key TEXT PRIMARY KEY, payload BLOB, object TEXT, size INTEGER, name TEXT, stdout TEXT,
     stderr TEXT, host TEXT, pid INTEGER, started REAL, ended REAL, env TEXT, used REAL,
-    files TEXT, stamp TEXT
+    files TEXT, stamp TEXT, crc INTEGER
 ) WITHOUT ROWID;
 CREATE TABLE environments (env TEXT PRIMARY KEY, versions TEXT) WITHOUT ROWID;
 """
@@ -88,6 +89,9 @@ def connect(folder: Path, *, create: bool) -> sqlite3.Connection:
                 database.execute(
                     "CREATE TABLE environments (env TEXT PRIMARY KEY, versions TEXT) WITHOUT ROWID"
                 )
+            if version in (1, 2, 3):
+                database.execute("ALTER TABLE tasks ADD COLUMN tags TEXT")
+                database.execute("ALTER TABLE results ADD COLUMN crc INTEGER")
             if version < FORMAT:
                 database.execute(f"PRAGMA user_version={FORMAT}")
             database.execute("COMMIT")
@@ -111,16 +115,29 @@ def errors(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         text = str(error)
         remedy = "run with --no-store, or with another folder: --store FOLDER"
-        if "malformed" in text or "not a database" in text:
-            remedy = f"it is damaged: move {path.parent} away; finished tasks will run again"
-        elif "full" in text:
+        if "full" in text:
             remedy = "free some space; what had finished before is kept"
+        elif isinstance(error, sqlite3.OperationalError) and not _DAMAGED.search(text):
+            pass
+        else:
+            remedy = _damaged(path)
         raise StoreError(f"the store {path}: {text}", remedy=remedy) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:  # of what was read from it
+        raise StoreError(
+            f"the store {path} holds what scalems has not written: {error}", remedy=_damaged(path)
+        ) from error
     except OSError as error:
         raise StoreError(
             f"the store {error.filename or path}: {error.strerror or error}",
             remedy="run with --no-store, or with another folder: --store FOLDER",
         ) from error
+
+
+def _damaged(path: Path) -> str:
+    return f"it is damaged: move {path.parent} away; finished tasks will run again"
+
+
+_DAMAGED = re.compile("malformed|not a database|decode|no such (table|column)")
 
 
 def environments(database: sqlite3.Connection) -> dict[str, dict[str, str]]:

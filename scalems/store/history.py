@@ -26,6 +26,7 @@ Which = Literal["all", "failed", "ran"]
 """Tasks of a run: all, those that failed, those that were not taken from a former run."""
 
 _WHICH = {"all": "1", "failed": "state='failed'", "ran": "NOT reused"}
+_TAGGED = "(?2 IS NULL OR instr(',' || coalesce(tags, '') || ',', ',' || ?2 || ','))"
 _STALE = 3600.0  # seconds after which a part of a file belongs to nobody
 
 
@@ -126,24 +127,33 @@ class History:
         return found[0]
 
     def tasks(
-        self, run: int, which: Which = "all", *, most: int | None = None
+        self, run: int, which: Which = "all", *, tag: str | None = None, most: int | None = None
     ) -> Iterator[dict[str, Any]]:
         """Yield the tasks of a run, in the order of their calls; there may be very many.
 
+        :param tag: those that have it only.
         :param most: so many at most.
         """
         rows = self._database.execute(
-            f"SELECT * FROM tasks WHERE run=? AND {_WHICH[which]} ORDER BY id LIMIT ?",
-            (run, -1 if most is None else most),
+            f"SELECT * FROM tasks WHERE run=?1 AND {_WHICH[which]} AND {_TAGGED}"
+            " ORDER BY id LIMIT ?3",
+            (run, tag, -1 if most is None else most),
         )
         return map(dict, rows)
 
-    def count(self, run: int, which: Which = "all") -> int:
-        """Return the number of tasks of a run."""
+    def count(self, run: int, which: Which = "all", *, tag: str | None = None) -> int:
+        """Return the number of tasks of a run, or of those that have a tag."""
         rows = self._rows(
-            f"SELECT count(*) AS number FROM tasks WHERE run=? AND {_WHICH[which]}", run
+            f"SELECT count(*) AS number FROM tasks WHERE run=?1 AND {_WHICH[which]} AND {_TAGGED}",
+            run,
+            tag,
         )
         return int(rows[0]["number"])
+
+    def tagged(self, tag: str) -> set[int]:
+        """Return the runs that have tasks with a tag."""
+        rows = self._rows(f"SELECT DISTINCT run FROM tasks WHERE {_TAGGED}", None, tag)
+        return {int(row["run"]) for row in rows}
 
     def names(self, run: int) -> list[dict[str, Any]]:
         """Return the numbers of a run's tasks by their names, and the seconds that they ran.

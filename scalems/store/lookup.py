@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
 
-RESULT = "payload, object, stdout, stderr, host, pid, started, ended, env, files, stamp"
+RESULT = "payload, object, stdout, stderr, host, pid, started, ended, env, files, stamp, crc"
 
 _AHEAD = 500  # results that are read together
 _SMALL = 10_000  # bytes of those that are read ahead

@@ -6,6 +6,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from scalems.failpoint import failpoint
+from scalems.workflow import file as file_of
 from scalems.workflow.file import OBJECTS, object_path
 from scalems.workflow.large import Blob
 
@@ -18,7 +20,7 @@ def keep(folder: Path, blob: Blob) -> str:
     """
     name = blob.digest
     path = object_path(folder / OBJECTS, name)
-    if not (path.is_file() and path.stat().st_size == blob.size):
+    if not is_whole(folder, name):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle, part = tempfile.mkstemp(prefix=".part-", dir=path.parent)
         try:
@@ -26,7 +28,10 @@ def keep(folder: Path, blob: Blob) -> str:
                 for block in blob.blocks():
                     _write(file.fileno(), memoryview(block))
                 os.fsync(file.fileno())
+            failpoint("store.object.written")
             Path(part).replace(path)
+            file_of.sync(path.parent)
+            failpoint("store.object.kept")
         except BaseException:
             Path(part).unlink(missing_ok=True)
             raise
@@ -42,6 +47,17 @@ def find(folder: Path, name: str) -> Blob | None:
         return blob if blob.digest == name else None
     except Exception:  # it is gone, or cannot be read
         return None
+
+
+def is_whole(folder: Path, name: str) -> bool:
+    """Return whether a file is there, and has the content that it is named after."""
+    path = object_path(folder / OBJECTS, name)
+    try:
+        status = path.stat()
+        key = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_dev)
+        return file_of.content_digest(str(path), key) == name
+    except OSError:
+        return False
 
 
 def _write(descriptor: int, view: memoryview) -> None:

@@ -37,12 +37,19 @@ class _Short(reprlib.Repr):
         return f"{value.name}#{value.task_id}"
 
 
-def shown(args: Sequence[object], kwargs: Mapping[str, object]) -> str:
+def arguments(args: Sequence[object], kwargs: Mapping[str, object]) -> str:
     """Return the arguments of a call in short, as they would be written."""
     words = [_shown(value) for value in args]
     if kwargs:
         words += [f"{name}={_shown(value)}" for name, value in kwargs.items()]
-    return ", ".join(words)
+    return plain(", ".join(words))
+
+
+def plain(text: str) -> str:
+    """Return a text that SQLite takes: surrogates are none of UTF-8."""
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _shown(value: object) -> str:

@@ -7,20 +7,19 @@ import json
 import os
 import sqlite3
 import threading
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from scalems.errors import ScalemsError
-from scalems.store import database, digest, objects
+from scalems.store import database, digest, objects, shown
 from scalems.store.database import FOLDER as FOLDER
 from scalems.store.database import StoreError, now
 from scalems.store.lookup import RESULT, Lookup
-from scalems.store.shown import shown
 from scalems.store.writer import Rows, Writer
 from scalems.workflow.call import Outcome, hostname
-from scalems.workflow.file import OBJECTS, object_path
 from scalems.workflow.large import Blob, Large
 
 if TYPE_CHECKING:
@@ -32,13 +31,13 @@ if TYPE_CHECKING:
     from scalems.workflow.options import TaskOptions
 
 _LARGE = 100_000  # bytes above which a value is a file of its own
-_FIELDS = RESULT.split(", ")[2:]
-_COLUMNS = "run, id, name, state, code, args, env, shown, unstable, reused, submitted"
+_FIELDS = RESULT.split(", ")[2:-1]
+_COLUMNS = "run, id, name, state, code, args, env, shown, unstable, reused, submitted, tags"
 _HOW = "key, stdout, stderr, host, pid, started, ended, stamp"
 _ENDED = "state, key, env, reused, host, pid, started, ended, stdout, stderr, error, stamp, run, id"
-_TASK = Rows(0, f"INSERT OR REPLACE INTO tasks ({_COLUMNS}) VALUES", 11)
-_USED = Rows(0, f"INSERT OR REPLACE INTO tasks ({_COLUMNS}, {_HOW}) VALUES", 19)
-_KEEP = Rows(1, "INSERT OR REPLACE INTO results VALUES", 15)
+_TASK = Rows(0, f"INSERT OR REPLACE INTO tasks ({_COLUMNS}) VALUES", 12)
+_USED = Rows(0, f"INSERT OR REPLACE INTO tasks ({_COLUMNS}, {_HOW}) VALUES", 20)
+_KEEP = Rows(1, "INSERT OR REPLACE INTO results VALUES", 16)
 _TOUCH = Rows(
     2,
     "UPDATE results SET used=(julianday('now') - 2440587.5) * 86400.0 WHERE key IN (VALUES",
@@ -102,6 +101,7 @@ class Store:
         self.run = 0
         """Number of the run."""
         self._environment = ""
+        self._lost = False
 
     def begin(
         self,
@@ -124,7 +124,7 @@ class Store:
                 "INSERT INTO runs (script, argv, backend, label, env, host, pid, started)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    _plain(script),
+                    shown.plain(script),
                     json.dumps([*argv]),
                     backend,
                     label,
@@ -140,7 +140,7 @@ class Store:
                     "INSERT OR IGNORE INTO environments VALUES (?, ?)",
                     (digest, json.dumps(dict(versions))),
                 )
-            self._lookup.begin(self.run, _plain(script))
+            self._lookup.begin(self.run, shown.plain(script))
         return self.run
 
     def end(self, exit_code: int) -> None:
@@ -207,12 +207,13 @@ class Store:
         identity: Identity | None,
         args: Sequence[object],
         kwargs: Mapping[str, object],
+        tags: Sequence[str] = (),
     ) -> None:
         """Record a task of this run.
 
         :param identity: ``None`` if its result is not to be kept.
         """
-        row = self._row(ident, name, identity, args, kwargs)
+        row = self._row(ident, name, identity, args, kwargs, tags)
         self._writer.put(_TASK, row)
 
     def _row(
@@ -222,16 +223,17 @@ class Store:
         identity: Identity | None,
         args: Sequence[object],
         kwargs: Mapping[str, object],
+        tags: Sequence[str],
     ) -> tuple[object, ...]:
         """Return the values of :data:`_COLUMNS` for a task that waits."""
-        words = _plain(shown(args, kwargs))
+        written = shown.arguments(args, kwargs)
         code, digests, unstable = "", "{}", "it is not cached"
         if identity is not None:
             code, unstable = identity.code, identity.unstable
             digests = _json(identity.args)
         return (
             *(self.run, ident, name, "waiting", code, digests, self._environment),
-            *(words, unstable, 0, now()),
+            *(written, unstable, 0, now(), ",".join(tags)),
         )
 
     def find(self, ident: int, identity: Identity, values: Sequence[bytes]) -> tuple[str, Any]:
@@ -243,12 +245,15 @@ class Store:
             try:
                 row = self._lookup.find(key)
             except sqlite3.Error as error:
-                self._lose(StoreError(str(error)))
+                self._unreadable(error)
                 return key, None
-        return key, None if row is None else self._outcome(ident, row)
+        return key, None if row is None else self._outcome(ident, key, row)
 
-    def _outcome(self, ident: int, row: Sequence[Any]) -> Outcome | None:
-        """Return the outcome that was kept; ``None`` if a part of it is gone."""
+    def _outcome(self, ident: int, key: str, row: Sequence[Any]) -> Outcome | None:
+        """Return the outcome that was kept; ``None`` if a part of it is gone, or was changed."""
+        *row, crc = row
+        if crc is not None and crc != _crc(key, row[0], row[1], row[9]):
+            return None  # SQLite does not see a bit that has changed in a value
         payload: Payload = row[0] or b""
         if row[1] is not None:
             blobs = [objects.find(self.folder, name) for name in row[1].split()]
@@ -258,8 +263,8 @@ class Store:
         fields = dict(zip(_FIELDS, row[2:], strict=True))
         fields["stamp"] = fields["stamp"] or ""
         fields["files"] = tuple((fields["files"] or "").split())
-        if not all(object_path(self.folder / OBJECTS, name).is_file() for name in fields["files"]):
-            return None  # removed by hand
+        if not all(objects.is_whole(self.folder, name) for name in fields["files"]):
+            return None  # removed or changed by hand
         return Outcome(id=ident, ok=True, payload=payload, **fields)
 
     def begin_many(
@@ -282,7 +287,7 @@ class Store:
         outcomes = self._find_many(keys, futures)
         fresh, used = [], []
         for future, identity, key, args in zip(futures, identities, keys, items, strict=True):
-            row = self._row(future.task_id, future.name, identity, args, {})
+            row = self._row(future.task_id, future.name, identity, args, {}, options.tags)
             outcome = outcomes.get(key)
             if outcome is None:
                 fresh.append(row)
@@ -290,14 +295,14 @@ class Store:
                 stdout, stderr, host, pid, started, ended, env = _stamp(outcome)
                 used.append(
                     (
-                        *(*row[:3], "done", *row[4:6], env or row[6], *row[7:9], 1, row[10]),
+                        *(*row[:3], "done", *row[4:6], env or row[6], *row[7:9], 1, *row[10:]),
                         *(key, stdout, stderr, host, pid, started, ended, outcome.stamp),
                     )
                 )
         self._writer.put_many(_TASK, fresh)
         if used:
             self._writer.put_many(_USED, used)
-            self._writer.put_many(_TOUCH, [(row[11],) for row in used])
+            self._writer.put_many(_TOUCH, [(row[12],) for row in used])
         return [(key, outcomes.get(key)) for key in keys]
 
     def _find_many(self, keys: Sequence[str], futures: Sequence[Future[Any]]) -> dict[str, Outcome]:
@@ -310,10 +315,10 @@ class Store:
             try:
                 rows = self._lookup.find_many([*ids])
             except sqlite3.Error as error:
-                self._lose(StoreError(str(error)))
+                self._unreadable(error)
                 return found
         for key, *row in rows:
-            outcome = self._outcome(ids[key], row)
+            outcome = self._outcome(ids[key], key, row)
             if outcome is not None:
                 found[key] = outcome
         return found
@@ -341,7 +346,9 @@ class Store:
                 continue
             if key:
                 stamp = ("", "", host, pid, *times, env)
-                results.append((key, payload, None, len(payload), name, *stamp, moment, "", mark))
+                crc = _crc(key, payload, None, "")
+                row = (key, payload, None, len(payload), name, *stamp, moment, "", mark, crc)
+                results.append(row)
             given = env or self._environment
             end = (host, pid, *times, "", "", "", mark, self.run, ident)
             ended.append(("done", key, given, 0, *end))
@@ -371,14 +378,15 @@ class Store:
                 self._lose(StoreError(f"{failure.filename or self.folder}: {failure.strerror}"))
             else:
                 self._lookup.kept(key)
+                files = " ".join(outcome.files)
                 self._writer.put(
                     _KEEP,
                     (
-                        *(key, payload, names, len(outcome.payload), name),
-                        *(*_stamp(outcome), now(), " ".join(outcome.files), outcome.stamp),
+                        *(key, payload, names, len(outcome.payload), name, *_stamp(outcome)),
+                        *(now(), files, outcome.stamp, _crc(key, payload, names, files)),
                     ),
                 )
-        self._ended(key, outcome, state, _plain(error), reused=0, then=then)
+        self._ended(key, outcome, state, shown.plain(error), reused=0, then=then)
 
     def why(self, ident: int) -> Sequence[str]:
         """Return why a task of this run ran rather than be taken from a former run."""
@@ -403,7 +411,7 @@ class Store:
         """Record that a task ended without an outcome: cancelled, or never run."""
         self._writer.put(
             "UPDATE tasks SET state=?, ended=?, error=? WHERE run=? AND id=?",
-            (state, now(), _plain(error), self.run, ident),
+            (state, now(), shown.plain(error), self.run, ident),
         )
 
     def _ended(
@@ -444,8 +452,18 @@ class Store:
         object.__setattr__(outcome, "payload", payload)  # for all who hold it
         return payload.stream, " ".join(names)
 
+    def _unreadable(self, error: sqlite3.Error) -> None:
+        try:
+            with database.errors(self.folder / database.FILE):
+                raise error
+        except StoreError as told:
+            self._lose(told)
+
     def _lose(self, error: StoreError) -> None:
-        self._warn(f"warning: {error.cause}; results are no longer kept")
+        if not self._lost:
+            self._lost = True
+            how = f" ({error.remedy})" if error.remedy else ""
+            self._warn(f"warning: {error.cause}; results are no longer kept{how}")
 
 
 def _options(matters: Mapping[str, object]) -> dict[str, str]:
@@ -455,6 +473,11 @@ def _options(matters: Mapping[str, object]) -> dict[str, str]:
 def _names(known: Sequence[str], count: int) -> list[str]:
     """Return the names of the parameters that positional arguments go to."""
     return [known[index] if index < len(known) else f"*{index}" for index in range(count)]
+
+
+def _crc(key: str, payload: bytes | None, names: str | None, files: str | None) -> int:
+    """Return the sum that tells whether what was kept of a result is what it was."""
+    return zlib.crc32(payload or b"", zlib.crc32(f"{key} {names or ''} {files or ''}".encode()))
 
 
 def _nothing() -> None:
@@ -472,10 +495,3 @@ def _json(texts: Mapping[str, str]) -> str:
     if not joined.isascii() or '"' in joined or "\\" in joined or not joined.isprintable():
         return json.dumps(dict(texts))
     return "{" + ", ".join([f'"{name}": "{text}"' for name, text in texts.items()]) + "}"
-
-
-def _plain(text: str) -> str:
-    """Return a text that SQLite takes: surrogates are none of UTF-8."""
-    if text.isascii():
-        return text
-    return text.encode("utf-8", "backslashreplace").decode()

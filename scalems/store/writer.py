@@ -18,6 +18,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from scalems.failpoint import failpoint
 from scalems.store import database
 from scalems.store.database import StoreError
 
@@ -157,13 +158,18 @@ class Writer:
     def _commit(self, batch: Sequence[Any]) -> None:
         if self._broken:
             return
+        told = any(then is not None for *_, then in batch)  # somebody waits for it
         try:
             with database.errors(self._path):
                 self._database.execute("BEGIN IMMEDIATE")
                 try:
                     for statement, values in _statements(batch):
                         self._database.execute(statement, values)
+                    if told:
+                        failpoint("store.written")
                     self._database.execute("COMMIT")
+                    if told:
+                        failpoint("store.committed")
                 except BaseException:
                     with contextlib.suppress(sqlite3.Error):
                         self._database.execute("ROLLBACK")

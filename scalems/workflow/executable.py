@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future as AnyFuture
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from scalems.errors import ScalemsError, UsageError
 from scalems.workflow import argument, current, program
@@ -61,7 +61,10 @@ def executable(
     gpus_per_rank: int = 0,
     priority: int = 0,
     route: str = "auto",
+    tags: Sequence[str] = (),
     label: str = "",
+    on_error: Literal["continue", "stop"] | None = None,
+    backoff: float = 0.5,
 ) -> Future[Completed]:
     """Run a program as a task; no shell is in between.
 
@@ -107,7 +110,11 @@ def executable(
     :param gpus_per_rank: GPUs that each takes; ``CUDA_VISIBLE_DEVICES`` tells it.
     :param priority: programs and tasks with a higher one run first.
     :param route: ``worker`` or ``rp``, see :class:`~scalems.workflow.options.TaskOptions`.
+    :param tags: words that it can be found by: ``scalems show --tag WORD``.
     :param label: its name in messages, by default that of the program.
+    :param on_error: if it fails, ``continue`` with the run or ``stop`` it; by default what the
+        run says.
+    :param backoff: seconds before it is run again; the pause doubles each time.
     :return: a future of :class:`Completed`. If the program cannot start, or ends with another
         exit code, or leaves no output, it raises :class:`ExecutableError`.
     :raises UsageError: if no workflow is running, or an argument cannot be what was meant.
@@ -137,7 +144,10 @@ def executable(
         gpus_per_rank=gpus_per_rank,
         priority=priority,
         route=route,
+        tags=tags,
         label=label,
+        on_error=on_error,
+        backoff=backoff,
     )
     wanted = Program(
         argv=words,

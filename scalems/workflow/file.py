@@ -174,14 +174,35 @@ def kept(path: Path) -> File:
     size = path.stat().st_size
     target = _object(digest)
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not target.is_file() or target.stat().st_size != size:
+    if not _has(target, digest, size):
         path.chmod(0o444 | (path.stat().st_mode & 0o111))
         try:
             path.replace(target)
         except OSError:  # another file system
             with written_beside(target) as part:
                 shutil.copy(path, part)
+        sync(target.parent)
     return File(path.name, digest, size)
+
+
+def _has(target: Path, digest: str, size: int) -> bool:
+    """Return whether an object is there and is what it was: somebody may have spoilt it."""
+    try:
+        if target.stat().st_size != size:
+            return False
+        with target.open("rb") as opened:
+            return _hash(opened) == digest
+    except OSError:
+        return False
+
+
+def sync(folder: Path) -> None:
+    """Bring the names in a folder to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def laid(source: object, target: Path) -> None:

@@ -116,7 +116,7 @@ class Graph:
         else:
             if options.cache:
                 node.identity = self.results.identify(function, args, kwargs, options.matters)
-            self.results.submitted(future.task_id, name, node.identity, *given)
+            self.results.submitted(future.task_id, name, node.identity, *given, options.tags)
         self._feed(node, encoded, futures)
         return future
 
@@ -132,7 +132,7 @@ class Graph:
         node = self._nodes[future.task_id] = Node(future, None, self.policy.of(options))
         self.tally.moved("waiting")
         if self.results is not None:
-            self.results.submitted(future.task_id, name, None, (), {})
+            self.results.submitted(future.task_id, name, None, (), {}, options.tags)
         self._feed(node, Encoded(payload), futures)
         return future
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -57,6 +58,8 @@ class TaskOptions:
     route: str = "auto"
     """On RADICAL-Pilot: ``worker``, in a Worker; ``rp``, as a task of RADICAL-Pilot's own; or as
     the rule says (``auto``). Other backends have one way."""
+    tags: Sequence[str] = ()
+    """Words that its calls can be found by: ``scalems show --tag WORD``."""
     label: str = ""
     """Name of its calls, by default that of the function."""
 
@@ -91,6 +94,7 @@ class TaskOptions:
         if not isinstance(given["label"], str):
             faults.append(f"label is a text, not {self.label!r}")
         faults += _wrong_variables(given["env"])
+        faults += _wrong_tags(given["tags"])
         if faults:
             raise UsageError("wrong option of a task: " + "; ".join(faults))
 
@@ -167,6 +171,14 @@ def _wrong_variables(env: object) -> list[str]:
         for name, value in env.items()
         if not (isinstance(name, str) and isinstance(value, str) and name and "=" not in name)
     ]
+
+
+def _wrong_tags(tags: object) -> list[str]:
+    if isinstance(tags, (list, tuple, set, frozenset)) and all(
+        isinstance(tag, str) and re.fullmatch(r"[^\s,]+", tag) for tag in tags
+    ):
+        return []
+    return [f"tags is a list of words without commas and spaces, not {tags!r}"]
 
 
 DEFAULT = TaskOptions()

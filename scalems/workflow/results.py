@@ -36,6 +36,7 @@ class Results(Protocol):
         identity: Any,
         args: Sequence[object],
         kwargs: Mapping[str, object],
+        tags: Sequence[str] = (),
     ) -> None:
         """Record a task of this run.
 
