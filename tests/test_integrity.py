@@ -40,6 +40,9 @@ def main():
 """
 ANSWER = "a value of 1 2000000"
 
+#: The failpoints of keeping a result.
+KEEPING = ("store.written", "store.committed", "store.object.written", "store.object.kept")
+
 
 class Place:
     """A folder with a script and its store."""
@@ -107,9 +110,7 @@ def test_what_was_spoilt_is_computed_again(place: Place) -> None:
     assert place.calls() == []
 
 
-@pytest.mark.parametrize(
-    "failpoint", ["store.written", "store.committed", "store.object.written", "store.object.kept"]
-)
+@pytest.mark.parametrize("failpoint", KEEPING)
 def test_a_kill_at_any_step_of_keeping_loses_nothing(place: Place, failpoint: str) -> None:
     assert place.run(failpoint).returncode == -signal.SIGKILL
     store = sqlite3.connect(place.folder / database.FOLDER / database.FILE)

@@ -159,6 +159,8 @@ def test_a_store_of_a_former_version_is_taken_over(tmp_path):
     with sqlite3.connect(folder / database.FILE) as old:
         for table in ("tasks", "results"):
             old.execute(f"ALTER TABLE {table} DROP COLUMN stamp")
+        old.execute("ALTER TABLE tasks DROP COLUMN tags")
+        old.execute("ALTER TABLE results DROP COLUMN crc")
         old.execute("DROP TABLE environments")
         old.execute("PRAGMA user_version=2")
     old.close()
