@@ -66,6 +66,14 @@ def add_pilot(group: argparse._ActionsContainer, *, several: bool = False) -> No
         help="after which the pilot ends: minutes, or such as 90m, 2h, 1d12h, 01:30:00 "
         "(default: 60; a week on this machine)",
     )
+    group.add_argument(
+        "--pin",
+        metavar="auto|always|never",
+        type=pinning,
+        default="auto",
+        help="keep each call on CPUs of its own: in a job of a batch system that has its CPUs for "
+        "itself (auto), everywhere (always), or not at all (default: %(default)s)",
+    )
     group.add_argument("--queue", metavar="NAME", help="queue or partition of the batch system")
     group.add_argument("--project", metavar="NAME", help="project that the time is booked on")
     group.add_argument(
@@ -135,6 +143,16 @@ def positive(text: str) -> int:
 
 
 positive.__name__ = "positive number"  # argparse shows it
+
+
+def pinning(text: str) -> str:
+    """Return how calls are pinned to CPUs.
+
+    :raises argparse.ArgumentTypeError: it is none of the ways.
+    """
+    if text not in ("auto", "always", "never"):
+        raise argparse.ArgumentTypeError(f"{text!r} is none of auto, always and never")
+    return text
 
 
 def natural(text: str) -> int:

@@ -151,7 +151,7 @@ def run(venvs, tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
         folder = tmp_path_factory.mktemp("home")
         make_home(folder, monkeypatch, venvs / "pilot" / "venv")
-        with Run(build_of(venvs / "task")) as run:
+        with Run(build_of(venvs / "task"), pin="always") as run:
             run.early = run(lambda: sys.prefix)
             run.backend.start()
             yield run
@@ -205,6 +205,19 @@ class TestCalls:
         back = run.value(lambda x: x, value)
         assert back == value
         assert type(back) is type(value)
+
+    def test_calls_side_by_side_have_cpus_of_their_own(self, run, tmp_path):
+        def mask(folder, name):
+            Path(folder, name).touch()
+            while len(list(Path(folder).iterdir())) < 2:
+                time.sleep(0.05)
+            return os.sched_getaffinity(0)
+
+        futures = [run(mask, tmp_path, name) for name in "ab"]
+        first, second = [result(future.result(LIMIT)) for future in futures]
+        if len(os.sched_getaffinity(0)) > 1:
+            assert len(first) == len(second) == 1
+            assert first != second
 
     def test_failures_come_back_as_themselves(self, run):
         def fail():

@@ -18,6 +18,7 @@ _OWN: dict[str, Callable[[str], object]] = {
     "runtime": plain.minutes,
     "queue": str,
     "project": str,
+    "pin": plain.pinning,
 }
 """Options that a resource may have of its own; what else is named there is one of RP's."""
 

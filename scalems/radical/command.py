@@ -132,6 +132,7 @@ def make_settings(options: argparse.Namespace) -> Settings:
         spare=options.spare_cores,
         runtime=options.runtime,
         options=fields,
+        pin=options.pin,
         policies=invocation.policies(options),
         environment=invocation.environment(resource, options.venv),
         host=resource.host,

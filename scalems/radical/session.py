@@ -26,6 +26,7 @@ from scalems.radical.surroundings import Place
 from scalems.radical.wire import SLOTS
 from scalems.workflow import mpi, stamp
 from scalems.workflow.call import ENV_VARIABLE
+from scalems.workflow.cores import PIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -394,6 +395,7 @@ class PilotSession:
                         "cores_per_rank": cores,
                         "environment": {
                             SLOTS: str(slots),
+                            PIN: self._settings.pin,
                             ENV_VARIABLE: build.content_digest,
                         },
                         "pre_launch": list(build.lines.pre_launch),

@@ -56,6 +56,9 @@ class Settings:
     spare: int | None = None
     """Cores that no Worker gets: those of services, and of tasks of RP's own."""
 
+    pin: str = "auto"
+    """Whether calls are pinned to CPUs, see :func:`scalems.workflow.cores.for_calls`."""
+
     environment: str = ""
     """Content fingerprint that results are kept under; empty if differences were let pass."""
 

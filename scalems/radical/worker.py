@@ -35,7 +35,7 @@ from scalems.radical.wire import (
     pack,
     unpack,
 )
-from scalems.workflow import stamp
+from scalems.workflow import cores, stamp
 from scalems.workflow.call import (
     CANCELLED,
     ENV_VARIABLE,
@@ -75,10 +75,12 @@ class RaptorWorker(rp.raptor.Worker):  # type: ignore[misc]  # RP has no types
         self._link = Uplink(self._on_message, on_sign=self._hear, on_refused=self.stop)
         self._canary = canary.Canary()
         # A foreign interpreter even though it is this one: nothing of RP's settings gets in.
+        cpus = cores.for_calls(os.environ.get(cores.PIN, "auto"), self._slots)
         self._pool = CallPool(
             self._slots,
             python=Path(sys.executable),
-            env=_marks(),
+            env={**_marks(), cores.PIN: "always" if cpus else "never"},
+            cpus=cpus,
         )
         rank = int(os.environ.get("RP_RANK", "0"))
         super().__init__(manager=rank == 0, rank=rank, raptor_id=raptor_id)

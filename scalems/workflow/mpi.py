@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from scalems.errors import TaskError, TaskLost, UsageError
 from scalems.workflow import call as calls
-from scalems.workflow import file
+from scalems.workflow import cores, file
 from scalems.workflow.needs import Needs, variables
 
 if TYPE_CHECKING:
@@ -196,6 +196,8 @@ def rank_main(name: str) -> None:
     if path is not None:
         sys.path[:] = path
     rank = next((os.environ[key] for key in _RANKS if key in os.environ), "0")
+    if call.needs.ranks > 1 and os.environ.get(cores.PIN) == "always" and not call.needs.hosts:
+        os.sched_setaffinity(0, cores.share(int(rank), call.needs.ranks))
     alone = replace(call, needs=replace(call.needs, ranks=1))
     outcome = calls.execute(alone, before=_check(call) if call.needs.ranks > 1 else None)
     part = folder / f".{rank}"

@@ -18,6 +18,7 @@ from scalems.errors import BackendError, UsageError
 from scalems.workflow import block
 from scalems.workflow.call import CANCELLED, Call, Failure, failed, failure_of
 from scalems.workflow.child import APART
+from scalems.workflow.cores import Cores
 from scalems.workflow.large import Large
 from scalems.workflow.needs import NONE, Needs, machine_gpus
 from scalems.workflow.process import MOST, CallProcess, Launch, Lost
@@ -44,6 +45,8 @@ class CallPool:
     :param env: variables added to the environment of the processes.
     :param cwd: the folder that calls run in.
     :param gpus: names of the GPUs for calls that need some, by default all that are there.
+    :param cpus: numbers of the CPUs that calls are pinned to, each to its own; with fewer than
+        `size`, and by default, they run where the system lets them.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class CallPool:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         gpus: Sequence[str] | None = None,
+        cpus: Sequence[int] = (),
     ) -> None:
         if size < 1:
             raise ValueError(f"a pool needs at least one process, not {size}")
@@ -61,7 +65,7 @@ class CallPool:
         self._launch = Launch(python=python, env=dict(env or {}), cwd=cwd)
         self._lock = threading.Lock()
         self._queued: Waiting[Done] = Waiting()
-        self._cores = size  # that no slot has taken
+        self._cores = Cores(size, cpus)  # that no slot has taken
         self._gpus = machine_gpus() if gpus is None else list(gpus)
         self._most_gpus = len(self._gpus)
         self._running: dict[int, Slot] = {}
@@ -182,7 +186,7 @@ class CallPool:
 
         The slot of the process is woken by what that sends back, and by nothing before.
         """
-        if self._queued or not self._resting or self._cores < 1 or call.timeout is not None:
+        if self._queued or not self._resting or self._cores.free < 1 or call.timeout is not None:
             return False
         if call.items is not None or not (call.needs is NONE or call.needs == NONE):
             return False
@@ -196,7 +200,8 @@ class CallPool:
             return False
         del self._resting[slot]
         slot.needs, slot.gpus, slot.sent = NONE, [], True
-        self._cores -= 1
+        slot.cpus = self._cores.take(1, slot.cpus)
+        process.pin(slot.cpus)
         self._running[call.id] = slot
         slot.entries.append((call, done))
         process.offer(1)
@@ -235,7 +240,7 @@ class CallPool:
         """Give a slot the calls that are next."""
         slot.sent = False
         slot.needs = needs = self._queued.first()[0].needs
-        self._cores -= needs.cores
+        slot.cpus = self._cores.take(needs.cores, slot.cpus)
         slot.gpus = [self._gpus.pop(0) for _ in range(needs.gpus)]
         first = self._queued.first()[0]
         if first.items is not None:
@@ -262,13 +267,13 @@ class CallPool:
         return min(share, len(self._queued))
 
     def _fits(self, needs: Needs) -> bool:
-        return needs.cores <= self._cores and needs.gpus <= len(self._gpus)
+        return needs.cores <= self._cores.free and needs.gpus <= len(self._gpus)
 
     def _release(self, slot: Slot) -> None:
         """Take back the cores and GPUs of a slot."""
         if slot.needs is None:
             return
-        self._cores += slot.needs.cores
+        self._cores.give(slot.needs.cores, slot.cpus)
         self._gpus = sorted([*self._gpus, *slot.gpus])
         if slot.needs.cores > 1 or slot.gpus:
             self._wake(len(self._slots))  # it may be enough for several

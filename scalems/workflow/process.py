@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from scalems.workflow import block, stamp
+from scalems.workflow import block, cores, stamp
 from scalems.workflow.block import Answers, Records
 from scalems.workflow.call import ENV_VARIABLE, Call, Outcome
 from scalems.workflow.child import APART, BLOBS, OUTPUT_LIMIT, RECORDED, cut, outcome_of, tail
@@ -88,6 +88,7 @@ class CallProcess:
     def __init__(self, launch: Launch, needs: Needs = NONE, gpus: Sequence[str] = ()) -> None:
         self._cores = needs.cores_per_rank
         self._gpus = list(gpus)
+        self._cpus: tuple[int, ...] = ()
         self._kill_lock = threading.Lock()
         self._files: tuple[IO[bytes], IO[bytes]] = (_spool(), _spool())
         self._kept = [b"", b""]
@@ -133,6 +134,12 @@ class CallProcess:
     def fits(self, needs: Needs, gpus: Sequence[str]) -> bool:
         """Return whether it was started for such calls."""
         return self._cores == needs.cores_per_rank and self._gpus == list(gpus)
+
+    def pin(self, cpus: tuple[int, ...]) -> None:
+        """Keep it on these CPUs from now on; it stays where it is if there are none."""
+        if cpus != self._cpus:
+            self._cpus = cpus
+            cores.pin(self.pid, cpus)
 
     def wait_ready(self) -> None:
         """Return when the process can take calls."""

@@ -81,6 +81,8 @@ class Slot(threading.Thread):
         self.needs: Needs | None = None
         """What it has taken from the pool."""
         self.gpus: list[str] = []
+        self.cpus: tuple[int, ...] = ()
+        """Those that it has, or had last; empty if calls are not pinned."""
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poller = select.poll()
         self._poller.register(self._bell, select.POLLIN)
@@ -206,7 +208,9 @@ class Slot(threading.Thread):
             process = CallProcess(self._pool.launch, needs, self.gpus)
             self._pool.assign(self, process)
             process.wait_ready()
+            process.pin(self.cpus)
             return process
+        self.process.pin(self.cpus)
         return self.process
 
     def _next(self, process: CallProcess) -> Outcome | None:
