@@ -12,7 +12,7 @@ import importlib
 TYPE_CHECKING = False  # as of typing, which takes longer to load than all the rest of this
 if TYPE_CHECKING:
     from scalems.errors import RunStopped, TaskError, TaskLost, TaskTimeout
-    from scalems.session import Session
+    from scalems.session import Session, run
     from scalems.workflow.app import app
     from scalems.workflow.calls import map, reduce, starmap, submit
     from scalems.workflow.executable import Completed, ExecutableError, executable
@@ -46,6 +46,7 @@ __all__ = [
     "map",
     "poll",
     "reduce",
+    "run",
     "service",
     "starmap",
     "subgraph",
@@ -65,6 +66,7 @@ _MODULES = {
     "Future": "workflow.future",
     "RunStopped": "errors",
     "Session": "session",
+    "run": "session",
     "Service": "workflow.service",
     "ServiceError": "workflow.service",
     "TaskError": "errors",

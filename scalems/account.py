@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 from collections import Counter
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 _SHOWN = 10  # failed tasks, or names, that are told of at the end
 _TOGETHER = 3  # tasks that are named of many with one reason
+_FUTURE = re.compile(r"\b(Future|Part)\b(?!.*\.result\(\))", re.DOTALL)  # in others' messages
+_FORGOTTEN = "a Future is not its value: .result() waits for that; tasks take the Future as it is"
 _OUTPUT_SHOWN = 2000  # characters of a failed task's output
 
 
@@ -137,6 +140,8 @@ class Account:
                 print(tracebacks.text(error, whole=True), file=sys.stderr)
             return error.exit_code
         print(tracebacks.text(error, whole=self.verbose), end="", file=sys.stderr)
+        if isinstance(error, TypeError) and _FUTURE.search(str(error)):
+            print(f"  remedy: {_FORGOTTEN}", file=sys.stderr)
         self._print_output_of(error)
         return ExitCode.FAILED
 

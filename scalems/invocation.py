@@ -18,7 +18,7 @@ from scalems.liveview import LiveView, say
 from scalems.script import Script, split
 from scalems.signals import Interrupted, Signals
 from scalems.workflow import file
-from scalems.workflow.current import activated
+from scalems.workflow.current import activated, offered
 from scalems.workflow.graph import Graph
 from scalems.workflow.policy import GO_ON, FailurePolicy
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from scalems.env import VerifiedResource
     from scalems.env.finding import About, Policy
     from scalems.store.store import Store
-    from scalems.workflow.app import App
     from scalems.workflow.backend import Backend, Notify
     from scalems.workflow.call import Outcome
 
@@ -344,23 +343,40 @@ class Run:
 
         :raises BaseException: what the app raised; the backend is closed then too.
         """
-        app = script.load(arguments)
-        with file.area(None if self.store is None else self.store.folder) as area:
-            self._execute(app, backend, area)
+        folder = None if self.store is None else self.store.folder
+        with file.area(folder) as area, contextlib.ExitStack() as stack:
+            graph = Graph(
+                backend,
+                on_outcome=self._show_output,
+                policy=self._policy,
+                results=self.store,
+                area=area,
+            )
 
-    def _execute(self, app: App, backend: Backend, area: str) -> None:
-        graph = self._graph = Graph(
-            backend,
-            on_outcome=self._show_output,
-            policy=self._policy,
-            results=self.store,
-            area=area,
-        )
-        self.view.watch(graph)
-        with self.view, activated(graph):
+            def begin() -> Graph:
+                if self._graph is None:
+                    self._graph = graph
+                    self.view.watch(graph)
+                    stack.enter_context(self.view)
+                return graph
+
+            self._execute(script, arguments, graph, begin)
+
+    def _execute(
+        self,
+        script: Script,
+        arguments: Sequence[str],
+        graph: Graph,
+        begin: Callable[[], Graph],
+    ) -> None:
+        """Load the script, and run its app; or what it runs itself while it is loaded."""
+        with offered(begin):
             try:
                 try:
-                    app.run()
+                    app = script.load(arguments, lambda: self._graph is not None)
+                    if app is not None:
+                        with activated(begin()):
+                            app.run()
                 except SystemExit as error:
                     if error.code not in (None, 0):
                         raise

@@ -13,7 +13,7 @@ from scalems.errors import UsageError
 from scalems.workflow.app import App, collected
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 EXAMPLE = "import scalems\n\n    @scalems.app\n    def main():\n        ..."
 
@@ -134,12 +134,14 @@ class Script:
         path = path.absolute()
         return cls(name=words.script, path=path, code=_compiled(words.script, path, source))
 
-    def load(self, arguments: Sequence[str]) -> App:
+    def load(self, arguments: Sequence[str], ran: Callable[[], bool] = lambda: False) -> App | None:
         """Run the script's module level as ``__main__`` and return the app that it defines.
 
         Afterwards ``sys.argv``, ``sys.path[0]`` and ``sys.modules["__main__"]`` are as if
         Python had been started with the script.
 
+        :param ran: tells whether the script has run its workflow by itself, by ``scalems.run``;
+            there is no app to run then.
         :raises UsageError: if it defines no app, or more than one.
         """
         module = types.ModuleType("__main__")
@@ -152,6 +154,8 @@ class Script:
             sys.path[:1] = [str(self.path.resolve().parent)]
         with collected() as made:
             exec(self.code, module.__dict__)
+        if ran():
+            return None
         return self._the_app(made, module.__dict__.values())
 
     def _the_app(self, made: Sequence[App], values: Iterable[object]) -> App:
@@ -162,7 +166,7 @@ class Script:
         if not apps:
             raise UsageError(
                 f"{self.name} defines no app.",
-                remedy=f"mark the function to run:\n    {EXAMPLE}",
+                remedy=f"mark the function to run, or use scalems.run():\n    {EXAMPLE}",
             )
         if len(apps) > 1:
             places = ", ".join(

@@ -7,21 +7,27 @@
 
     async with scalems.Session("radical", resource="local.localhost", venv="task"):
         print(await simulate(7))
+
+    values = scalems.run(main, backend="radical", resource="local.localhost", venv="task")
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import os
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from scalems import executor
 from scalems.errors import UsageError
+from scalems.workflow import argument, call, calls, current, future
+from scalems.workflow.app import App
 from scalems.workflow.policy import FailurePolicy, OnError
+from scalems.workflow.task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 BackendName = Literal["local", "inline", "radical"]
 
@@ -83,3 +89,60 @@ class Session(executor.Executor):
         super().__init__(
             chosen.make_parser(), chosen.make_backend, given, store, rerun=rerun, policy=policy
         )
+
+
+def run(
+    function: Callable[..., Any], /, *args: object, backend: str = "local", **options: Any
+) -> Any:
+    """Run a function that calls tasks, as :func:`asyncio.run` does, and return its value.
+
+    .. code-block:: python
+
+        if __name__ == "__main__":
+            print(scalems.run(main, 8, backend="local", max_workers=2))
+
+    It runs in a :class:`Session` of its own, which has ended when this returns. Futures in the
+    value are waited for, and replaced by their values. So ``python script.py`` runs such a
+    script; under ``python -m scalems.radical script.py`` and its like the same call runs on the
+    backend of the command, whose options hold then in place of those that are given here.
+
+    :param function: an app, a task, or any function, which may be ``async``.
+    :param args: of the function; it gets no keywords, for those are for the session.
+    :param backend: as of :class:`Session`.
+    :param options: as of :class:`Session`: ``resource``, ``venv``, ``store``, ``retries``, …
+    :raises UsageError: there is no such option, or this is inside of a task.
+    :raises EnvironmentNotReady: the environments are not what was built.
+    :raises Exception: what the function raises, or a task whose future it returns.
+    """
+    if call.running() is not None:
+        raise UsageError(
+            "scalems.run() was called inside of a task.",
+            remedy="call the function itself, or scalems.submit() to make a task of it",
+        )
+    graph = current.taken()
+    if graph is not None:
+        with current.activated(graph):
+            return _value(function, args)
+    chosen: Any = backend
+    with Session(chosen, **options):
+        return _value(function, args)
+
+
+def _value(function: Callable[..., Any], args: Sequence[object]) -> Any:
+    """Return what a function returns, with the values of futures in it."""
+    plain = function.function if isinstance(function, App) else function
+    if not callable(plain):
+        raise UsageError(
+            f"scalems.run() takes a function and its arguments, not a {type(plain).__name__}.",
+            remedy="write e.g. scalems.run(main, 8), not scalems.run(main(8))",
+        )
+    if isinstance(plain, Task):
+        value: Any = calls.submit(plain, *args)
+    elif inspect.iscoroutinefunction(plain):
+        import asyncio  # which others need not wait for
+
+        value = asyncio.run(plain(*args))
+    else:
+        value = plain(*args)
+    future.gather(argument.futures_in(value))
+    return argument.resolved(value)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import copy
+import math
 import operator
 import pickle
 import threading
@@ -118,6 +119,17 @@ def test_value_goes_from_task_to_task_without_the_client(graph):
         lambda f: 1 in f,
         lambda f: f(),
         lambda f: f"{f:.2f}",
+        lambda f: f"run-{f}.txt",
+        lambda f: f == 3,
+        lambda f: f != "done",
+        lambda f: f in [1, 2],
+        lambda f: "n=" + f,
+        lambda f: [1, 2][f],
+        lambda f: [1, 2][:f],
+        lambda f: range(f),
+        lambda f: min(f, 1),
+        math.sqrt,
+        lambda f: f.__setitem__(0, 1),
         lambda f: sum([f, f]),
         lambda f: "yes" if f else "no",
     ],
@@ -153,6 +165,7 @@ def test_is_not_sent_but_as_an_argument(graph):
 
 def test_standard_waiting(graph):
     futures = [double(1), fail(), double(2)]
+    assert scalems.wait(futures, timeout=LIMIT).not_done == set()
     done, pending = concurrent.futures.wait(futures, timeout=LIMIT)
     assert done == set(futures)
     assert not pending

@@ -132,6 +132,8 @@ def test_tags_find_tasks_and_their_runs(place: Place) -> None:
     assert place.json("show", "--tag", "cost")["tasks"] == []  # words, not parts of them
     assert [run["run"] for run in place.json("runs", "--tag", "cheap")] == [1]
     assert place.json("runs", "--tag", "other") == []
+    named = place.json("show", "--names", "--tag", "first")["names"]
+    assert [one["name"] for one in named] == ["small"]
 
 
 def test_a_store_of_format_3_is_used_on(place: Place) -> None:

@@ -6,6 +6,7 @@ import os
 import random
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 import scalems
 import scalems.local
-from scalems.errors import UsageError
+from scalems.errors import TaskError, TaskTimeout, UsageError
 from scalems.workflow.call import Call, encode, result
 from scalems.workflow.needs import Needs
 from scalems.workflow.options import DEFAULT, TaskOptions
@@ -38,6 +39,19 @@ def at_work(pause=0.3):
 @scalems.task
 def numbers():
     return random.random()
+
+
+@scalems.task
+def here(_=0):
+    return str(Path.cwd())
+
+
+@scalems.task
+def burn(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+    return "done"
 
 
 class Pool:
@@ -150,6 +164,24 @@ def test_a_seed_makes_numbers_come_again(graph):
     assert first.result(LIMIT) == second.result(LIMIT) != other.result(LIMIT)
 
 
+def test_a_working_folder_is_made_and_left_again(graph, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    inside = here.with_options(cwd="runs/1")
+    assert inside().result(LIMIT) == inside.function() + "/runs/1"
+    assert [f.result(LIMIT) for f in scalems.map(inside, [0, 1])] == [f"{tmp_path}/runs/1"] * 2
+    assert here().result(LIMIT) != inside().result(LIMIT)
+    (tmp_path / "file").touch()
+    with pytest.raises(TaskError, match=r"cannot work in cwd='.*/file/x' on .*Not a directory"):
+        here.with_options(cwd=tmp_path / "file/x")().result(LIMIT)
+
+
+def test_cpu_time_is_limited(graph):
+    future = burn.with_options(cpu_time=1)(LIMIT)
+    with pytest.raises(TaskTimeout, match="used up its cpu_time=1 seconds"):
+        future.result(LIMIT)
+    assert burn(0).result(LIMIT) == "done"  # whose process may have taken more by now
+
+
 def test_a_label_is_the_name(graph):
     future = numbers.with_options(label="member 3")()
     assert future.name == "member 3"
@@ -210,6 +242,9 @@ def test_other_names_of_resources():
         ({"env": {"A": 1}}, "the variable 'A' has a text as its value"),
         ({"env": "A=1"}, "env is a dict"),
         ({"label": 3}, "label is a text"),
+        ({"cwd": 3}, "cwd is the path of a folder"),
+        ({"cwd": ""}, "cwd is the path of a folder"),
+        ({"cpu_time": 0}, "cpu_time is a number of seconds above 0"),
         ({"resources": {"rank": 2}}, "did you mean 'ranks'"),
         ({"resources": 2}, "resources is a dict"),
     ],

@@ -65,6 +65,49 @@ def test_await_in_a_session():
     assert asyncio.run(main()) == [1, 2]
 
 
+async def halves(*values):
+    return {"first": await half(values[0]), "others": [half(value) for value in values[1:]]}
+
+
+def test_run_is_a_session_of_its_own():
+    assert scalems.run(halves, 2, 4, 6, backend="inline") == {"first": 1, "others": [2, 3]}
+    assert scalems.run(half, 8, max_workers=1) == 4
+    with scalems.Session("inline"):
+        assert scalems.run(lambda: (total(half(2), 3), "x")) == (4, "x")
+        with pytest.raises(ValueError, match="3 is odd"):
+            scalems.run(lambda: [half(2), half(3)])
+    with pytest.raises(UsageError, match="no option 'worker'"):
+        scalems.run(half, 2, worker=2)
+    with pytest.raises(UsageError, match=r"takes a function.*not a int"):
+        scalems.run(2, backend="inline")
+
+
+RUNS = """
+import sys, scalems
+
+@scalems.task
+def half(x):
+    return x // 2
+
+if __name__ == "__main__":
+    print(scalems.run(lambda: [half(x) for x in range(4)], store=sys.argv[1]))
+    print(scalems.run(half, 10, backend="inline"))
+    sys.exit(scalems.run(half, 9, backend="inline"))
+"""
+
+
+def test_a_script_that_runs_itself_runs_under_a_command_too(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(RUNS)
+    for words in ([], ["-m", "scalems.local"], ["-m", "scalems.local", "--inline", "-q"]):
+        done = subprocess.run(
+            [sys.executable, *words, str(script), str(tmp_path / "kept")],
+            capture_output=True, text=True, check=False, cwd=tmp_path,
+        )  # fmt: skip
+        assert (done.returncode, done.stdout) == (4, "[0, 0, 1, 1]\n5\n"), done.stderr
+        assert ("6 done" in done.stderr) == (words == ["-m", "scalems.local"])
+
+
 def test_a_session_without_with(tmp_path):
     session = scalems.Session(max_workers=1, store=tmp_path / "kept").open()
     try:

@@ -23,7 +23,11 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 def configure_runs(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``scalems runs``."""
-    _common(parser, _runs, "  scalems runs\n  scalems runs --store project/.scalems --json")
+    _common(
+        parser,
+        _runs,
+        "  scalems runs\n  scalems runs --tag 300K\n  scalems runs --store project/.scalems --json",
+    )
     _tag(parser, "those with a task of this tag only")
 
 
@@ -36,6 +40,7 @@ def configure_show(parser: argparse.ArgumentParser) -> None:
         "  scalems show 3          those of run 3\n"
         "  scalems show 3 --all    however many there are\n"
         "  scalems show --names    how many there were of each name, and how long they took\n"
+        "  scalems show --names --tag 300K    the same of the tasks with a tag\n"
         "  scalems show 3 12       all of task 12 in it, with what it printed",
     )
     parser.add_argument("numbers", nargs="*", type=int, metavar="RUN [TASK]")
@@ -146,7 +151,7 @@ def _show(options: argparse.Namespace) -> int:
             return _show_task(history.task(run["run"], ident), as_json=options.json)
         which: Which = "failed" if options.failed else "all"
         tag = options.tag
-        names = history.names(run["run"])
+        names = history.names(run["run"], tag=tag)
         mixtures = history.mixtures(run["run"])
         if options.json:
             tasks = None if options.names else history.tasks(run["run"], which, tag=tag)

@@ -155,7 +155,7 @@ class History:
         rows = self._rows(f"SELECT DISTINCT run FROM tasks WHERE {_TAGGED}", None, tag)
         return {int(row["run"]) for row in rows}
 
-    def names(self, run: int) -> list[dict[str, Any]]:
+    def names(self, run: int, *, tag: str | None = None) -> list[dict[str, Any]]:
         """Return the numbers of a run's tasks by their names, and the seconds that they ran.
 
         Tasks that were taken from a former run have taken no time in this one.
@@ -165,8 +165,9 @@ class History:
             " sum(state='failed') AS failed, sum(state='cancelled') AS cancelled,"
             " total(CASE WHEN reused THEN 0 ELSE ended - started END) AS seconds,"
             " max(CASE WHEN reused THEN NULL ELSE ended - started END) AS longest"
-            " FROM tasks WHERE run=? GROUP BY name ORDER BY min(id)",
+            f" FROM tasks WHERE run=?1 AND {_TAGGED} GROUP BY name ORDER BY min(id)",
             run,
+            tag,
         )
 
     def mixtures(self, run: int) -> dict[str, str]:

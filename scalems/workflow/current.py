@@ -12,12 +12,13 @@ from scalems.errors import UsageError
 from scalems.workflow.app import command
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from scalems.workflow.future import Future
     from scalems.workflow.graph import Graph
 
 _current: Graph | None = None
+_offer: Callable[[], Graph] | None = None
 _children: WeakKeyDictionary[Future[Any], set[Any]] = WeakKeyDictionary()
 
 
@@ -52,6 +53,25 @@ def activated(graph: Graph) -> Iterator[Graph]:
         yield graph
     finally:
         _current = before
+
+
+@contextlib.contextmanager
+def offered(begin: Callable[[], Graph]) -> Iterator[None]:
+    """Offer a graph to what a script runs while it is loaded, by :func:`scalems.run`.
+
+    :param begin: returns the graph, the same one each time.
+    """
+    global _offer
+    before, _offer = _offer, begin
+    try:
+        yield
+    finally:
+        _offer = before
+
+
+def taken() -> Graph | None:
+    """Return the graph of the running workflow, or the one that is offered; ``None`` if neither."""
+    return _current if _current is not None or _offer is None else _offer()
 
 
 _subgraph: contextvars.ContextVar[Future[Any] | None] = contextvars.ContextVar(
@@ -101,5 +121,5 @@ def _no_workflow(what: str) -> NoReturn:
     raise UsageError(
         f"{what[:1].upper()}{what[1:]}, and no workflow is running.",
         remedy="call tasks in the function marked by @scalems.app, and run the script by:\n"
-        f"    {command()}",
+        f"    {command()}\n  or in `with scalems.Session():`, or by scalems.run(function)",
     )

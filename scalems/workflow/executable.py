@@ -94,8 +94,8 @@ def executable(
         and only when the program has ended, also if it failed.
     :param stderr: the same for the standard error.
     :param env: variables to add to the worker's environment.
-    :param cwd: working folder on the worker. Without it the program has a folder of its own,
-        which is removed when it has ended.
+    :param cwd: working folder, which must be there on the worker. Without it the program has a
+        folder of its own, which is removed when it has ended.
     :param pre_exec: lines of bash to run once before the program, in its working folder: what
         they export is there for it, and for the ranks that are on the same host. The first that
         fails ends the task.

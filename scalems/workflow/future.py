@@ -34,13 +34,18 @@ _REFUSED = """
 """
 
 
+_PLAIN = (int, float, complex, str, bytes)  # nobody compares a future with these on purpose
+
+
 class Future(LightFuture[T]):
     """The result of a task call.
 
     It can be passed to other tasks as it is, alone or inside lists, tuples, dicts, sets
     and dataclasses; :meth:`result` waits for the value, and so does ``await``. It is a
     :class:`concurrent.futures.Future`, so :func:`concurrent.futures.as_completed` and
-    :func:`asyncio.gather` take it. Two futures are equal only if they are the same one.
+    :func:`asyncio.gather` take it. Two futures are equal only if they are the same one;
+    whoever compares one with a number or a text, or formats it has forgotten ``.result()``,
+    and gets a :class:`TypeError` that says so.
 
     Futures are made by calls of tasks, never directly.
     """
@@ -167,9 +172,15 @@ class Future(LightFuture[T]):
         )
 
     def __format__(self, spec: str) -> str:
-        if spec:
-            raise self._not_a_value()
-        return repr(self)
+        # f"out-{future}.txt" is a forgotten .result(); str() and !r are for messages.
+        raise self._not_a_value()
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, _PLAIN):
+            raise self._not_a_value()  # `if future == 3` would be false without a word
+        return self is other
+
+    __hash__ = LightFuture.__hash__
 
     def __getitem__(self, key: object) -> Part:
         return Part(self, Item(key))
@@ -426,8 +437,9 @@ def wait(
     futures: Iterable[concurrent.futures.Future[T]],
     timeout: float | None = None,
     return_when: str = ALL_COMPLETED,
-) -> tuple[set[concurrent.futures.Future[T]], set[concurrent.futures.Future[T]]]:
-    """Wait for futures; return those that have ended and those that have not.
+) -> concurrent.futures._base.DoneAndNotDoneFutures[T]:
+    """Wait for futures; return those that have ended and those that have not (``done`` and
+    ``not_done``, as :func:`concurrent.futures.wait` does).
 
     :param timeout: seconds to wait at most.
     :param return_when: a constant of :mod:`concurrent.futures`, such as ``FIRST_COMPLETED``.
@@ -436,8 +448,7 @@ def wait(
     for future in all_of_them:
         if isinstance(future, LightFuture):
             future.demand()
-    ended, others = concurrent.futures.wait(all_of_them, timeout, return_when)
-    return ended, others
+    return concurrent.futures.wait(all_of_them, timeout, return_when)
 
 
 def _futures(futures: Iterable[Any], what: str) -> list[concurrent.futures.Future[Any]]:

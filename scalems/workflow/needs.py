@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import math
 import os
 import re
 import resource
+import signal
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from scalems.errors import TaskError, TaskTimeout
+from scalems.workflow.stamp import hostname
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -46,6 +52,10 @@ class Needs:
     """Calls with a higher one run first."""
     memory: int = 0
     """Bytes that it may take beyond what its process has; 0 if there is no limit."""
+    cpu_time: float = 0.0
+    """Seconds of CPU that it may take; 0 if there is no limit."""
+    cwd: str = ""
+    """Its working folder, which is made if it is not there; empty for that of its process."""
     parts: int = 1
     """MPI processes that it starts by itself, as programs do, and shares its cores among."""
     hosts: tuple[tuple[str, int], ...] = ()
@@ -85,41 +95,80 @@ class Needs:
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Set the variables and the seed, in this process, as long as the context is open."""
-        import random
+        """Set the variables, the folder, the seed and the limits, in this process, as long as the
+        context is open.
 
-        if not self.env and self.seed is None and not self.memory:
+        :raises TaskError: there is no such folder, and it cannot be made.
+        :raises TaskTimeout: in the main thread, when the CPU time is used up.
+        """
+        with contextlib.ExitStack() as stack:
+            if self.env:
+                stack.enter_context(_set(dict(self.env)))
+            if self.cwd:
+                stack.enter_context(_inside(self.cwd))
+            if self.seed is not None:
+                _seed(self.seed)
+            if self.memory:
+                stack.enter_context(_limited(self.memory))
+            if self.cpu_time:
+                stack.enter_context(_timed(self.cpu_time))
             yield
-            return
-        before = {name: os.environ.get(name) for name, _ in self.env}
-        os.environ.update(self.env)
-        if self.seed is not None:
-            random.seed(self.seed)
-            if importlib.util.find_spec("numpy") is not None:
-                import numpy as np
 
-                np.random.seed(self.seed % 2**32)
+
+@contextlib.contextmanager
+def _set(env: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in env}
+    os.environ.update(env)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _inside(folder: str) -> Iterator[None]:
+    """Work in a folder, which is made if it is not there.
+
+    :raises TaskError: it cannot be.
+    """
+    before = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
         try:
-            with _limited(self.memory):
-                yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
+            os.makedirs(folder, exist_ok=True)  # noqa: PTH103 - a path of the user's, as it is
+            os.chdir(folder)
+        except OSError as error:
+            raise TaskError(
+                f"the task cannot work in cwd={folder!r} on {hostname()}: {error.strerror}",
+                remedy="name a folder that can be made and written there",
+            ) from None
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.fchdir(before)
+        os.close(before)
+
+
+def _seed(seed: int) -> None:
+    import random
+
+    random.seed(seed)
+    if importlib.util.find_spec("numpy") is not None:
+        import numpy as np
+
+        np.random.seed(seed % 2**32)
 
 
 @contextlib.contextmanager
 def _limited(memory: int) -> Iterator[None]:
     """Limit what this process may take in address space, see setrlimit(2).
 
-    :param memory: bytes beyond what it has; 0 for no limit.
+    :param memory: bytes beyond what it has.
     :raises MemoryError: which names the limit.
     """
-    if not memory:
-        yield
-        return
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + memory
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
@@ -136,6 +185,39 @@ def _limited(memory: int) -> Iterator[None]:
         ) from error
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@contextlib.contextmanager
+def _timed(seconds: float) -> Iterator[None]:
+    """Limit what this process may take of a CPU, see setrlimit(2).
+
+    The hard limit is left as it is, since it could not be raised again. Only the main thread can
+    be interrupted, so elsewhere there is no limit.
+
+    :raises TaskTimeout: which names the limit.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def over(number: int, frame: object) -> None:
+        raise TaskTimeout(
+            f"the task has used up its cpu_time={seconds:g} seconds",
+            remedy="raise that limit, or give it less to do",
+        )
+
+    used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+    limits = resource.getrlimit(resource.RLIMIT_CPU)
+    last = math.ceil(used + seconds)  # it is counted in whole seconds
+    if resource.RLIM_INFINITY not in limits[:1]:
+        last = min(last, limits[0])
+    before = signal.signal(signal.SIGXCPU, over)
+    try:
+        resource.setrlimit(resource.RLIMIT_CPU, (last, limits[1]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_CPU, limits)
+        signal.signal(signal.SIGXCPU, before)
 
 
 _SIZE = re.compile(r"(\d+(?:\.\d*)?)\s*([kKMGT]?)(i?)B?", re.ASCII)

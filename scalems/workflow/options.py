@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -47,6 +48,13 @@ class TaskOptions:
     gpus_per_rank: int = 0
     memory: int | str | None = None
     """Memory that it may take beyond what its process has: bytes, or a text such as ``2GB``."""
+    cpu_time: float | None = None
+    """Seconds of CPU that it may take, whole ones. Then it raises
+    :class:`~scalems.errors.TaskTimeout`; code of C has to return first, which `timeout` does not
+    wait for."""
+    cwd: str | os.PathLike[str] | None = None
+    """Its working folder on the worker, which is made if it is not there; a relative one is
+    meant from the client's own. By default it is that of the worker."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Variables of the environment while it runs."""
     seed: int | None = None
@@ -82,6 +90,13 @@ class TaskOptions:
         timeout = given["timeout"]
         if timeout is not None and (type(timeout) not in (int, float) or not timeout > 0):
             faults.append(f"timeout is a number of seconds above 0, not {timeout!r}")
+        cpu_time = given["cpu_time"]
+        if cpu_time is not None and (type(cpu_time) not in (int, float) or not cpu_time > 0):
+            faults.append(f"cpu_time is a number of seconds above 0, not {cpu_time!r}")
+        if isinstance(given["cwd"], (str, os.PathLike)) and str(given["cwd"]):
+            object.__setattr__(self, "cwd", os.path.abspath(given["cwd"]))  # noqa: PTH100 - no link is followed
+        elif given["cwd"] is not None:
+            faults.append(f"cwd is the path of a folder, not {self.cwd!r}")
         for name in ("seed", "priority"):
             if type(given[name]) is not int and (name, given[name]) != ("seed", None):
                 faults.append(f"{name} is a whole number, not {given[name]!r}")
@@ -106,6 +121,8 @@ class TaskOptions:
             cores_per_rank=self.cores_per_rank,
             gpus_per_rank=self.gpus_per_rank,
             memory=int(self.memory or 0),
+            cpu_time=float(self.cpu_time or 0),
+            cwd=str(self.cwd or ""),
             env=tuple(sorted(self.env.items())),
             seed=self.seed,
             priority=self.priority,

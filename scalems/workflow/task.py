@@ -152,7 +152,8 @@ def task(
     :param resources: ``ranks``, ``cores_per_rank`` and ``gpus_per_rank``. They may be given by
         themselves too, as ``task(ranks=4)``.
     :param options: the others of :class:`~scalems.workflow.options.TaskOptions`: ``env``,
-        ``memory``, ``seed``, ``priority``, ``tags``, ``label``, ``on_error``, ``backoff``.
+        ``cwd``, ``memory``, ``cpu_time``, ``seed``, ``priority``, ``tags``, ``label``,
+        ``on_error``, ``backoff``.
     :raises UsageError: if it is not a plain function, or an option cannot be what was meant.
     """
     if function is None:
