@@ -37,7 +37,7 @@ def test_a_future_explains_itself(tmp_path):
     assert future._repr_html_().startswith("<pre>pow#2: taken")
     (first, second, *_), _ = run("3")
     assert "was run since the arguments: *0: (2, 3) became (3, 3)" in first
-    assert "was run since what it depends on: a task gave it another value" in second
+    assert "was run since what it depends on: pow#1 (3, 3) gave another value" in second
 
 
 def test_a_future_tells_what_it_waits_for():

@@ -145,3 +145,36 @@ def test_a_store_of_format_3_is_used_on(place: Place) -> None:
     assert place.run().stdout.strip() == ANSWER
     assert place.calls() == []
     assert place.json("runs", "--tag", "costly")[0]["run"] == 2
+
+
+DEPENDS = """
+import sys
+import scalems
+
+@scalems.task
+def left(x):
+    return x
+
+@scalems.task(cache=False)
+def right(x):
+    return sys.argv[1]
+
+@scalems.task
+def join(a, parts):
+    return [a, *parts]
+
+@scalems.app
+def main():
+    print(join(left(1), [right(3), left(2)]).result())
+"""
+
+
+def test_why_names_the_task_that_gave_another_value(place: Place) -> None:
+    (place.folder / "script.py").write_text(DEPENDS.replace("sys.argv[1]", "'a'"))
+    place.run()
+    assert place.json("why", "1", "4")[0]["why"][0]["what"] == "it is new"
+    (place.folder / "script.py").write_text(DEPENDS.replace("sys.argv[1]", "'b'"))
+    place.run()
+    found = place.json("why", "2", "4")[0]["why"]
+    assert [one["what"] for one in found] == ["what it depends on"]
+    assert found[0]["detail"] == "right#2 (3) gave another value"

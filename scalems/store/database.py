@@ -17,7 +17,7 @@ from scalems.host import filelock
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FORMAT = 4
+FORMAT = 5
 FILE = "results.sqlite"
 FOLDER = ".scalems"
 
@@ -33,7 +33,7 @@ CREATE TABLE tasks (
     run INTEGER, id INTEGER, name TEXT, state TEXT, key TEXT, code TEXT, args TEXT, env TEXT,
     shown TEXT, unstable TEXT, reused INTEGER, host TEXT, pid INTEGER, submitted REAL,
     started REAL, ended REAL, stdout TEXT, stderr TEXT, error TEXT, stamp TEXT, tags TEXT,
-    PRIMARY KEY (run, id)
+    given TEXT, PRIMARY KEY (run, id)
 ) WITHOUT ROWID;
 CREATE INDEX tasks_by_name ON tasks (name, run);
 CREATE TABLE codes (code TEXT PRIMARY KEY, parts TEXT) WITHOUT ROWID;
@@ -44,6 +44,14 @@ CREATE TABLE results (
 ) WITHOUT ROWID;
 CREATE TABLE environments (env TEXT PRIMARY KEY, versions TEXT) WITHOUT ROWID;
 """
+
+
+_ENVIRONMENTS = "CREATE TABLE IF NOT EXISTS environments (env TEXT PRIMARY KEY, versions TEXT)"
+_ADDED = {
+    "results": ("files TEXT", "stamp TEXT", "crc INTEGER"),
+    "tasks": ("stamp TEXT", "tags TEXT", "given TEXT"),
+}
+"""What tables have got since the first format."""
 
 
 class StoreError(ScalemsError):
@@ -81,17 +89,8 @@ def connect(folder: Path, *, create: bool) -> sqlite3.Connection:
             if version == 0:
                 for statement in filter(str.strip, _SCHEMA.split(";")):
                     database.execute(statement)
-            if version == 1:  # results had no files
-                database.execute("ALTER TABLE results ADD COLUMN files TEXT")
-            if version in (1, 2):  # what computed a result was its environment alone
-                for table in ("tasks", "results"):
-                    database.execute(f"ALTER TABLE {table} ADD COLUMN stamp TEXT")
-                database.execute(
-                    "CREATE TABLE environments (env TEXT PRIMARY KEY, versions TEXT) WITHOUT ROWID"
-                )
-            if version in (1, 2, 3):
-                database.execute("ALTER TABLE tasks ADD COLUMN tags TEXT")
-                database.execute("ALTER TABLE results ADD COLUMN crc INTEGER")
+            elif version < FORMAT:
+                _renew(database)
             if version < FORMAT:
                 database.execute(f"PRAGMA user_version={FORMAT}")
             database.execute("COMMIT")
@@ -102,6 +101,16 @@ def connect(folder: Path, *, create: bool) -> sqlite3.Connection:
                 remedy="use that version, or another folder with --store FOLDER",
             )
     return database
+
+
+def _renew(database: sqlite3.Connection) -> None:
+    """Give the tables of an older format what they have not."""
+    database.execute(f"{_ENVIRONMENTS} WITHOUT ROWID")
+    for table, columns in _ADDED.items():
+        there = {row[1] for row in database.execute(f"PRAGMA table_info({table})")}
+        for column in columns:
+            if column.partition(" ")[0] not in there:
+                database.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
 
 
 @contextlib.contextmanager

@@ -216,10 +216,29 @@ class History:
             found.append(Difference("the environment", self._environment(former, task)))
         found += _software(former, task)
         if not found and former["key"] != task["key"] and task["key"]:
-            found.append(Difference("what it depends on", "a task gave it another value"))
+            found.append(Difference("what it depends on", self._given(former, task)))
         if not found:
             found.append(Difference("nothing of it", "--rerun, or its result was removed"))
         return found
+
+    def _given(self, former: Mapping[str, Any], task: Mapping[str, Any]) -> str:
+        """Return which of the tasks that a task depends on gave it another value than before."""
+        before, after = (
+            [part.split(":") for part in (one["given"] or "").split()] for one in (former, task)
+        )
+        if len(before) != len(after):
+            return "a task gave it another value"
+        changed = [
+            int(now) for (_, was), (now, is_) in zip(before, after, strict=True) if was != is_
+        ]
+        if not changed:  # e.g. a record of an older version
+            return "a task gave it another value"
+        told = []
+        for ident in dict.fromkeys(changed[:_NAMED]):
+            row = self.task(task["run"], ident) if ident else {"name": "a future of yours"}
+            told.append(f"{row['name']}#{ident} ({row['shown']})" if ident else row["name"])
+        more = f", and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
+        return f"{', '.join(told)}{more} gave another value"
 
     def _environment(self, former: Mapping[str, Any], task: Mapping[str, Any]) -> str:
         """Return how the environments of two tasks differ: by their packages, if it is known."""

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sqlite3
 import threading
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from scalems.errors import ScalemsError
-from scalems.store import database, digest, objects, shown
+from scalems.store import database, digest, identity, objects, shown
 from scalems.store.database import FOLDER as FOLDER
 from scalems.store.database import StoreError, now
+from scalems.store.identity import Identity, as_json
 from scalems.store.lookup import RESULT, Lookup
 from scalems.store.writer import Rows, Writer
 from scalems.workflow.call import Outcome, hostname
@@ -34,7 +34,10 @@ _LARGE = 100_000  # bytes above which a value is a file of its own
 _FIELDS = RESULT.split(", ")[2:-1]
 _COLUMNS = "run, id, name, state, code, args, env, shown, unstable, reused, submitted, tags"
 _HOW = "key, stdout, stderr, host, pid, started, ended, stamp"
-_ENDED = "state, key, env, reused, host, pid, started, ended, stdout, stderr, error, stamp, run, id"
+_ENDED = (
+    "state, key, env, reused, host, pid, started, ended, stdout, stderr, error, stamp, given,"
+    " run, id"
+)
 _TASK = Rows(0, f"INSERT OR REPLACE INTO tasks ({_COLUMNS}) VALUES", 12)
 _USED = Rows(0, f"INSERT OR REPLACE INTO tasks ({_COLUMNS}, {_HOW}) VALUES", 20)
 _KEEP = Rows(1, "INSERT OR REPLACE INTO results VALUES", 16)
@@ -47,36 +50,10 @@ _TOUCH = Rows(
 _END = Rows(
     3,
     f"INSERT INTO tasks ({_ENDED}) VALUES",
-    14,
+    15,
     "ON CONFLICT (run, id) DO UPDATE SET "
     + ", ".join(f"{name}=excluded.{name}" for name in _ENDED.split(", ")[:-2]),
 )
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What a call is, before the values of the futures in it are known.
-
-    :param code: digest of the function.
-    :param args: digests of the arguments, by position or name.
-    :param unstable: why it has no key; empty if it has.
-    """
-
-    code: str
-    args: Mapping[str, str]
-    unstable: str = ""
-
-    def key(self, environment: str, values: Sequence[bytes]) -> str:
-        """Return the key of the call; empty if it has none.
-
-        :param values: what the futures in its arguments gave.
-        """
-        if self.unstable or not environment:
-            return ""
-        args = self.args.items() if len(self.args) < 2 else sorted(self.args.items())
-        parts = [f"{name}={value}" for name, value in args]
-        given = [hashlib.sha256(value).hexdigest() for value in values]
-        return digest.combined("call 1", self.code, environment, *parts, "given", *given)
 
 
 class Store:
@@ -95,6 +72,7 @@ class Store:
         self._warn = warn
         self._lock = threading.Lock()
         self._codes: set[str] = set()
+        self._given: dict[int, str] = {}  # of tasks that run: what others gave them
         self._writer = Writer(folder, failed=self._lose)
         self._reader = database.connect(folder, create=False)
         self._lookup = Lookup(self._reader)
@@ -167,7 +145,8 @@ class Store:
         code = self._code(function)
         if isinstance(code, Identity):
             return code
-        return self._identity(code, args, kwargs, _options(matters) if matters else {})
+        options = identity.options(matters) if matters else {}
+        return identity.of_arguments(code, args, kwargs, options)
 
     def _code(self, function: Callable[..., Any]) -> digest.Code | Identity:
         """Return what a function does, which is recorded; or what its calls are if it has none."""
@@ -182,45 +161,27 @@ class Store:
             )
         return code
 
-    def _identity(
-        self,
-        code: digest.Code,
-        args: Sequence[object],
-        kwargs: Mapping[str, object],
-        options: Mapping[str, str],
-    ) -> Identity:
-        digests = {}
-        names = code.names if len(code.names) == len(args) else _names(code.names, len(args))
-        for name, value in (*zip(names, args, strict=True), *kwargs.items()):
-            try:
-                digests[name] = digest.of(value)
-            except digest.Unstable as error:
-                return Identity(code.digest, {}, f"argument {name!r} holds {error}")
-        if options:
-            digests.update(options)
-        return Identity(code.digest, digests)
-
     def submitted(
         self,
         ident: int,
         name: str,
-        identity: Identity | None,
+        call: Identity | None,
         args: Sequence[object],
         kwargs: Mapping[str, object],
         tags: Sequence[str] = (),
     ) -> None:
         """Record a task of this run.
 
-        :param identity: ``None`` if its result is not to be kept.
+        :param call: what it is; ``None`` if its result is not to be kept.
         """
-        row = self._row(ident, name, identity, args, kwargs, tags)
+        row = self._row(ident, name, call, args, kwargs, tags)
         self._writer.put(_TASK, row)
 
     def _row(
         self,
         ident: int,
         name: str,
-        identity: Identity | None,
+        call: Identity | None,
         args: Sequence[object],
         kwargs: Mapping[str, object],
         tags: Sequence[str],
@@ -228,17 +189,22 @@ class Store:
         """Return the values of :data:`_COLUMNS` for a task that waits."""
         written = shown.arguments(args, kwargs)
         code, digests, unstable = "", "{}", "it is not cached"
-        if identity is not None:
-            code, unstable = identity.code, identity.unstable
-            digests = _json(identity.args)
+        if call is not None:
+            code, unstable = call.code, call.unstable
+            digests = as_json(call.args)
         return (
             *(self.run, ident, name, "waiting", code, digests, self._environment),
             *(written, unstable, 0, now(), ",".join(tags)),
         )
 
-    def find(self, ident: int, identity: Identity, values: Sequence[bytes]) -> tuple[str, Any]:
+    def find(
+        self, ident: int, call: Identity, values: Sequence[bytes], givers: Sequence[int]
+    ) -> tuple[str, Any]:
         """Return the key of a call, and the outcome that it had before, if it had one."""
-        key = identity.key(self._environment, values)
+        given = identity.given(values)
+        key = call.key(self._environment, given)
+        if given:
+            self._given[ident] = identity.recorded(givers, given)
         if not key or self._rerun:
             return key, None
         with self._lock:
@@ -281,13 +247,13 @@ class Store:
             if isinstance(code, Identity):
                 identities = [code] * len(items)
             else:
-                matters = _options(options.matters)
-                identities = [self._identity(code, args, {}, matters) for args in items]
-        keys = [one.key(self._environment, ()) if one is not None else "" for one in identities]
+                matters = identity.options(options.matters)
+                identities = [identity.of_arguments(code, args, {}, matters) for args in items]
+        keys = [one.key(self._environment) if one is not None else "" for one in identities]
         outcomes = self._find_many(keys, futures)
         fresh, used = [], []
-        for future, identity, key, args in zip(futures, identities, keys, items, strict=True):
-            row = self._row(future.task_id, future.name, identity, args, {}, options.tags)
+        for future, call, key, args in zip(futures, identities, keys, items, strict=True):
+            row = self._row(future.task_id, future.name, call, args, {}, options.tags)
             outcome = outcomes.get(key)
             if outcome is None:
                 fresh.append(row)
@@ -350,7 +316,7 @@ class Store:
                 row = (key, payload, None, len(payload), name, *stamp, moment, "", mark, crc)
                 results.append(row)
             given = env or self._environment
-            end = (host, pid, *times, "", "", "", mark, self.run, ident)
+            end = (host, pid, *times, "", "", "", mark, "", self.run, ident)
             ended.append(("done", key, given, 0, *end))
         self._lookup.kept(*(row[0] for row in results))
         self._writer.put_many(_KEEP, results)
@@ -409,6 +375,7 @@ class Store:
 
     def ended(self, ident: int, state: str, error: str) -> None:
         """Record that a task ended without an outcome: cancelled, or never run."""
+        self._given.pop(ident, None)
         self._writer.put(
             "UPDATE tasks SET state=?, ended=?, error=? WHERE run=? AND id=?",
             (state, now(), shown.plain(error), self.run, ident),
@@ -430,7 +397,7 @@ class Store:
             _END,
             (
                 *(state, key, env, reused, host, pid, started, ended, stdout, stderr, error),
-                *(outcome.stamp, self.run, outcome.id),
+                *(outcome.stamp, self._given.pop(outcome.id, ""), self.run, outcome.id),
             ),
             then,
         )
@@ -466,15 +433,6 @@ class Store:
             self._warn(f"warning: {error.cause}; results are no longer kept{how}")
 
 
-def _options(matters: Mapping[str, object]) -> dict[str, str]:
-    return {f"option {name}": digest.of(value) for name, value in matters.items()}
-
-
-def _names(known: Sequence[str], count: int) -> list[str]:
-    """Return the names of the parameters that positional arguments go to."""
-    return [known[index] if index < len(known) else f"*{index}" for index in range(count)]
-
-
 def _crc(key: str, payload: bytes | None, names: str | None, files: str | None) -> int:
     """Return the sum that tells whether what was kept of a result is what it was."""
     return zlib.crc32(payload or b"", zlib.crc32(f"{key} {names or ''} {files or ''}".encode()))
@@ -487,11 +445,3 @@ def _nothing() -> None:
 def _stamp(outcome: Outcome) -> tuple[object, ...]:
     one = outcome
     return (one.stdout, one.stderr, one.host, one.pid, one.started, one.ended, one.env)
-
-
-def _json(texts: Mapping[str, str]) -> str:
-    """Return an object in JSON; this is done for each task."""
-    joined = "".join(texts)
-    if not joined.isascii() or '"' in joined or "\\" in joined or not joined.isprintable():
-        return json.dumps(dict(texts))
-    return "{" + ", ".join([f'"{name}": "{text}"' for name, text in texts.items()]) + "}"

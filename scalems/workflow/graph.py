@@ -300,8 +300,9 @@ class Graph:
         if node.future.done():
             return
         values = [sendable(dependency) for dependency in node.dependencies]
+        givers = [getattr(dependency, "task_id", 0) for dependency in node.dependencies]
         template, node.template, node.dependencies = node.template, b"", ()
-        if self._reuse(node, values):
+        if self._reuse(node, values, givers):
             return
         try:
             encoded = call.encode_apart(argument.apply, (template, values), {})
@@ -310,12 +311,12 @@ class Graph:
             return
         self._hand_over(node, encoded)
 
-    def _reuse(self, node: Node, values: Sequence[object] = ()) -> bool:
+    def _reuse(self, node: Node, values: Sequence[object] = (), givers: Sequence[int] = ()) -> bool:
         """Give a task the result that its call had in a former run, if it had one."""
         if self.results is None or node.identity is None:
             return False
         contents = [argument.content(value) for value in values]
-        node.key, outcome = self.results.find(node.future.task_id, node.identity, contents)
+        node.key, outcome = self.results.find(node.future.task_id, node.identity, contents, givers)
         node.identity = None
         if outcome is None or self.error is not None:
             return False

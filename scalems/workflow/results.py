@@ -33,23 +33,24 @@ class Results(Protocol):
         self,
         ident: int,
         name: str,
-        identity: Any,
+        call: Any,
         args: Sequence[object],
         kwargs: Mapping[str, object],
         tags: Sequence[str] = (),
     ) -> None:
         """Record a task of this run.
 
-        :param identity: ``None`` if its result is not to be kept.
+        :param call: what it is; ``None`` if its result is not to be kept.
         """
         ...
 
     def find(
-        self, ident: int, identity: Any, values: Sequence[bytes]
+        self, ident: int, call: Any, values: Sequence[bytes], givers: Sequence[int]
     ) -> tuple[str, Outcome | None]:
         """Return the key of a call, and the outcome that it had in a former run, if any.
 
         :param values: what the futures in its arguments gave, as it travels.
+        :param givers: the numbers of the tasks that gave them; 0 for what is none of this run.
         """
         ...
 
