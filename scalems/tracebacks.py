@@ -9,7 +9,7 @@ from pathlib import Path
 from scalems.workflow import call
 
 _OURS = str(Path(__file__).parent) + os.sep
-_HIDDEN = ("/concurrent/futures/", "/asyncio/", "<frozen ")
+_HIDDEN = ("/concurrent/futures/", "/asyncio/", "/contextlib.py", "<frozen ")
 
 
 def _is_users(frame: traceback.FrameSummary) -> bool:

@@ -73,13 +73,18 @@ def configure_clean(parser: argparse.ArgumentParser) -> None:
         _clean,
         "  scalems clean --unused 30d --dry-run   what no run has used for 30 days\n"
         "  scalems clean --unused 30d             remove it\n"
-        "  scalems clean --all                    all results; the record of runs stays",
+        "  scalems clean --all                    all results; the record of runs stays\n"
+        "  scalems clean --mend                   make a damaged store anew, when no run uses it",
     )
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument(
         "--unused", metavar="AGE", help="what no run has made or taken for so long: 12h, 30d, 4w"
     )
     which.add_argument("--all", action="store_true", help="all results")
+    which.add_argument(
+        "--mend", action="store_true",
+        help="make a damaged store anew, of all that can still be read of it",
+    )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="show it, remove nothing")
 
 
@@ -289,6 +294,8 @@ def _why(options: argparse.Namespace) -> int:
 def _clean(options: argparse.Namespace) -> int:
     from scalems.cli import render
 
+    if options.mend:
+        return _mend(options)
     age = 0.0 if options.all else _age(options.unused)
     with _history(options) as history:
         leavings = history.leavings(unused=age, runs=False)
@@ -310,6 +317,27 @@ def _clean(options: argparse.Namespace) -> int:
         print(
             f"{what} {len(leavings.results)} results and {len(leavings.objects)} files, "
             f"{leavings.size / 1e6:.1f} MB, of {folder}"
+        )
+    return ExitCode.DONE
+
+
+def _mend(options: argparse.Namespace) -> int:
+    from scalems.cli import render
+    from scalems.store import history, mend
+
+    folder = history.find(options.store)
+    if options.dry_run:
+        raise UsageError("--mend cannot be tried: it keeps the damaged files anyway")
+    done = mend.mend(folder)
+    if options.json:
+        render.print_json(
+            {"store": str(folder), "former": str(done.former), "results": done.results,
+             "runs": done.runs}
+        )  # fmt: skip
+    else:
+        print(
+            f"{done.results} results and {done.runs} runs could be read, and are kept in {folder}; "
+            f"the damaged files are in {done.former}"
         )
     return ExitCode.DONE
 

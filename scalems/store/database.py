@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
+import shlex
 import sqlite3
 import time
 from pathlib import Path
@@ -52,6 +54,11 @@ _ADDED = {
     "tasks": ("stamp TEXT", "tags TEXT", "given TEXT"),
 }
 """What tables have got since the first format."""
+
+
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+_ELSEWHERE = "run with --no-store, or with another folder: --store FOLDER"
+_FULL = "free some space; what had finished before is kept"
 
 
 class StoreError(ScalemsError):
@@ -103,6 +110,35 @@ def connect(folder: Path, *, create: bool) -> sqlite3.Connection:
     return database
 
 
+def connect_to_read(folder: Path) -> sqlite3.Connection:
+    """Open the database of a store, also one that may not be written.
+
+    :raises UsageError: there is none, or it is of a newer version of scalems.
+    :raises StoreError: it is damaged, or cannot be opened.
+    """
+    try:
+        return connect(folder, create=False)
+    except StoreError as error:
+        read_only = isinstance(error.__cause__, OSError) and error.__cause__.errno in _READ_ONLY
+        if not read_only:
+            raise
+    path = folder / FILE
+    with errors(path):
+        # A log of others' can only be read with shared memory, for which there must be a file.
+        how = "mode=ro" if Path(f"{path}-shm").exists() else "immutable=1"
+        database = sqlite3.connect(
+            f"{path.absolute().as_uri()}?{how}", uri=True, isolation_level=None
+        )
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+    if version != FORMAT:
+        database.close()
+        raise UsageError(
+            f"the store in {folder} is of another version of scalems, and may not be written",
+            remedy="use that version, or copy the folder to where it can be brought up to date",
+        )
+    return database
+
+
 def _renew(database: sqlite3.Connection) -> None:
     """Give the tables of an older format what they have not."""
     database.execute(f"{_ENVIRONMENTS} WITHOUT ROWID")
@@ -123,9 +159,9 @@ def errors(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         text = str(error)
-        remedy = "run with --no-store, or with another folder: --store FOLDER"
+        remedy = _ELSEWHERE
         if "full" in text:
-            remedy = "free some space; what had finished before is kept"
+            remedy = _FULL
         elif isinstance(error, sqlite3.OperationalError) and not _DAMAGED.search(text):
             pass
         else:
@@ -136,14 +172,27 @@ def errors(path: Path) -> Iterator[None]:
             f"the store {path} holds what scalems has not written: {error}", remedy=_damaged(path)
         ) from error
     except OSError as error:
-        raise StoreError(
-            f"the store {error.filename or path}: {error.strerror or error}",
-            remedy="run with --no-store, or with another folder: --store FOLDER",
-        ) from error
+        raise told(error, path) from error
+
+
+def told(error: OSError, path: Path) -> StoreError:
+    """Return what is told of an error of the system.
+
+    :param path: what it is of, if it does not say so.
+    """
+    remedy = _ELSEWHERE
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        remedy = _FULL
+    return StoreError(
+        f"the store {error.filename or path}: {error.strerror or error}", remedy=remedy
+    )
 
 
 def _damaged(path: Path) -> str:
-    return f"it is damaged: move {path.parent} away; finished tasks will run again"
+    return (
+        f"it is damaged: `scalems clean --mend --store {shlex.quote(str(path.parent))}` keeps what "
+        "can be read of it"
+    )
 
 
 _DAMAGED = re.compile("malformed|not a database|decode|no such (table|column)")

@@ -81,7 +81,7 @@ class History:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._database = database.connect(folder, create=False)
+        self._database = database.connect_to_read(folder)
         self._database.row_factory = sqlite3.Row
         self._former: dict[
             tuple[str, int], list[tuple[int, int, str, Mapping[str, str]]]

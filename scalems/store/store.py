@@ -6,7 +6,6 @@ import json
 import os
 import sqlite3
 import threading
-import zlib
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -16,7 +15,7 @@ from scalems.errors import ScalemsError
 from scalems.store import database, digest, identity, objects, shown
 from scalems.store.database import FOLDER as FOLDER
 from scalems.store.database import StoreError, now
-from scalems.store.identity import Identity, as_json
+from scalems.store.identity import Identity, as_json, checksum
 from scalems.store.lookup import RESULT, Lookup
 from scalems.store.writer import Rows, Writer
 from scalems.workflow.call import Outcome, hostname
@@ -198,12 +197,12 @@ class Store:
         )
 
     def find(
-        self, ident: int, call: Identity, values: Sequence[bytes], givers: Sequence[int]
+        self, ident: int, call: Identity, values: Sequence[bytes], givers: Sequence[int] = ()
     ) -> tuple[str, Any]:
         """Return the key of a call, and the outcome that it had before, if it had one."""
         given = identity.given(values)
         key = call.key(self._environment, given)
-        if given:
+        if givers:
             self._given[ident] = identity.recorded(givers, given)
         if not key or self._rerun:
             return key, None
@@ -218,7 +217,7 @@ class Store:
     def _outcome(self, ident: int, key: str, row: Sequence[Any]) -> Outcome | None:
         """Return the outcome that was kept; ``None`` if a part of it is gone, or was changed."""
         *row, crc = row
-        if crc is not None and crc != _crc(key, row[0], row[1], row[9]):
+        if crc is not None and crc != checksum(key, row[0], row[1], row[9]):
             return None  # SQLite does not see a bit that has changed in a value
         payload: Payload = row[0] or b""
         if row[1] is not None:
@@ -312,7 +311,7 @@ class Store:
                 continue
             if key:
                 stamp = ("", "", host, pid, *times, env)
-                crc = _crc(key, payload, None, "")
+                crc = checksum(key, payload, None, "")
                 row = (key, payload, None, len(payload), name, *stamp, moment, "", mark, crc)
                 results.append(row)
             given = env or self._environment
@@ -341,7 +340,7 @@ class Store:
             try:
                 payload, names = self._keep(outcome)
             except OSError as failure:
-                self._lose(StoreError(f"{failure.filename or self.folder}: {failure.strerror}"))
+                self._lose(database.told(failure, self.folder))
             else:
                 self._lookup.kept(key)
                 files = " ".join(outcome.files)
@@ -349,7 +348,7 @@ class Store:
                     _KEEP,
                     (
                         *(key, payload, names, len(outcome.payload), name, *_stamp(outcome)),
-                        *(now(), files, outcome.stamp, _crc(key, payload, names, files)),
+                        *(now(), files, outcome.stamp, checksum(key, payload, names, files)),
                     ),
                 )
         self._ended(key, outcome, state, shown.plain(error), reused=0, then=then)
@@ -431,11 +430,6 @@ class Store:
             self._lost = True
             how = f" ({error.remedy})" if error.remedy else ""
             self._warn(f"warning: {error.cause}; results are no longer kept{how}")
-
-
-def _crc(key: str, payload: bytes | None, names: str | None, files: str | None) -> int:
-    """Return the sum that tells whether what was kept of a result is what it was."""
-    return zlib.crc32(payload or b"", zlib.crc32(f"{key} {names or ''} {files or ''}".encode()))
 
 
 def _nothing() -> None:

@@ -45,7 +45,7 @@ class Results(Protocol):
         ...
 
     def find(
-        self, ident: int, call: Any, values: Sequence[bytes], givers: Sequence[int]
+        self, ident: int, call: Any, values: Sequence[bytes], givers: Sequence[int] = ()
     ) -> tuple[str, Outcome | None]:
         """Return the key of a call, and the outcome that it had in a former run, if any.
 

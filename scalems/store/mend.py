@@ -1,0 +1,150 @@
+"""Makes a damaged database anew, of all that can still be read of it.
+
+What is read is checked as a run checks it: a result whose checksum does not fit is left out. The
+damaged files stay, in a folder beside the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scalems.errors import UsageError
+from scalems.host import filelock
+from scalems.store import database
+from scalems.store.identity import checksum
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_TABLES = {
+    "runs": ("run",),
+    "tasks": ("run", "id"),
+    "codes": ("code",),
+    "results": ("key",),
+    "environments": ("env",),
+}
+"""What is read, and the columns that it is in the order of."""
+_HEADER = 100  # bytes; https://www.sqlite.org/fileformat2.html
+_PAGES = slice(28, 32)  # how many there are, as the header says
+
+
+@dataclass(frozen=True)
+class Mended:
+    """What was read of a damaged database.
+
+    :param former: the folder that its files are in now.
+    :param results: how many there were.
+    :param runs: the same.
+    """
+
+    former: Path
+    results: int
+    runs: int
+
+
+def mend(folder: Path) -> Mended:
+    """Make the database of a store anew; no run may be at work with it.
+
+    :raises UsageError: there is none.
+    :raises StoreError: the new one cannot be written.
+    """
+    path = folder / database.FILE
+    if not path.is_file():
+        raise UsageError(f"there is no store of results in {folder}")
+    with database.errors(path):
+        with filelock.hold(folder / ".lock"):
+            former = _put_aside(path)
+        made = database.connect(folder, create=True)
+        damaged = _opened(former / database.FILE, path)
+        try:
+            numbers = {name: _copied(damaged, made, name) for name in _TABLES}
+        finally:
+            damaged.close()
+            made.close()
+    return Mended(former=former, results=numbers["results"], runs=numbers["runs"])
+
+
+def _put_aside(path: Path) -> Path:
+    """Move a database and its log to a folder of their own."""
+    former = next(p for n in count(1) if not (p := path.parent / f"damaged-{n}").exists())
+    former.mkdir(mode=0o700)
+    for end in ("-wal", "-shm", ""):  # itself last: without it there would be nothing to mend
+        with contextlib.suppress(FileNotFoundError):
+            Path(f"{path}{end}").rename(Path(f"{former / path.name}{end}"))
+    return former
+
+
+def _opened(path: Path, fresh: Path) -> sqlite3.Connection:
+    """Open a damaged database, whose header is written anew if it is that which is damaged.
+
+    :param fresh: a whole one of the same kind.
+    """
+    opened = sqlite3.connect(path, isolation_level=None)
+    try:
+        opened.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.Error:
+        opened.close()
+        with path.open("r+b") as file, fresh.open("rb") as whole:
+            header = bytearray(whole.read(_HEADER))
+            size = int.from_bytes(header[16:18], "big")
+            header[_PAGES] = (path.stat().st_size // size).to_bytes(4, "big")
+            file.write(header)
+        opened = sqlite3.connect(path, isolation_level=None)
+    opened.text_factory = lambda data: data.decode("utf-8", "replace")
+    return opened
+
+
+def _copied(damaged: sqlite3.Connection, made: sqlite3.Connection, table: str) -> int:
+    """Copy what can be read of a table; return how many rows that is."""
+    there, known = (_columns(one, table) for one in (damaged, made))
+    columns = [name for name in known if name in there]
+    if not columns:
+        return 0
+    places = ", ".join("?" * len(columns))
+    insert = f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) VALUES ({places})"
+    made.execute("BEGIN")
+    for row in _rows(damaged, table, columns):
+        named = dict(zip(columns, row, strict=True))
+        if None in (named[key] for key in _TABLES[table]):
+            continue
+        if table == "results" and not _is_whole(named):
+            continue
+        made.execute(insert, row)
+    made.execute("COMMIT")
+    ((number,),) = made.execute(f"SELECT count(*) FROM {table}").fetchall()
+    return int(number)
+
+
+def _rows(
+    damaged: sqlite3.Connection, table: str, columns: Sequence[str]
+) -> Iterator[tuple[Any, ...]]:
+    """Yield rows from both ends, each up to what is damaged; those of the middle may be lost."""
+    for order in ("ASC", "DESC"):
+        by = ", ".join(f"{name} {order}" for name in _TABLES[table])
+        try:
+            yield from damaged.execute(f"SELECT {', '.join(columns)} FROM {table} ORDER BY {by}")
+            return  # all of them
+        except sqlite3.Error:
+            continue
+
+
+def _columns(opened: sqlite3.Connection, table: str) -> list[str]:
+    try:
+        return [row[1] for row in opened.execute(f"PRAGMA table_info({table})")]
+    except sqlite3.Error:
+        return []
+
+
+def _is_whole(row: dict[str, Any]) -> bool:
+    if row.get("crc") is None:
+        return True  # of an older version, which had none
+    try:
+        found = checksum(row["key"], row["payload"], row["object"], row["files"])
+    except (TypeError, AttributeError):  # a text where there are bytes
+        return False
+    return bool(row["crc"] == found)
