@@ -103,6 +103,13 @@ def test_a_failure_of_a_child_is_that_of_its_parent(one_worker):
         scalems.submit(lambda: [scalems.submit(bad)]).result()
     with pytest.raises(TypeError, match="positional argument"):
         scalems.submit(lambda: scalems.submit(scalems.task(bad), 1).result()).result()
+    one_worker.wait()
+    assert one_worker.unheard() == []  # who asked for the parent has heard of the child
+    unheard = scalems.submit(lambda: [scalems.submit(bad)])
+    one_worker.wait()
+    assert [failed.future.name for failed in one_worker.unheard()] == [bad.__qualname__]
+    assert unheard.exception()
+    assert one_worker.unheard() == []
 
 
 def test_to_cancel_a_task_cancels_those_that_it_waits_for(one_worker):

@@ -256,8 +256,8 @@ def test_wrong_options(changes, message):
 
 def test_what_matters_for_a_value():
     assert TaskOptions().matters == {}
-    options = TaskOptions(ranks=2, cores_per_rank=4, seed=1, priority=3, timeout=1)
-    assert options.matters == {"ranks": 2, "seed": 1}
+    options = TaskOptions(ranks=2, cores_per_rank=4, seed=1, priority=3, timeout=1, cwd="runs/1")
+    assert options.matters == {"ranks": 2, "seed": 1, "cwd": "runs/1"}
 
 
 def test_a_view_of_an_executor(tmp_path):

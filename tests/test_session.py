@@ -82,6 +82,37 @@ def test_run_is_a_session_of_its_own():
         scalems.run(2, backend="inline")
 
 
+CELLS = """
+import scalems, asyncio
+session = scalems.Session(max_workers=2).open()
+first = scalems.submit(pow, 2, 3)
+print("value", first.result(), scalems.submit(abs, first).result())
+print("awaited", await first, await asyncio.gather(*scalems.map(abs, [-1, -2])))
+print("shown", first._repr_html_().splitlines()[0])
+def mine(x): return x + 1
+
+print("defined", scalems.submit(mine, 1).result())
+print("failed", type((bad := scalems.submit(int, "x")).exception()).__name__)
+print("run", scalems.run(pow, 2, 4))
+print("tasks", session.summary()["tasks"]["done"])
+session.close()
+"""
+
+
+def test_cells_of_a_notebook_run_on_an_event_loop():
+    """Python's own prompt with ``await`` runs code as a notebook does: on a loop that runs."""
+    done = subprocess.run(
+        [sys.executable, "-m", "asyncio"], input=CELLS, capture_output=True, text=True, check=True
+    )
+    said = [line.partition("]>>>")[2] or line for line in done.stdout.splitlines()]
+    words = {line.replace(">>> ", "").strip() for line in said if line.strip(">. ")}
+    for expected in (
+        "value 8 8", "awaited 8 [1, 2]", "shown <pre>pow#1: done", "defined 2",
+        "failed ValueError", "run 16", "tasks 5",
+    ):  # fmt: skip
+        assert any(word.endswith(expected) for word in words), (words, done.stderr)
+
+
 RUNS = """
 import sys, scalems
 

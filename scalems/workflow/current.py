@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import sys
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import WeakKeyDictionary
@@ -118,8 +119,13 @@ def cancel_children(subgraph: Future[Any]) -> None:
 
 
 def _no_workflow(what: str) -> NoReturn:
+    session = "in `with scalems.Session():`, or after `session = scalems.Session().open()`"
+    script = (
+        "call tasks in the function marked by @scalems.app, and run the script by:\n"
+        f"    {command()}\n  or call them {session}"
+    )
+    prompt = hasattr(sys, "ps1") or "ipykernel" in sys.modules
     raise UsageError(
         f"{what[:1].upper()}{what[1:]}, and no workflow is running.",
-        remedy="call tasks in the function marked by @scalems.app, and run the script by:\n"
-        f"    {command()}\n  or in `with scalems.Session():`, or by scalems.run(function)",
+        remedy=f"call tasks {session}" if prompt else script,
     )

@@ -84,9 +84,13 @@ class Failures:
             f"{future.name}#{future.task_id} was not run: it depends on {name}, which {how}"
         )
         error.__cause__ = cause
+        return error, isinstance(root, Future)
+
+    def heir(self, future: Future[Any], dependency: AnyFuture[Any]) -> None:
+        """Note that a task has failed for the failure of another one."""
+        _, root = self._roots.get(getattr(dependency, "task_id", 0), (None, dependency))
         if isinstance(root, Future):
             self._roots[future.task_id] = (future, root)
-        return error, isinstance(root, Future)
 
 
 def error_of(future: AnyFuture[Any]) -> BaseException | None:

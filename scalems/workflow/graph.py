@@ -442,7 +442,7 @@ class Graph:
     def _stop(self, node: Node, dependency: AnyFuture[Any]) -> None:
         """Fail a task since a dependency of it failed."""
         error, known = self._failures.inherited(node.future, dependency)
-        self.fail(node, error, by_itself=not known)
+        self.fail(node, error, of=dependency if known else None)
 
     def fail(
         self,
@@ -450,19 +450,21 @@ class Graph:
         error: BaseException,
         outcome: Outcome | None = None,
         *,
-        by_itself: bool = True,
+        of: AnyFuture[Any] | None = None,
         recorded: bool = False,
     ) -> None:
         """End a task by an error.
 
-        :param by_itself: it did not fail for another one's failure.
+        :param of: the task for whose failure it has failed; ``None``: it failed by itself.
         :param recorded: the store knows.
         """
         if self.results is not None and not recorded:
             self.results.ended(node.future.task_id, "failed", call.summary(error))
         with contextlib.suppress(InvalidStateError):  # cancelled, or failed before
+            if of is not None:
+                self._failures.heir(node.future, of)
             node.future.set_exception(error)
-            alone = by_itself and error is not self.error
+            alone = of is None and error is not self.error
             if alone:
                 self._failures.add(Failed(future=node.future, error=error, outcome=outcome))
                 if self.error is None and self.policy.stops(node.options):

@@ -93,10 +93,9 @@ class TaskOptions:
         cpu_time = given["cpu_time"]
         if cpu_time is not None and (type(cpu_time) not in (int, float) or not cpu_time > 0):
             faults.append(f"cpu_time is a number of seconds above 0, not {cpu_time!r}")
-        if isinstance(given["cwd"], (str, os.PathLike)) and str(given["cwd"]):
-            object.__setattr__(self, "cwd", os.path.abspath(given["cwd"]))  # noqa: PTH100 - no link is followed
-        elif given["cwd"] is not None:
-            faults.append(f"cwd is the path of a folder, not {self.cwd!r}")
+        cwd = given["cwd"]
+        if cwd is not None and not (isinstance(cwd, (str, os.PathLike)) and str(cwd)):
+            faults.append(f"cwd is the path of a folder, not {cwd!r}")
         for name in ("seed", "priority"):
             if type(given[name]) is not int and (name, given[name]) != ("seed", None):
                 faults.append(f"{name} is a whole number, not {given[name]!r}")
@@ -122,7 +121,7 @@ class TaskOptions:
             gpus_per_rank=self.gpus_per_rank,
             memory=int(self.memory or 0),
             cpu_time=float(self.cpu_time or 0),
-            cwd=str(self.cwd or ""),
+            cwd=os.path.abspath(self.cwd) if self.cwd else "",  # noqa: PTH100 - as it is named
             env=tuple(sorted(self.env.items())),
             seed=self.seed,
             priority=self.priority,
@@ -136,11 +135,13 @@ class TaskOptions:
     def matters(self) -> dict[str, object]:
         """Those that the value may depend on, with other values than by default."""
         names = ("ranks", "env", "seed")
-        return {
+        found = {
             name: value
             for name in names
             if (value := getattr(self, name)) != getattr(DEFAULT, name)
         }
+        # As it was written: a project can be moved.
+        return {**found, "cwd": os.fspath(self.cwd)} if self.cwd else found
 
     def replaced(self, **changes: Any) -> TaskOptions:
         """Return a copy with other values.

@@ -44,8 +44,8 @@ class Owner(Protocol):
         """End a task by an outcome."""
         ...
 
-    def fail(self, node: Node, error: BaseException, *, by_itself: bool) -> None:
-        """End a task by an error."""
+    def fail(self, node: Node, error: BaseException, *, of: AnyFuture[Any]) -> None:
+        """End a task by an error, for which another one has failed."""
         ...
 
 
@@ -106,7 +106,7 @@ def _finish(
     for future in used:
         error = error_of(future)
         if error is not None:
-            graph.fail(node, error, by_itself=False)
+            graph.fail(node, error, of=future)
             return
     if unasked.whole:
         value: Outcome = used[0]._sent()
