@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import time
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalems.radical.parts import FIRST, MOST, Gathering, Parts
+from scalems.radical.parts import FIRST, LONG, MOST, SHOWN, Gathering, Parts
 from scalems.workflow.block import Answers, encoded
 from scalems.workflow.call import CANCELLED, Call, Failure, Outcome, failed, result
 
@@ -42,6 +43,24 @@ class Workers:
             id=call.id, item=call.item, ok=True, payload=pickle.dumps(value), host="h", pid=7,
             started=1.0, ended=1.0 + self.takes,
         )  # fmt: skip
+
+    def halfway(self, call, done, how, parts):
+        """Tell what a part's first item has given, give others back, or lose it after that."""
+        now = time.monotonic()
+        gathering = Gathering(call, done)
+        gathering.add(replace(self.outcome(call, "first"), item=call.items[0]))
+        gathering.ahead(now + 60, done)
+        self.calls.remove((call, done))
+        if len(call.items) == 1:
+            return
+        if how == "b":
+            gathering.give_back(call.items[2:], done)
+            gathering.add(replace(self.outcome(call, "second"), item=call.items[1]))
+        elif how == "l":
+            self.calls += parts.split(call.id)
+            done(failed(call, Failure(type="TaskLost", message="too late")))
+        else:
+            self.calls.append((call, done))  # its items run again: it is told twice
 
     def run(self, count=None):
         """End calls; a part in two halves, the last item as one that has printed something."""
@@ -99,7 +118,65 @@ def test_a_part_that_is_lost_is_a_failure_of_each_of_its_items():
     assert sum(outcome.ok for outcome in workers.told.values()) == FIRST
 
 
-@given(st.lists(st.sampled_from("scrfx"), max_size=40), st.sampled_from([0.0, 0.003, 9.0]))
+def part_of(workers, count):
+    """Send a block whose items seem to be short; return the parts, and the call of one of them."""
+    parts = Parts(workers.send)
+    parts.submit(workers.block(1, FIRST + count), workers.note)
+    workers.run()
+    assert len(workers.told) == FIRST
+    ((call, done),) = workers.calls
+    assert len(call.items) == count
+    return parts, call, done
+
+
+def test_what_items_give_goes_ahead_of_a_long_one_and_the_rest_comes_back():
+    workers = Workers(takes=0.0001)
+    _, call, done = part_of(workers, 100)
+    gathering = Gathering(call, done)
+    now = time.monotonic()
+    values = [pickle.dumps(n) for n in range(10)]
+    times = [1.0] * 10, [1.0 + workers.takes] * 10
+    gathering.add(Answers(call.id, call.items[0], values, *times, {}, "h", 7, ""))
+    gathering.ahead(now, done)
+    assert len(workers.told) == FIRST
+    gathering.ahead(now + SHOWN * 2, done)
+    assert len(workers.told) == FIRST + 10
+    assert not gathering.is_long(now)
+    assert gathering.is_long(now + LONG * 2)
+    workers.calls = []
+    gathering.give_back(call.items[11:], done)
+    assert len(workers.calls) == 89  # one by one
+    assert all(one.items is None for one, _ in workers.calls)
+    workers.run()
+    assert len(workers.told) == FIRST + 99
+    gathering.add(replace(workers.outcome(call, "long"), item=call.items[10]))
+    assert len(workers.told) == FIRST + 100
+
+
+def test_of_a_lost_part_only_what_was_not_told_runs_again():
+    workers = Workers(takes=0.0001)
+    parts, call, done = part_of(workers, 10)
+    assert parts.split(call.id) == []  # as it is
+    gathering = Gathering(call, done)
+    for item in (call.items[0], call.items[4]):
+        gathering.add(replace(workers.outcome(call, "early"), item=item))
+    gathering.ahead(time.monotonic() + SHOWN * 2, done)
+    left = parts.split(call.id)
+    assert [one.items for one, _ in left] == [call.items[1:4], call.items[5:]]
+    assert parts.split(call.id) == []
+    workers.calls = left
+    workers.run()
+    assert len(workers.told) == FIRST + 10
+
+
+def test_an_item_is_found_in_whatever_part_it_went():
+    workers = Workers(takes=0.0001)
+    parts, call, _ = part_of(workers, 10)
+    assert parts.cancel(1, call.items[3]) == (call.id, True, None)
+    assert parts.cancel(1, 0) == (0, False, None)  # it has ended
+
+
+@given(st.lists(st.sampled_from("scrfxhbl"), max_size=40), st.sampled_from([0.0, 0.003, 9.0]))
 def test_each_item_ends_once(steps, takes):
     workers = Workers(takes)
     parts = Parts(workers.send)
@@ -115,10 +192,12 @@ def test_each_item_ends_once(steps, takes):
             call, done = workers.calls.pop(0)
             done(failed(call, cancelled))
         elif step == "c" and blocks:
-            sent, unsent = parts.cancel(blocks, number % 40)
+            sent, _, unsent = parts.cancel(blocks, number % 40)
             assert sent == 0 or unsent is None
             if unsent is not None:
                 unsent[1](failed(unsent[0], cancelled))
+        elif step in "hbl" and (away := [one for one in workers.calls if one[0].items]):
+            workers.halfway(*away[number % len(away)], step, parts)
         elif step == "x" and number % 3 == 0:
             for call, done in parts.take_held():
                 done(failed(call, cancelled))

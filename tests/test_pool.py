@@ -558,3 +558,16 @@ def test_calls_of_many_threads_have_one_outcome_each(caller):
         thread.join()
     until(lambda: len(told) == 400)
     assert len(set(told)) == 400
+
+
+@pytest.mark.parametrize("caller", [2], indirect=True)
+def test_two_calls_run_side_by_side_also_if_only_one_process_is_there_yet(caller, tmp_path):
+    def meet(name):
+        Path(name).touch()
+        while len(list(Path().iterdir())) < 2:
+            time.sleep(0.02)
+
+    caller.value(abs, -1)  # the first process waits for a call now
+    time.sleep(0.2)
+    for future in [caller(meet, name) for name in "ab"]:
+        result(future.result(LIMIT))

@@ -283,6 +283,36 @@ class TestCalls:
         assert [result(told[n]) for n in range(1, count)] == [1 / n for n in range(1, count)]
         assert {outcome.id for outcome in told.values()} == {10**6}
 
+    def test_a_long_item_keeps_no_other_waiting_and_is_cancelled_alone(self, run, tmp_path):
+        def hold(folder, n):
+            if n == 30:
+                Path(folder, "pid").write_text(str(os.getpid()))
+                time.sleep(3600)
+            return n
+
+        count, told, changed = 60, {}, threading.Condition()
+
+        def done(one):
+            with changed:
+                for outcome in one.outcomes() if isinstance(one, Answers) else [one]:
+                    assert outcome.item not in told
+                    told[outcome.item] = outcome
+                changed.notify_all()
+
+        ((_, payload),) = encoded(hold, [(tmp_path, n) for n in range(count)])
+        call = Call(id=10**6 + 1, name="hold", payload=payload, items=range(count))
+        run.backend.submit(call, done)
+        with changed:
+            assert changed.wait_for(lambda: len(told) == count - 1, LIMIT)
+            assert 30 not in told
+        assert run.backend.cancel(call.id, 30)
+        with changed:
+            assert changed.wait_for(lambda: len(told) == count, LIMIT)
+        with pytest.raises(CancelledError):
+            result(told.pop(30))
+        assert [result(told[n]) for n in sorted(told)] == [n for n in range(count) if n != 30]
+        until(lambda: not is_alive(int((tmp_path / "pid").read_text())))
+
     def test_running_queued_and_unsent_calls_can_be_cancelled(self, run, tmp_path):
         def hold(folder):
             child = subprocess.Popen(["sleep", "3600"])

@@ -245,10 +245,12 @@ class RadicalBackend:
     def cancel(self, call_id: int, item: int | None = None) -> bool:
         """Withdraw a call, or stop a service; if it runs, its processes are ended."""
         if item is not None:
-            call_id, unsent = self._parts.cancel(call_id, item)
+            call_id, several, unsent = self._parts.cancel(call_id, item)
             if unsent is not None:
                 self._refuse(*unsent, None)
                 return True
+            if several:
+                return self.cancel_item(call_id, item)
         with self._lock:
             if call_id not in self._pending and call_id not in self._services:
                 return False
@@ -260,6 +262,14 @@ class RadicalBackend:
         elif link is not None:
             self._send_to(link, "cancel", [call_id])
         return True
+
+    def cancel_item(self, call_id: int, item: int) -> bool:
+        """End one of several calls that travel as one; the others go on."""
+        with self._lock:
+            there, link = call_id in self._pending, self._link
+        if there and link is not None:
+            self._send_to(link, "cancel item", call_id, item)
+        return there
 
     def close(self, *, abort: bool = False) -> None:
         """Cancel the pilot and close the session; no process of the run is left.
@@ -379,11 +389,15 @@ class RadicalBackend:
 
     def _on_outcomes(self, rows: Sequence[Row]) -> None:
         with self._lock:
-            entries = [self._pending.pop(row[0], None) for row in rows]
+            entries = [
+                self._pending.get(row[0]) if wire.is_some(row) else self._pending.pop(row[0], None)
+                for row in rows
+            ]
         if self._staging is not None:
             self._staging.made(name for row in rows for name in wire.files_of(row))
-        self._outbox.answered(entry[0] for entry in entries if entry is not None)
-        for row, entry in zip(rows, entries, strict=True):
+        both = list(zip(rows, entries, strict=True))
+        self._outbox.answered(one[0] for row, one in both if one and not wire.is_some(row))
+        for row, entry in both:
             if entry is not None:
                 entry[1](wire.outcome_of(row))
 
@@ -398,8 +412,14 @@ class RadicalBackend:
                     del self._pending[call.id]
                     message = f"{call.name} was lost: {how} It is not run again, since {reason}."
                     refused.append((call, done, Failure(type=LOST, message=message)))
-                else:
-                    self._outbox.add(call)
+                    continue
+                left = self._parts.split(call.id)
+                if left:
+                    del self._pending[call.id]
+                for part, told in left or [(call, done)]:
+                    self._repeats.inherit(part, call)
+                    self._pending[part.id] = (part, told)
+                    self._outbox.add(part)
         for call, done, failure in refused:
             done(failed(call, failure))
 

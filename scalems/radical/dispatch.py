@@ -13,7 +13,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from scalems.radical.gang import Gangs
-from scalems.radical.wire import duration_of, needs_of, size_of
+from scalems.radical.wire import duration_of, is_some, needs_of, size_of
 from scalems.workflow.needs import NONE
 
 if TYPE_CHECKING:
@@ -213,7 +213,10 @@ class Dispatcher:
             return []
         known = []
         for row in outcomes:
-            if place.lost(row[0]) is not None:
+            if is_some(row):
+                if row[0] in place.away:
+                    known.append(row)
+            elif place.lost(row[0]) is not None:
                 self.gangs.release(row[0])
                 place.stalled = False
                 place.learn(duration_of(row))

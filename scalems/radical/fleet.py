@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalems.errors import BackendError, ScalemsError
 from scalems.radical.dispatch import Dispatcher, Place
-from scalems.radical.parts import Parts
+from scalems.radical.parts import SOME, Parts
 from scalems.radical.repeats import Repeats
 from scalems.radical.wire import call_row, outcome_row
 from scalems.workflow.block import singles
@@ -146,10 +146,13 @@ class Fleet:
     def cancel(self, call_id: int, item: int | None = None) -> bool:
         """Withdraw a call; if it runs, its processes are ended."""
         if item is not None:
-            call_id, unsent = self._parts.cancel(call_id, item)
-            if unsent is not None:
-                _refuse([unsent], None)
+            call_id, several, waits = self._parts.cancel(call_id, item)
+            if waits is not None:
+                _refuse([waits], None)
                 return True
+            if several:
+                holders = self._holders(call_id)
+                return any(one.backend.cancel_item(call_id, item) for one in holders)
         with self._changed:
             if (title := self._serving.get(call_id)) is not None:
                 return self._members[title].backend.cancel(call_id)
@@ -158,15 +161,18 @@ class Fleet:
             unsent = None
             if self._large.pop(call_id, None) or self._dispatcher.queue.remove(call_id):
                 unsent = self._pending.pop(call_id)
-            holders = [
-                name for name, place in self._dispatcher.places.items() if call_id in place.away
-            ]
         if unsent is not None:
             call, done = unsent
             done(failed(call, Failure(type=CANCELLED, message="cancelled before it ran")))
-        for name in holders:
-            self._members[name].backend.cancel(call_id)
+        for member in self._holders(call_id):
+            member.backend.cancel(call_id)
         return True
+
+    def _holders(self, call_id: int) -> list[Member]:
+        """Return the pilots that have a call."""
+        with self._changed:
+            places = self._dispatcher.places.items()
+            return [self._members[name] for name, place in places if call_id in place.away]
 
     def close(self, *, abort: bool = False) -> None:
         """End all pilots; warm ones stay."""
@@ -243,9 +249,12 @@ class Fleet:
     def _on_outcome(self, member: Member, outcome: Outcome | Answers) -> None:
         assert isinstance(outcome, Outcome)  # blocks are cut to parts before, which have one
         with self._changed:
-            entry = self._pending.pop(outcome.id, None)
             self._dispatcher.ended(member.title, [outcome_row(outcome)])
-            member.done += 1
+            if outcome.item == SOME:
+                entry = self._pending.get(outcome.id)
+            else:
+                entry = self._pending.pop(outcome.id, None)
+                member.done += 1
         if entry is not None:
             entry[1](outcome)
         self._send(member.title)

@@ -10,6 +10,23 @@ if TYPE_CHECKING:
 _FIRST = 10.0  # seconds
 _LONGEST = 600.0  # seconds between two notes
 
+WORDS = {
+    "PMGR_LAUNCHING_PENDING": "to be launched",
+    "PMGR_LAUNCHING": "being launched",
+    "PMGR_ACTIVE_PENDING": "launched, waiting for its agent",
+    "PMGR_ACTIVE": "active",
+    "DONE": "ended",
+    "FAILED": "failed",
+    "CANCELED": "cancelled",
+}
+"""States of a pilot, for people."""
+
+AWAITED = {
+    "PMGR_ACTIVE_PENDING": "the pilot's agent (or, in a batch system, for its job to start)",
+    "PMGR_LAUNCHING": "the pilot to be launched",
+}
+"""What is waited for in a state."""
+
 
 class Patience:
     """Tells of waits: first after seconds, then less and less often.

@@ -67,6 +67,7 @@ class Plane:
         self._hub: Hub | None = None
         self._waiting: dict[str, tuple[int, str]] = {}  # Workers let in: their slots and host
         self._batches: dict[str, list[int]] = {}
+        self._unwanted: dict[int, set[int]] = {}  # items of parts that no Worker has yet
         self._count = 0
         self._balanced = 0.0
 
@@ -182,6 +183,15 @@ class Plane:
         """Withdraw calls of a client, or end them."""
         self._withdraw([(client << _CLIENT) | ident for ident in idents])
 
+    def cancel_item(self, client: int, ident: int, item: int) -> None:
+        """End one of several calls that travel as one, as soon as a Worker has it."""
+        number = (client << _CLIENT) | ident
+        for place in self._dispatcher.places.values():
+            if number in place.away:
+                self._end(place.name, [(number, item)])
+                return
+        self._unwanted.setdefault(number, set()).add(item)
+
     def drop(self, client: int) -> None:
         """Withdraw all calls of a client."""
         self._withdraw([ident for ident in self._dispatcher if ident >> _CLIENT == client])
@@ -197,6 +207,9 @@ class Plane:
                 self._send_by_rp(place, rows)
             elif self._hub is not None:
                 self._hub.send(place.name, "calls", light(rows))
+            if self._unwanted:
+                ends = [(row[0], i) for row in rows for i in self._unwanted.pop(row[0], ())]
+                self._end(place.name, ends)
 
     def balance(self) -> None:
         """Have calls given back that others could begin at once, now and then."""
@@ -245,10 +258,14 @@ class Plane:
             lambda row: Failure(type=CANCELLED, message=f"{call_of(row).name} was cancelled"),
         )
         for place, its in sent.items():
-            if place == RP:
-                self._session.broadcast(CANCEL, calls=its)
-            elif self._hub is not None:
-                self._hub.send(place, "cancel", its)
+            self._end(place, its)
+
+    def _end(self, place: str, its: Sequence[int | tuple[int, int]]) -> None:
+        """Have a Worker end calls, or items of parts."""
+        if place == RP:
+            self._session.broadcast(CANCEL, calls=its)
+        elif self._hub is not None and its:
+            self._hub.send(place, "cancel", its)
 
     def _fail(self, rows: Iterable[Row], failure: Callable[[Row], Failure]) -> None:
         self._deliver([outcome_row(failed(call_of(row), failure(row))) for row in rows])

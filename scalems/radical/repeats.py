@@ -22,6 +22,10 @@ class Repeats:
     def __init__(self) -> None:
         self._counts: Counter[int] = Counter()
 
+    def inherit(self, call: Call, former: Call) -> None:
+        """Count on for a call that is what was left of another."""
+        self._counts[call.id] = self._counts[former.id]
+
     def why_not(self, call: Call) -> str:
         """Return why a call must not be run again; empty if it is, which counts."""
         if call.needs.once:

@@ -23,7 +23,15 @@ from typing import TYPE_CHECKING, Any
 
 from scalems.env.finding import About, Policy
 from scalems.errors import BackendError, ScalemsError
-from scalems.radical import admission, diagnosis, processes, surroundings, warm, wire
+from scalems.radical import (
+    admission,
+    diagnosis,
+    patience,
+    processes,
+    surroundings,
+    warm,
+    wire,
+)
 from scalems.radical.clients import ClientEvent, Clients
 from scalems.radical.hub import GONE, WorkerEvent
 from scalems.radical.owntasks import OWN, OwnTasks, apart
@@ -202,6 +210,8 @@ class _Server:
             self._own.serve(client, *values)
         elif kind == "cancel":
             self._plane.cancel(client, self._own.cancel(client, *values))
+        elif kind == "cancel item":
+            self._plane.cancel_item(client, *values)
         elif kind == "give back":
             self._clients.tell(client, "returned", self._plane.give_back(client, *values))
         elif kind == "report":
@@ -305,7 +315,7 @@ class _Server:
         if event.state == self._state:
             return
         self._state, self._changed = event.state, time.monotonic()
-        self._clients.tell_all("note", f"pilot: {_WORDS.get(event.state, event.state)}")
+        self._clients.tell_all("note", f"pilot: {patience.WORDS.get(event.state, event.state)}")
         self._clients.tell_all("status", self._status())
         if event.state in FINAL:
             session = self._session
@@ -445,7 +455,7 @@ class _Server:
             if self._session.local and self._session.makes_venv:
                 limit = _MAKING_LIMIT
             what = f"The pilot stayed {self._state}"
-            self._patience.waits(_AWAITED.get(self._state, "the pilot"), waited, limit)
+            self._patience.waits(patience.AWAITED.get(self._state, "the pilot"), waited, limit)
         if waited > _SUSPICIOUS and self._suspicious:
             self._suspicious = False
             self._look_around(f"{what} for {waited:.0f} s.")
@@ -481,20 +491,3 @@ class _Server:
 
     def _lost(self, what: str, *, uid: str | None = None) -> BackendError:
         return diagnosis.failure(what, self._session.place(), task=uid)
-
-
-_WORDS = {
-    "PMGR_LAUNCHING_PENDING": "to be launched",
-    "PMGR_LAUNCHING": "being launched",
-    "PMGR_ACTIVE_PENDING": "launched, waiting for its agent",
-    "PMGR_ACTIVE": "active",
-    "DONE": "ended",
-    "FAILED": "failed",
-    "CANCELED": "cancelled",
-}
-
-
-_AWAITED = {
-    "PMGR_ACTIVE_PENDING": "the pilot's agent (or, in a batch system, for its job to start)",
-    "PMGR_LAUNCHING": "the pilot to be launched",
-}

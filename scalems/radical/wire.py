@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from scalems.radical.channel import OUT_OF_BAND, apart
 from scalems.radical.channel import receive as receive
 from scalems.radical.channel import send as send
+from scalems.radical.parts import SOME
 from scalems.workflow.call import Call, Outcome
 from scalems.workflow.large import Large
 from scalems.workflow.needs import NONE
@@ -57,6 +58,7 @@ _NEEDS, _AREA = _CALL.index("needs"), _CALL.index("area")
 _PAYLOAD = _CALL.index("payload")
 assert _OUTCOME.index("payload") == _PAYLOAD  # of a row of either kind
 _FILES = _OUTCOME.index("files")
+_ITEM = _OUTCOME.index("item")
 _STARTED, _ENDED = _OUTCOME.index("started"), _OUTCOME.index("ended")
 
 
@@ -114,6 +116,11 @@ def files_of(row: Row) -> tuple[str, ...]:
 def size_of(row: Row) -> int:
     """Return the bytes of a call's or an outcome's payload."""
     return len(row[_PAYLOAD])
+
+
+def is_some(row: Row) -> bool:
+    """Tell if an outcome is of some items of a part only, and not the last one of it."""
+    return bool(row[_ITEM] == SOME)
 
 
 def numbered(row: Row, ident: int) -> Row:

@@ -21,7 +21,7 @@ import radical.utils as ru
 
 from scalems import probe
 from scalems.radical import canary
-from scalems.radical.parts import Gathering
+from scalems.radical.parts import SHOWN, Gathering
 from scalems.radical.uplink import NoRoute, Uplink
 from scalems.radical.wire import (
     ALIVE,
@@ -69,7 +69,7 @@ class RaptorWorker(rp.raptor.Worker):  # type: ignore[misc]  # RP has no types
         self._lock = threading.Condition()
         self._unfinished = 0
         self._cancelled: set[int] = set()
-        self._blocks: dict[int, range] = {}
+        self._blocks: dict[int, Gathering] = {}
         self._outcomes: list[Row] = []
         self._heard = time.monotonic()
         self._link = Uplink(self._on_message, on_sign=self._hear, on_refused=self.stop)
@@ -161,6 +161,7 @@ class RaptorWorker(rp.raptor.Worker):  # type: ignore[misc]  # RP has no types
         told = {**channel, "worker": self._uid, "slots": self._slots, "host": hostname()}
         report(pack({**probe.describe(), **told, "canary": self._canary.result()}))
         if address:
+            threading.Thread(target=self._tend, name="scalems-tend", daemon=True).start()
             with self._lock:
                 self._lock.wait_for(self._ended.is_set)
 
@@ -197,14 +198,27 @@ class RaptorWorker(rp.raptor.Worker):  # type: ignore[misc]  # RP has no types
             self._ended.wait(_LAST)
         if self._ended.is_set():
             return  # it was ended with the Worker: what becomes of it is not said here
-        row = outcome_row(outcome)
         self._blocks.pop(outcome.id, None)
         with self._lock:
             self._unfinished -= 1
+        self._tell(outcome)
+
+    def _tell(self, outcome: Outcome) -> None:
+        row = outcome_row(outcome)
+        with self._lock:
             self._outcomes.append(row)
             first = len(self._outcomes) == 1
         if first:
             self._link.send_made(self._gathered)
+
+    def _tend(self) -> None:
+        """Let nothing wait for the long items of a part."""
+        while not self._ended.wait(SHOWN):
+            now = time.monotonic()
+            for ident, gathering in list(self._blocks.items()):
+                gathering.ahead(now, self._tell)
+                if gathering.is_long(now):
+                    gathering.give_back(self._pool.recall(ident), self._tell)
 
     def _gathered(self) -> tuple[str, object]:
         """Return the outcomes that there are, in the thread that sends them."""
@@ -221,22 +235,26 @@ class RaptorWorker(rp.raptor.Worker):  # type: ignore[misc]  # RP has no types
             self._unfinished += len(rows)
         for row in rows:
             call = call_of(row)
+            tell = done
             if call.items is not None:
-                self._blocks[call.id] = call.items
+                gathering = self._blocks[call.id] = Gathering(call, done)
+                tell = gathering.add
             with self._lock:  # a call is either cancelled before it is submitted, or after
                 cancelled = call.id in self._cancelled
                 if not cancelled:
-                    tell = done if call.items is None else Gathering(call, done).add
                     self._pool.submit(call, tell)
             if cancelled:
                 failure = Failure(type=CANCELLED, message=f"{call.name} was cancelled")
                 done(failed(call, failure))
 
-    def _cancel(self, idents: Sequence[int]) -> None:
+    def _cancel(self, idents: Sequence[int | Sequence[int]]) -> None:
+        """End calls, or items of parts."""
         with self._lock:
             for ident in idents:
-                if items := self._blocks.get(ident):
-                    for item in reversed(items):
+                if not isinstance(ident, int):
+                    self._pool.cancel(*ident)
+                elif gathering := self._blocks.get(ident):
+                    for item in reversed(gathering.items):
                         self._pool.cancel(ident, item)
                 elif not self._pool.cancel(ident):
                     self._cancelled.add(ident)  # it may be on its way

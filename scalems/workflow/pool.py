@@ -70,7 +70,7 @@ class CallPool:
         self._most_gpus = len(self._gpus)
         self._running: dict[int, Slot] = {}
         self._slots: list[Slot] = []
-        self._idle = 0
+        self._idle: set[Slot] = set()
         self._resting: dict[Slot, None] = {}  # those of the idle ones that were not rung
         self._mean: float | None = None  # seconds that a call takes
         self._means: dict[str, float] = {}  # the same for the items of blocks, by name
@@ -95,8 +95,10 @@ class CallPool:
             if self._straight(call, done):
                 return
             self._queued.add(call, done)
-            more = len(self._queued) - self._idle if call.items is not None else 1
-            while more > 0 and self._idle < len(self._queued) and len(self._slots) < self._size:
+            more = len(self._queued) - len(self._idle) if call.items is not None else 1
+            while (
+                more > 0 and len(self._idle) < len(self._queued) and len(self._slots) < self._size
+            ):
                 more -= 1
                 slot = Slot(self, f"scalems-call-{len(self._slots)}")
                 self._slots.append(slot)
@@ -140,6 +142,20 @@ class CallPool:
                     break
                 taken.append(call.id)
             return taken
+
+    def recall(self, call_id: int) -> list[int]:
+        """Take out the calls of a block that have not begun, if one of it runs; return which.
+
+        They have no outcome, and will not run here.
+        """
+        with self._lock:
+            its = []
+            for slot in self._slots:
+                if slot.sent and any(call.id == call_id for call, _ in slot.entries):
+                    its.append(slot)
+            for slot in its:
+                self._take_back(slot)
+            return self._queued.remove_block(call_id) if its else []
 
     def _runs(self, call_id: int, item: int) -> Slot | None:
         """Return the slot that an item of a block was sent to, and that has not told its end."""
@@ -199,6 +215,7 @@ class CallPool:
         else:
             return False
         del self._resting[slot]
+        self._idle.discard(slot)  # it may rest on, and takes no other call
         slot.needs, slot.gpus, slot.sent = NONE, [], True
         slot.cpus = self._cores.take(1, slot.cpus)
         process.pin(slot.cpus)
@@ -225,11 +242,11 @@ class CallPool:
                     return True
                 if self._closed and not self._queued:
                     return False
-                self._idle += 1
+                self._idle.add(slot)
                 self._resting[slot] = None
             said = slot.rest()
             with self._lock:
-                self._idle -= 1
+                self._idle.discard(slot)
                 self._resting.pop(slot, None)
                 if slot.entries:
                     return True  # it was sent a call

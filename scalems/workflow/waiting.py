@@ -82,6 +82,17 @@ class Waiting(Generic[T]):
             self._forget(call_id, entry[0], priority)
         return entry
 
+    def remove_block(self, call_id: int) -> list[int]:
+        """Take out all that waits of a block; return which of its calls those are."""
+        found: list[int] = []
+        for key, priority in list(self._lane_of.items()):
+            call, _ = self._lanes[priority][key]
+            if key < 0 and call.id == call_id:
+                del self._lanes[priority][key]
+                self._forget(key, call, priority)
+                found.extend(call.items or ())
+        return found
+
     def clear(self) -> None:
         """Take all out."""
         self._lanes.clear()
