@@ -7,6 +7,18 @@ import math
 import re
 
 
+def add_pin(group: argparse._ActionsContainer) -> None:
+    """Add the option that says whether calls have CPUs of their own."""
+    group.add_argument(
+        "--pin",
+        metavar="auto|always|never",
+        type=pinning,
+        default="auto",
+        help="keep each call on CPUs of its own: in a job of a batch system that has its CPUs for "
+        "itself (auto), everywhere (always), or not at all (default: %(default)s)",
+    )
+
+
 def add_pilot(group: argparse._ActionsContainer, *, several: bool = False) -> None:
     """Add the options that describe a pilot and what runs in it.
 
@@ -66,14 +78,7 @@ def add_pilot(group: argparse._ActionsContainer, *, several: bool = False) -> No
         help="after which the pilot ends: minutes, or such as 90m, 2h, 1d12h, 01:30:00 "
         "(default: 60; a week on this machine)",
     )
-    group.add_argument(
-        "--pin",
-        metavar="auto|always|never",
-        type=pinning,
-        default="auto",
-        help="keep each call on CPUs of its own: in a job of a batch system that has its CPUs for "
-        "itself (auto), everywhere (always), or not at all (default: %(default)s)",
-    )
+    add_pin(group)
     group.add_argument("--queue", metavar="NAME", help="queue or partition of the batch system")
     group.add_argument("--project", metavar="NAME", help="project that the time is booked on")
     group.add_argument(

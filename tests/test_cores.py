@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import scalems.local
 from scalems import options
 from scalems.workflow import cores
 from scalems.workflow.call import Call, encode, result
@@ -126,6 +127,13 @@ def test_each_call_and_all_that_it_starts_stay_on_its_own_cpus():
             assert of_child == mask
     finally:
         pool.close(kill=True)
+
+
+def test_the_local_backend_pins_where_it_is_told_to():
+    for pin, most in (("always", 1), ("never", len(OWN))):
+        with scalems.local.Executor(len(OWN), pin=pin) as executor:
+            seen = executor.submit(os.sched_getaffinity, 0).result(LIMIT)
+            assert len(seen) == most
 
 
 def test_ranks_share_the_cpus_of_their_call():

@@ -15,6 +15,7 @@ from scalems import probe
 from scalems.env import canonical, site
 from scalems.errors import BackendError
 from scalems.local.services import Services
+from scalems.workflow import cores as cores_of
 from scalems.workflow import mpi, stamp
 from scalems.workflow.call import ENV_VARIABLE
 from scalems.workflow.pool import CallPool
@@ -37,6 +38,7 @@ class LocalBackend:
     """Runs calls in a pool of processes, of this Python or of a Task venv.
 
     :param workers: number of processes.
+    :param pin: whether each call has CPUs of its own, see :func:`scalems.workflow.cores.for_calls`.
     :param build: the Task venv that calls run in; without it they run in this Python.
     :param label: where the calls run, for people.
     :param environment: content fingerprint of that venv; without it, that of this Python is made.
@@ -48,6 +50,7 @@ class LocalBackend:
         self,
         *,
         workers: int,
+        pin: str = "auto",
         build: Build | None = None,
         label: str = "local",
         environment: str | None = None,
@@ -55,6 +58,7 @@ class LocalBackend:
         self.label = label
         self._environment = environment
         self._workers = workers
+        self._pin = pin
         self._build = build
         self._lock = threading.Lock()
         self._pool: CallPool | None = None
@@ -89,10 +93,13 @@ class LocalBackend:
                 if self._closed:
                     raise BackendError("The local backend is closed.")
                 build = self._build
+                cpus = cores_of.for_calls(self._pin, self._workers)
+                marks = {cores_of.PIN: "always"} if cpus else {}  # ranks share those of their call
                 self._pool = CallPool(
                     self._workers,
                     python=build.python if build else None,
-                    env=_variables(build) if build else None,
+                    env={**(_variables(build) if build else {}), **marks},
+                    cpus=cpus,
                 )
             return self._pool
 

@@ -42,6 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
         default="local.localhost",
         help="the resource that the Task venv belongs to (default: %(default)s)",
     )
+    options.add_pin(group)
     options.add_policies(group)
     return new
 
@@ -67,7 +68,7 @@ def make_backend(options: argparse.Namespace, notify: Notify) -> LocalBackend | 
         return InlineBackend()
     workers = options.max_workers or cores()
     if options.venv is None:
-        return LocalBackend(workers=workers)
+        return LocalBackend(workers=workers, pin=options.pin)
     from scalems import invocation
 
     resource = invocation.verify(options.resource, options.venv, options, pilot=False)
@@ -82,6 +83,7 @@ def make_backend(options: argparse.Namespace, notify: Notify) -> LocalBackend | 
     shipping.far_side_has(build.top_level)
     return LocalBackend(
         workers=workers,
+        pin=options.pin,
         build=build,
         label=f"local {options.resource}/{options.venv}",
         environment=invocation.environment(resource, options.venv),

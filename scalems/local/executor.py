@@ -16,6 +16,7 @@ class Executor(executor.Executor):
     :param max_workers: calls at a time; by default the number of cores.
     :param venv: name of the Task venv to run them in; without it, this Python.
     :param resource: label of the resource that the Task venv belongs to.
+    :param pin: ``always``, ``never`` or ``auto``: whether each call has CPUs of its own.
     :param store: folder where results are kept; without it they are not.
     :param on_error: when a call fails, ``continue`` with the others, or ``stop`` all.
     :param retries: how often a call that failed is run again, if it does not say so itself.
@@ -29,10 +30,11 @@ class Executor(executor.Executor):
         *,
         venv: str | None = None,
         resource: str | None = None,
+        pin: str = "auto",
         store: str | os.PathLike[str] | None = None,
         on_error: OnError = "continue",
         retries: int = 0,
     ) -> None:
-        options = {"max_workers": max_workers, "venv": venv, "resource": resource}
+        options = {"max_workers": max_workers, "venv": venv, "resource": resource, "pin": pin}
         policy = FailurePolicy(on_error=on_error, retries=retries)
         super().__init__(make_parser(), make_backend, given(options), store, policy=policy)
