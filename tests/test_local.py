@@ -300,3 +300,31 @@ def test_inline_calls_run_in_the_script_itself(tmp_path):
     )
     assert done.returncode == 2
     assert "use one of them" in done.stderr
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_process_that_starts_while_the_script_loads_serves_if_it_is_as_any_other(
+    changed, monkeypatch
+):
+    backend = LocalBackend(workers=1)
+    backend.prepare()
+    spare = backend._spare
+    assert spare is not None
+    graph = Graph(backend)
+    with activated(graph):
+        if changed:  # as a script may do before its first call
+            monkeypatch.setenv("SCALEMS_TEST", "set by the script")
+        pid, value = scalems.submit(lambda: (os.getpid(), os.environ.get("SCALEMS_TEST"))).result()
+    assert (pid == spare.pid) == (not changed)
+    assert value == ("set by the script" if changed else None)
+    graph.close()
+    assert spare.ended
+
+
+def test_a_process_that_nobody_needed_is_ended():
+    backend = LocalBackend(workers=1)
+    backend.prepare()
+    spare = backend._spare
+    assert spare is not None
+    backend.close()
+    assert spare.ended

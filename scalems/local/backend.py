@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -19,10 +20,11 @@ from scalems.workflow import cores as cores_of
 from scalems.workflow import mpi, stamp
 from scalems.workflow.call import ENV_VARIABLE
 from scalems.workflow.pool import CallPool
-from scalems.workflow.process import Launch
+from scalems.workflow.process import CallProcess, Launch, Lost
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from scalems.env import Build
     from scalems.workflow.backend import Done, Told
@@ -62,6 +64,7 @@ class LocalBackend:
         self._build = build
         self._lock = threading.Lock()
         self._pool: CallPool | None = None
+        self._spare: CallProcess | None = None
         self._services = Services()
         self._closed = False
 
@@ -81,25 +84,47 @@ class LocalBackend:
             return {self._build.content_digest: self._build.versions}
         return {self.environment: probe.versions(sys.path)}
 
+    def prepare(self) -> None:
+        """Start a process while the script is loaded, which takes about as long.
+
+        It serves if the first call finds what processes inherit as it is now.
+        """
+        with contextlib.suppress(Lost):  # the first call will tell
+            self._spare = CallProcess(Launch(python=self._python, env=self._given, cwd=None))
+
+    @property
+    def _python(self) -> Path | None:
+        return self._build.python if self._build else None
+
+    @functools.cached_property
+    def _cpus(self) -> list[int]:
+        return cores_of.for_calls(self._pin, self._workers)
+
+    @functools.cached_property
+    def _given(self) -> dict[str, str]:
+        """Variables of the processes, beside those that they inherit."""
+        marks = {cores_of.PIN: "always"} if self._cpus else {}  # ranks share those of their call
+        return {**(_variables(self._build) if self._build else {}), **marks}
+
     def start(self) -> None:
         """Make the pool; its processes are started as calls need them."""
         self._open()
 
     def _open(self) -> CallPool:
         # Not before the first call: the processes inherit the environment variables and
-        # the working folder that the script has set by then.
+        # the working folder that the script has set by then. The spare one is as they are, or
+        # it is not used.
         with self._lock:
             if self._pool is None:
                 if self._closed:
                     raise BackendError("The local backend is closed.")
-                build = self._build
-                cpus = cores_of.for_calls(self._pin, self._workers)
-                marks = {cores_of.PIN: "always"} if cpus else {}  # ranks share those of their call
+                spare, self._spare = self._spare, None
                 self._pool = CallPool(
                     self._workers,
-                    python=build.python if build else None,
-                    env={**(_variables(build) if build else {}), **marks},
-                    cpus=cpus,
+                    python=self._python,
+                    env=self._given,
+                    cpus=self._cpus,
+                    spare=spare,
                 )
             return self._pool
 
@@ -130,6 +155,10 @@ class LocalBackend:
         self._services.close()
         if self._pool is not None:
             self._pool.close(kill=abort)
+        with self._lock:
+            spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.close()
 
     def status(self) -> Mapping[str, str]:
         """Return the number of processes."""

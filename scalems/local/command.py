@@ -94,4 +94,9 @@ def main() -> int:
     """Run the command; return its exit code."""
     from scalems import invocation
 
-    return invocation.main(make_parser(), make_backend)
+    def prepared(options: argparse.Namespace, notify: Notify) -> LocalBackend | InlineBackend:
+        backend = make_backend(options, notify)
+        backend.prepare()
+        return backend
+
+    return invocation.main(make_parser(), prepared)

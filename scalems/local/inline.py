@@ -33,6 +33,9 @@ class InlineBackend:
     def __init__(self) -> None:
         self._services = Services()
 
+    def prepare(self) -> None:
+        """Do nothing, as there is nothing to start."""
+
     def start(self) -> None:
         """Do nothing: there is nothing to start."""
 

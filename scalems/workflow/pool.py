@@ -47,6 +47,8 @@ class CallPool:
     :param gpus: names of the GPUs for calls that need some, by default all that are there.
     :param cpus: numbers of the CPUs that calls are pinned to, each to its own; with fewer than
         `size`, and by default, they run where the system lets them.
+    :param spare: a process that was started before, for a call on one core; it is closed with the
+        pool, or at once if one that is started now would be another.
     """
 
     def __init__(
@@ -58,11 +60,16 @@ class CallPool:
         cwd: Path | None = None,
         gpus: Sequence[str] | None = None,
         cpus: Sequence[int] = (),
+        spare: CallProcess | None = None,
     ) -> None:
         if size < 1:
             raise ValueError(f"a pool needs at least one process, not {size}")
         self._size = size
         self._launch = Launch(python=python, env=dict(env or {}), cwd=cwd)
+        if spare is not None and not spare.adopt(self._launch):
+            spare.close()
+            spare = None
+        self._spare = spare
         self._lock = threading.Lock()
         self._queued: Waiting[Done] = Waiting()
         self._cores = Cores(size, cpus)  # that no slot has taken
@@ -185,6 +192,9 @@ class CallPool:
                     slot.kill()
             for slot in self._slots:
                 slot.ring()
+            spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.close()
         for slot in self._slots:
             if slot is not threading.current_thread():
                 slot.join()
@@ -400,6 +410,18 @@ class CallPool:
             left -= _weight(call)
         slot.ring()  # it may have none any more
         self._wake(count)
+
+    def started(self, needs: Needs, gpus: Sequence[str]) -> CallProcess:
+        """Return a process for calls; it may not be ready yet.
+
+        :raises Lost: none could be started.
+        """
+        with self._lock:
+            spare = self._spare
+            if spare is not None and spare.fits(needs, gpus):
+                self._spare = None
+                return spare
+        return CallProcess(self._launch, needs, gpus)
 
     @property
     def launch(self) -> Launch:

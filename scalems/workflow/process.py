@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import pickle
+import resource
 import select
 import signal
 import socket
@@ -76,6 +77,28 @@ class Launch:
         self.env.update(env)
         self.fingerprint = self.env.get(ENV_VARIABLE, "")
         self.stamp = self.env.get(stamp.VARIABLE, "")
+        self._around = _around()
+
+    def is_like(self, other: Launch) -> bool:
+        """Return whether a process that was started so is as one that is started like the other.
+
+        Where it looks for modules may differ: it is told that later.
+        """
+        names = ("python", "cwd", "env", "_around")
+        return all(getattr(self, name) == getattr(other, name) for name in names)
+
+
+def _around() -> tuple[object, ...]:
+    """Return what else a process inherits from this one, as far as a script may change it."""
+    limits = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
+    try:
+        folder = os.getcwd()  # noqa: PTH109 - of which no more is wanted
+    except OSError:  # it is gone
+        folder = ""
+    return (
+        *(folder, os.sched_getaffinity(0), os.getpriority(os.PRIO_PROCESS, 0)),
+        [resource.getrlimit(limit) for limit in limits],
+    )
 
 
 class CallProcess:
@@ -123,9 +146,15 @@ class CallProcess:
         self._poller = select.poll()  # Connection.poll makes a selector anew for each call
         self._poller.register(self._link.fileno(), select.POLLIN)
         self.pid = self._process.pid
+        self._launch = launch
         self._path = launch.path
         self._env = launch.fingerprint
         self._stamp = launch.stamp
+
+    def adopt(self, launch: Launch) -> bool:
+        """Serve for a pool whose processes are started so; tell if that can be."""
+        self._path = launch.path
+        return self._launch.is_like(launch) and not self.ended
 
     def fileno(self) -> int:
         """Return a descriptor that can be read when the process says something."""

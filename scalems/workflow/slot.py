@@ -18,6 +18,8 @@ from scalems.workflow.needs import NONE, Needs
 from scalems.workflow.process import CallProcess, Late, Launch, Lost
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from scalems.workflow.backend import Done
     from scalems.workflow.block import Answers
     from scalems.workflow.call import Outcome
@@ -35,6 +37,10 @@ class Feeder(Protocol):
     @property
     def launch(self) -> Launch:
         """How processes are started."""
+        ...
+
+    def started(self, needs: Needs, gpus: Sequence[str]) -> CallProcess:
+        """Return a process for calls; it may not be ready yet."""
         ...
 
     def take(self, slot: Slot) -> bool:
@@ -205,7 +211,7 @@ class Slot(threading.Thread):
         if self.process is not None and not self.process.fits(needs, self.gpus):
             self.drop(grace=_EXIT_LIMIT)
         if self.process is None:
-            process = CallProcess(self._pool.launch, needs, self.gpus)
+            process = self._pool.started(needs, self.gpus)
             self._pool.assign(self, process)
             process.wait_ready()
             process.pin(self.cpus)
