@@ -14,7 +14,7 @@ from homes import Scalems, debian, in_namespace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalems.errors import ScalemsError
+from scalems.errors import ScalemsError, UsageError
 from scalems.store import database
 from scalems.store.mend import mend
 from scalems.store.store import Store
@@ -138,6 +138,22 @@ def test_a_damaged_header_loses_nothing(kept, tmp_path, position):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.startswith(f"{COUNT} results and 2 runs could be read")
     assert wrong_or_told(folder) == (COUNT, [])
+
+
+def test_nothing_is_moved_away_from_a_run(kept, tmp_path):
+    folder = tmp_path / "store"
+    shutil.copytree(kept, folder)
+    sleeper = subprocess.Popen(["sleep", "600"])
+    try:
+        opened = database.connect(folder, create=False)
+        opened.execute("UPDATE runs SET ended=NULL, pid=? WHERE run=2", (sleeper.pid,))
+        opened.close()
+        with pytest.raises(UsageError, match=f"run 2 is at work .* as process {sleeper.pid}"):
+            mend(folder)
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+    assert mend(folder).results == COUNT
 
 
 @pytest.fixture

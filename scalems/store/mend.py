@@ -7,6 +7,7 @@ damaged files stay, in a folder beside the new one.
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from dataclasses import dataclass
 from itertools import count
@@ -15,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from scalems.errors import UsageError
 from scalems.host import filelock
+from scalems.host.process import lives
 from scalems.store import database
 from scalems.store.identity import checksum
+from scalems.workflow.call import hostname
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -50,12 +53,13 @@ class Mended:
 def mend(folder: Path) -> Mended:
     """Make the database of a store anew; no run may be at work with it.
 
-    :raises UsageError: there is none.
+    :raises UsageError: there is none, or a run is at work with it.
     :raises StoreError: the new one cannot be written.
     """
     path = folder / database.FILE
     if not path.is_file():
         raise UsageError(f"there is no store of results in {folder}")
+    _refuse_at_work(path)
     with database.errors(path):
         with filelock.hold(folder / ".lock"):
             former = _put_aside(path)
@@ -67,6 +71,23 @@ def mend(folder: Path) -> Mended:
             damaged.close()
             made.close()
     return Mended(former=former, results=numbers["results"], runs=numbers["runs"])
+
+
+def _refuse_at_work(path: Path) -> None:
+    """Let nothing be moved away from a run, as far as the damaged database can tell.
+
+    :raises UsageError: one is at work.
+    """
+    with contextlib.suppress(sqlite3.Error):
+        opened = sqlite3.connect(path, isolation_level=None)
+        with contextlib.closing(opened):
+            rows = opened.execute("SELECT run, host, pid FROM runs WHERE ended IS NULL").fetchall()
+            for run, host, pid in rows:
+                if host == hostname() and pid != os.getpid() and lives(pid):
+                    raise UsageError(
+                        f"run {run} is at work with {path.parent}, as process {pid}",
+                        remedy="wait until it has ended, or end it",
+                    )
 
 
 def _put_aside(path: Path) -> Path:
