@@ -92,6 +92,8 @@ _MODULES = {
 
 def __getattr__(name: str) -> object:
     # Nothing is loaded before it is used: `scalems --help` must stay instant.
+    if name in ("local", "radical"):  # scalems.local.Executor, without an import of its own
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = importlib.import_module(f"{__name__}.{_MODULES[name]}")

@@ -65,6 +65,12 @@ def test_await_in_a_session():
     assert asyncio.run(main()) == [1, 2]
 
 
+def test_one_import_is_enough():
+    code = "import scalems; print(scalems.local.Executor, scalems.radical.Executor, scalems.run)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.count("Executor") == 2
+
+
 async def halves(*values):
     return {"first": await half(values[0]), "others": [half(value) for value in values[1:]]}
 
