@@ -75,6 +75,8 @@ class Started:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # Under nohup it would be ignored, as it should then.
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         )
         try:
             until(lambda: len(list(folder.glob("*.started"))) == 2)
