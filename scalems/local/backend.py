@@ -87,10 +87,14 @@ class LocalBackend:
     def prepare(self) -> None:
         """Start a process while the script is loaded, which takes about as long.
 
-        It serves if the first call finds what processes inherit as it is now.
+        It serves if the first call finds what processes inherit as it is now. Shell lines of an
+        environment are left to that: they take a while, and build on what the script has set.
         """
+        build = self._build
+        if build is not None and (build.site.lines or build.lines.pre_exec):
+            return
         with contextlib.suppress(Lost):  # the first call will tell
-            self._spare = CallProcess(Launch(python=self._python, env=self._given, cwd=None))
+            self._spare = CallProcess(Launch(python=self._python, env=self._given(), cwd=None))
 
     @property
     def _python(self) -> Path | None:
@@ -100,7 +104,6 @@ class LocalBackend:
     def _cpus(self) -> list[int]:
         return cores_of.for_calls(self._pin, self._workers)
 
-    @functools.cached_property
     def _given(self) -> dict[str, str]:
         """Variables of the processes, beside those that they inherit."""
         marks = {cores_of.PIN: "always"} if self._cpus else {}  # ranks share those of their call
@@ -122,7 +125,7 @@ class LocalBackend:
                 self._pool = CallPool(
                     self._workers,
                     python=self._python,
-                    env=self._given,
+                    env=self._given(),
                     cpus=self._cpus,
                     spare=spare,
                 )
