@@ -10,9 +10,10 @@ import pytest
 from homes import LABEL, Scalems, changed, copy_project, tree
 from hypothesis import given
 from hypothesis import strategies as st
+from packaging.requirements import Requirement
 
-from scalems.env import initialize, lock, spec
-from scalems.errors import ExitCode
+from scalems.env import condafile, initialize, lock, spec
+from scalems.errors import ExitCode, UsageError
 
 
 @pytest.fixture
@@ -56,6 +57,84 @@ def test_init_takes_a_pyproject_over(fresh):
     text = '[project]\nname = "x"\nversion = "1"\ndependencies = ["attrs>=23"]\n'
     (fresh.project / "pyproject.toml").write_text(text)
     assert fresh.json("env", "init")["dependencies"] == ["attrs>=23"]
+
+
+PYPROJECT = """
+[project]
+name = "My-Sim"
+version = "1"
+dependencies = ["attrs"]
+[project.optional-dependencies]
+plot = ["matplotlib>=3"]
+all = ["my_sim[plot]", "rich"]
+[dependency-groups]
+simulation = ["numpy>=1.26", {include-group = "Base"}]
+base = ["colorama"]
+loop = [{include-group = "loop"}]
+"""
+
+
+def test_init_takes_extras_and_dependency_groups_over(fresh):
+    (fresh.project / "pyproject.toml").write_text(PYPROJECT)
+    result = fresh.json("env", "init", "--extra", "all", "--group", "Simulation")
+    wanted = ["attrs", "matplotlib>=3", "rich", "numpy>=1.26", "colorama"]
+    assert result["dependencies"] == wanted
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--extra", "plto"), "no extra 'plto' (did you mean 'plot'?)"),
+        (("--extra", "simulation"), "remedy: --group simulation"),
+        (("--group", "simluation"), "(did you mean 'simulation'?)"),
+        (("--group", "loop"), "includes itself: loop → loop"),
+        (("--group", "base", "--from", "environment.yml"), "no dependency groups"),
+    ],
+)
+def test_init_names_the_extras_and_groups_that_there_are(fresh, words, told):
+    (fresh.project / "pyproject.toml").write_text(PYPROJECT)
+    assert told in fresh.run("env", "init", *words, code=ExitCode.USAGE).stderr
+    assert not (fresh.project / "envs").exists()
+
+
+def test_init_takes_what_conda_has_over_and_names_the_programs(fresh):
+    (fresh.project / "environment.yml").write_text(
+        "name: md\nchannels: [conda-forge]\ndependencies:\n"
+        "  - python=3.11\n  - numpy=1.26\n  - conda-forge::scipy>=1.10,<2\n  - pandas 2.1.*\n"
+        "  - pytorch\n  - gromacs=2024.1\n  - libgcc-ng=13.2.0=h807b86f_5\n"
+        "  - attrs==23.1.0=pyh0\n  - \"rich[version='>=13']\"\n  - pip\n"
+        "  - pip:\n    - mdtraj>=1.9\n    - -r more.txt\n"
+    )
+    result = fresh.json("env", "init")
+    wanted = "numpy==1.26.* scipy<2,>=1.10 pandas==2.1.* torch attrs==23.1.0 rich>=13 mdtraj>=1.9"
+    assert result["dependencies"] == wanted.split()
+    assert [line.partition(":")[0] for line in result["left"]] == [
+        "gromacs=2024.1",
+        "libgcc-ng=13.2.0=h807b86f_5",
+        "-r more.txt",
+    ]
+    assert "[software.gromacs]" in result["left"][0]
+    assert spec.load(fresh.project / "envs" / "task.toml").python == ">=3.11,<3.12"
+
+
+_VERSION = st.lists(st.sampled_from(list("=<>!~,.*|0123456789 a[]'")), max_size=12).map("".join)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["numpy", "python", "gromacs", "c::x"]), _VERSION)))
+def test_any_list_of_conda_gives_requirements_or_names_the_line(listed):
+    lines = [f"{name}{version}" for name, version in listed]
+    read = condafile.parse(json.dumps({"dependencies": lines}), name="environment.yml")
+    for one in read.requirements:
+        Requirement(one)
+    assert len(read.requirements) + len(read.left) <= len(lines)
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8"), max_size=100))
+def test_any_text_as_a_file_of_conda_is_read_or_refused(text):
+    try:
+        condafile.parse(text, name="environment.yml")
+    except UsageError as error:
+        assert "environment.yml" in error.cause  # noqa: PT017
 
 
 def test_init_takes_a_venv_over(fresh):

@@ -2,42 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from packaging.requirements import InvalidRequirement, Requirement
-
-from scalems import probe, tomlfile
-from scalems.env.lock import ALWAYS
+from scalems.env.wanted import Wanted, find
 from scalems.errors import UsageError
 from scalems.host.files import write_atomic
-from scalems.probe import normalize
 from scalems.resource import definition
 from scalems.resource.config import NAME, Project
 from scalems.tomlfile import near
-
-# What a client's venv has for its own sake.
-_OURS = ("scalems", "pip", "setuptools", "wheel", "uv", *ALWAYS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What an environment is to contain, found in something that is there.
-
-    :param source: where, for people.
-    :param dependencies: requirements, as they were written.
-    :param left: lines that are no requirements of packages, for a person to look at.
-    """
-
-    source: str
-    dependencies: tuple[str, ...] = ()
-    left: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +38,24 @@ class Initialized:
         }
 
 
-def initialize(folder: Path, label: str, *, source: Path | None) -> Initialized:
+def initialize(
+    folder: Path,
+    label: str,
+    *,
+    source: Path | None,
+    extras: Sequence[str] = (),
+    groups: Sequence[str] = (),
+) -> Initialized:
     """Write env specs and a resource config into a folder. What is there stays as it is.
 
     :param label: a resource that RP has, or a new one, which then extends ``local.localhost``.
-    :param source: a requirements file, a ``pyproject.toml``, a ``pylock.toml`` or the folder of a
-        venv; by default a ``pyproject.toml`` or ``requirements.txt`` that is in the folder.
-    :raises UsageError: the label cannot be one, or the source cannot be read.
+    :param source: a requirements file, a ``pyproject.toml``, a ``pylock.toml``, an
+        ``environment.yml`` of conda or the folder of a venv; by default the first of
+        :data:`scalems.env.wanted.USUAL` that is in the folder.
+    :param extras: of a ``pyproject.toml``: its optional dependencies that are wanted too.
+    :param groups: of a ``pyproject.toml``: its dependency groups that are wanted too.
+    :raises UsageError: the label cannot be one, the source cannot be read, or it has no such
+        extra or group.
     """
     domain, _, name = label.partition(".")
     if not (NAME.fullmatch(domain) and NAME.fullmatch(name)):
@@ -75,7 +63,7 @@ def initialize(folder: Path, label: str, *, source: Path | None) -> Initialized:
             f"{label!r} cannot name a resource{near(label, definition.shipped_labels())}",
             remedy="write DOMAIN.NAME, such as local.localhost",
         )
-    wanted = find(source, folder)
+    wanted = find(source, folder, extras=extras, groups=groups)
     project = Project(folder)
     known = label in definition.shipped_labels()
     texts = {
@@ -96,98 +84,7 @@ def initialize(folder: Path, label: str, *, source: Path | None) -> Initialized:
     )
 
 
-def find(source: Path | None, folder: Path) -> Wanted:
-    """Find out what a project needs.
-
-    :raises UsageError: the source is there but cannot be read.
-    """
-    if source is None:
-        for name in ("pyproject.toml", "requirements.txt"):
-            found = _file(folder / name) if (folder / name).is_file() else None
-            if found and found.dependencies:
-                return found
-        return Wanted(source="")
-    if source.is_dir():
-        return _venv(source)
-    if not source.is_file():
-        raise UsageError(f"there is no {source}", remedy="name a requirements file, or a venv")
-    return _file(source)
-
-
-def _file(path: Path) -> Wanted:
-    if path.suffix != ".toml":
-        try:
-            return _wanted(str(path), path.read_text(encoding="utf-8").splitlines())
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{path} cannot be read: {error}") from error
-    data = tomlfile.load(path)
-    if "lock-version" in data:
-        return _wanted(str(path), _locked(data.get("packages")))
-    listed = data.get("project", {}).get("dependencies", [])
-    return _wanted(str(path), [line for line in listed if isinstance(line, str)])
-
-
-def _locked(packages: object) -> Iterator[str]:
-    """Yield the pins of a ``pylock.toml`` (https://packaging.python.org/specifications/pylock-toml/)."""
-    for one in packages if isinstance(packages, list) else ():
-        if isinstance(one, dict) and isinstance(one.get("name"), str):
-            marker = f" ; {one['marker']}" if "marker" in one else ""
-            from_index = "version" in one and not {"vcs", "directory", "archive"} & one.keys()
-            pin = f"=={one['version']}" if from_index else " (not of an index)"
-            yield f"{one['name']}{pin}{marker}"
-
-
-def _venv(folder: Path) -> Wanted:
-    """Take what nothing else in a venv requires, in the versions that are there."""
-    try:
-        site = probe.site_packages(folder)
-    except FileNotFoundError as error:
-        raise UsageError(str(error), remedy="name the folder of a venv") from None
-    there = {}
-    required = set()
-    for dist in importlib.metadata.distributions(path=[str(site)]):
-        there[normalize(dist.metadata["Name"])] = dist.version
-        for text in dist.requires or ():
-            requirement = Requirement(text)
-            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-                required.add(normalize(requirement.name))
-    wanted = sorted(there.keys() - required - set(map(normalize, _OURS)))
-    return Wanted(
-        source=str(folder), dependencies=tuple(f"{name}=={there[name]}" for name in wanted)
-    )
-
-
-def _wanted(source: str, lines: Iterable[str]) -> Wanted:
-    dependencies: dict[str, str] = {}
-    left = []
-    for line in _logical(lines):
-        try:
-            requirement = Requirement(re.sub(r"\s+--hash=\S+", "", line))
-        except InvalidRequirement:
-            left.append(line)
-            continue
-        name = normalize(requirement.name)
-        if requirement.url or (name in dependencies and requirement.marker is None):
-            left.append(line)
-        elif name != "scalems":
-            dependencies[name if requirement.marker is None else line] = str(requirement)
-    return Wanted(source=source, dependencies=tuple(dependencies.values()), left=tuple(left))
-
-
-def _logical(lines: Iterable[str]) -> Iterator[str]:
-    """Yield the lines of a requirements file without comments, continued ones joined."""
-    joined = ""
-    for raw in lines:
-        line = re.sub(r"(^|\s)#.*$", "", raw).strip()
-        if line.endswith("\\"):
-            joined += line[:-1] + " "
-            continue
-        if text := (joined + line).strip():
-            yield text
-        joined = ""
-    if joined.strip():
-        yield joined.strip()
-
+_PYTHON = f">=3.{min(10, sys.version_info.minor)},<3.14"
 
 _PILOT = """\
 # The Pilot venv: RADICAL-Pilot's agent and the raptor master run in it.
@@ -216,7 +113,7 @@ def _task(wanted: Wanted) -> str:
         "# The Task venv: the raptor Worker and the calls of your tasks run in it.",
         "# radical.pilot, cloudpickle and scalems are always there, in the client's versions.",
         'role = "task"',
-        f'python = ">=3.{min(10, sys.version_info.minor)},<3.14"',
+        f"python = {json.dumps(wanted.python or _PYTHON)}",
     ]
     if wanted.source:
         lines.append(f"# from {_printable(Path(wanted.source).name)}")

@@ -17,6 +17,8 @@ def configure(commands: Commands) -> None:
         "write first env specs and a resource config, with comments, to edit",
         "  scalems env init\n"
         "  scalems env init --resource access.bridges2 --from requirements.txt\n"
+        "  scalems env init --from pyproject.toml --extra plot --group simulation\n"
+        "  scalems env init --from environment.yml   of conda\n"
         "  scalems env init --from $VIRTUAL_ENV      what you use now\n\n"
         "Files that are there stay as they are.",
     )
@@ -31,7 +33,22 @@ def configure(commands: Commands) -> None:
         dest="source",
         type=Path,
         metavar="PATH",
-        help="requirements.txt, pyproject.toml or a venv (default: the first two, if there)",
+        help="requirements.txt, pyproject.toml, pylock.toml, conda's environment.yml, or a venv "
+        "(default: a file of these names that is here)",
+    )
+    command.add_argument(
+        "--extra",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="with these optional dependencies of the pyproject.toml; repeatable",
+    )
+    command.add_argument(
+        "--group",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="with this dependency group of the pyproject.toml; repeatable",
     )
     command.add_argument(
         "-C", "--project", type=Path, metavar="FOLDER", help="where to write (default: here)"
@@ -47,7 +64,13 @@ def _init(options: argparse.Namespace) -> int:
     folder = (options.project or Path.cwd()).absolute()
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder", remedy=f"mkdir -p {folder}")
-    result = initialize(folder, options.resource, source=options.source)
+    result = initialize(
+        folder,
+        options.resource,
+        source=options.source,
+        extras=options.extra,
+        groups=options.group,
+    )
     if options.json:
         render.print_json(result.to_dict())
     else:

@@ -1,0 +1,243 @@
+"""What a project needs, by files that are there: requirements, ``pyproject.toml``, conda's."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import InvalidRequirement, Requirement
+
+from scalems import probe, tomlfile
+from scalems.env import condafile
+from scalems.env.lock import ALWAYS
+from scalems.errors import UsageError
+from scalems.probe import normalize
+from scalems.tomlfile import near
+
+USUAL = ("pyproject.toml", "requirements.txt", "environment.yml", "environment.yaml")
+"""The files that are looked for, the first that says something is taken."""
+
+# What a client's venv has for its own sake.
+_OURS = ("scalems", "pip", "setuptools", "wheel", "uv", *ALWAYS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What an environment is to contain, found in something that is there.
+
+    :param source: where, for people.
+    :param dependencies: requirements, as they were written.
+    :param left: lines that are no requirements of packages, for a person to look at.
+    :param python: the Python versions that it says, if it does.
+    """
+
+    source: str
+    dependencies: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+    python: str = ""
+
+
+def find(
+    source: Path | None, folder: Path, *, extras: Sequence[str] = (), groups: Sequence[str] = ()
+) -> Wanted:
+    """Find out what a project needs.
+
+    :param extras: optional dependencies of a ``pyproject.toml`` that are wanted too.
+    :param groups: dependency groups of a ``pyproject.toml`` that are wanted too.
+    :raises UsageError: the source is there but cannot be read, or has no such extra or group.
+    """
+    if (extras or groups) and source is None:
+        source = folder / "pyproject.toml"
+    if source is None:
+        for name in USUAL:
+            found = _file(folder / name) if (folder / name).is_file() else None
+            if found and (found.dependencies or found.left):
+                return found
+        return Wanted(source="")
+    if source.suffix != ".toml" and (extras or groups):
+        raise UsageError(
+            f"{source} has no extras and no dependency groups",
+            remedy="name a pyproject.toml with --from, or leave --extra and --group out",
+        )
+    if source.is_dir():
+        return _venv(source)
+    if not source.is_file():
+        raise UsageError(f"there is no {source}", remedy="name a requirements file, or a venv")
+    return _file(source, extras, groups)
+
+
+def _file(path: Path, extras: Sequence[str] = (), groups: Sequence[str] = ()) -> Wanted:
+    if path.suffix != ".toml":
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path} cannot be read: {error}") from error
+        if path.suffix not in (".yml", ".yaml"):
+            return _wanted(str(path), text.splitlines())
+        read = condafile.parse(text, name=str(path))
+        return _wanted(str(path), read.requirements, left=read.left, python=read.python)
+    data = tomlfile.load(path)
+    if "lock-version" in data:
+        return _wanted(str(path), _locked(data.get("packages")))
+    pyproject = _Pyproject(path, data)
+    lines = dict.fromkeys(pyproject.project())
+    for name in extras:
+        lines |= dict.fromkeys(pyproject.extra(name))
+    for name in groups:
+        lines |= dict.fromkeys(pyproject.group(name))
+    return _wanted(str(path), lines, left=pyproject.unread())
+
+
+class _Pyproject:
+    """The dependencies of a ``pyproject.toml``.
+
+    https://packaging.python.org/specifications/pyproject-toml/ and, of groups,
+    https://packaging.python.org/specifications/dependency-groups/
+    """
+
+    def __init__(self, path: Path, data: Mapping[str, Any]) -> None:
+        self._path = path
+        self._project = _table(data.get("project"))
+        self._tool = _table(data.get("tool"))
+        self._extras = _table(self._project.get("optional-dependencies"))
+        self._groups = _table(data.get("dependency-groups"))
+
+    def project(self) -> Iterator[str]:
+        """Yield what it always needs."""
+        yield from self._without_itself(_texts(self._project.get("dependencies")), ())
+
+    def extra(self, name: str, above: tuple[str, ...] = ()) -> Iterator[str]:
+        """Yield what an extra adds; one may name others by the project's own name."""
+        listed = self._named("extra", "--extra", self._extras, name)
+        if normalize(name) not in above:
+            yield from self._without_itself(_texts(listed), (*above, normalize(name)))
+
+    def group(self, name: str, above: tuple[str, ...] = ()) -> Iterator[str]:
+        """Yield what a dependency group has, and those that it includes."""
+        if normalize(name) in above:
+            raise UsageError(
+                f"{self._path}: the dependency group {name!r} includes itself: "
+                + " → ".join((*above, normalize(name))),
+                remedy="take one of these include-group entries out",
+            )
+        listed = self._named("dependency group", "--group", self._groups, name)
+        for one in listed if isinstance(listed, list) else ():
+            if isinstance(one, str):
+                yield from self._without_itself([one], ())
+            elif isinstance(one, dict) and isinstance(one.get("include-group"), str):
+                yield from self.group(one["include-group"], (*above, normalize(name)))
+
+    def unread(self) -> Iterator[str]:
+        """Yield what it says of dependencies that cannot be taken as it is."""
+        if "dependencies" in _texts(self._project.get("dynamic")):
+            yield "dependencies are dynamic: the project's build computes them"
+        elif not self._project and "poetry" in self._tool:
+            yield "[tool.poetry.dependencies]: poetry export -o requirements.txt, then --from that"
+
+    def _without_itself(self, lines: Iterable[str], above: tuple[str, ...]) -> Iterator[str]:
+        own = normalize(str(self._project.get("name", "")))
+        for line in lines:
+            try:
+                requirement = Requirement(line)
+            except InvalidRequirement:
+                yield line  # told of as left
+                continue
+            if normalize(requirement.name) != own:
+                yield line
+                continue
+            for extra in sorted(requirement.extras):
+                yield from self.extra(extra, above)
+
+    def _named(self, kind: str, option: str, known: Mapping[str, Any], name: str) -> object:
+        for one, listed in known.items():
+            if normalize(one) == normalize(name):
+                return listed
+        has = f"it has {', '.join(sorted(known))}" if known else f"it has no {kind} at all"
+        other = self._groups if kind == "extra" else self._extras
+        instead = "--group" if option == "--extra" else "--extra"
+        there = normalize(name) in map(normalize, other)
+        raise UsageError(
+            f"{self._path}: there is no {kind} {name!r}{near(name, known)}; {has}",
+            remedy=f"{instead} {name}" if there else f"name one that is there with {option}",
+        )
+
+
+def _table(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _texts(value: object) -> list[str]:
+    return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []
+
+
+def _locked(packages: object) -> Iterator[str]:
+    """Yield the pins of a ``pylock.toml`` (https://packaging.python.org/specifications/pylock-toml/)."""
+    for one in packages if isinstance(packages, list) else ():
+        if isinstance(one, dict) and isinstance(one.get("name"), str):
+            marker = f" ; {one['marker']}" if "marker" in one else ""
+            from_index = "version" in one and not {"vcs", "directory", "archive"} & one.keys()
+            pin = f"=={one['version']}" if from_index else " (not of an index)"
+            yield f"{one['name']}{pin}{marker}"
+
+
+def _venv(folder: Path) -> Wanted:
+    """Take what nothing else in a venv requires, in the versions that are there."""
+    try:
+        site = probe.site_packages(folder)
+    except FileNotFoundError as error:
+        raise UsageError(str(error), remedy="name the folder of a venv") from None
+    there = {}
+    required = set()
+    for dist in importlib.metadata.distributions(path=[str(site)]):
+        there[normalize(dist.metadata["Name"])] = dist.version
+        for text in dist.requires or ():
+            requirement = Requirement(text)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                required.add(normalize(requirement.name))
+    wanted = sorted(there.keys() - required - set(map(normalize, _OURS)))
+    return Wanted(
+        source=str(folder), dependencies=tuple(f"{name}=={there[name]}" for name in wanted)
+    )
+
+
+def _wanted(
+    source: str, lines: Iterable[str], *, left: Iterable[str] = (), python: str = ""
+) -> Wanted:
+    dependencies: dict[str, str] = {}
+    left = list(left)
+    for line in _logical(lines):
+        try:
+            requirement = Requirement(re.sub(r"\s+--hash=\S+", "", line))
+        except InvalidRequirement:
+            left.append(line)
+            continue
+        name = normalize(requirement.name)
+        if requirement.url or (name in dependencies and requirement.marker is None):
+            left.append(line)
+        elif name != "scalems":
+            dependencies[name if requirement.marker is None else line] = str(requirement)
+    return Wanted(
+        source=source,
+        dependencies=tuple(dependencies.values()),
+        left=tuple(left),
+        python=python,
+    )
+
+
+def _logical(lines: Iterable[str]) -> Iterator[str]:
+    """Yield the lines of a requirements file without comments, continued ones joined."""
+    joined = ""
+    for raw in lines:
+        line = re.sub(r"(^|\s)#.*$", "", raw).strip()
+        if line.endswith("\\"):
+            joined += line[:-1] + " "
+            continue
+        if text := (joined + line).strip():
+            yield text
+        joined = ""
+    if joined.strip():
+        yield joined.strip()
