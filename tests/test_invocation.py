@@ -85,6 +85,13 @@ def test_async_app(run):
     assert (done.returncode, done.stdout) == (0, "[2, 8]\n")
 
 
+@pytest.mark.parametrize("use", ["open(future)", "''.join([future])", "'%d' % future"])
+def test_a_future_in_a_message_of_others_has_a_remedy(run, use):
+    done = run(f"future = double(1)\n{use}")
+    assert done.returncode == 1
+    assert done.stderr.count("remedy: a Future is not its value: .result() waits for that") == 1
+
+
 def test_quiet(run):
     done = run("double(1).result()", options=["-q"])
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
