@@ -325,9 +325,11 @@ def _compile(venv: Path, interpreter: Path, *options: str, holding: int) -> None
     folders = [str(site / name) for name in IMPORTED if (site / name).is_dir()]
     if not folders:
         return  # a layer: its base has been compiled
+    # Beside it the files are digested, and most often another build is made.
+    jobs = str(max(1, (os.cpu_count() or 1) // 2))
     try:
         run(
-            [interpreter, "-I", "-S", "-m", "compileall", "-q", "-j", "0", *options, *folders],
+            [interpreter, "-I", "-S", "-m", "compileall", "-q", "-j", jobs, *options, *folders],
             cwd=Path("/"),
             holding=holding,
         )

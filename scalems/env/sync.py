@@ -83,10 +83,10 @@ def sync(project: Project, label: str, options: Options, *, notify: Notify) -> S
                 options.house.requirements(plan.pins, tag.of(plan.facts))
         pilot = next(plan for plan in plans if plan.name == config.pilot)
         venv = pilot.folder(place) / "venv"
-        change = definition.plan(config, virtenv=venv)
+        asked = change = definition.plan(config, virtenv=venv)
         if options.dry_run:
             return _dry(place, config, plans, results, change, options)
-        definition.validate(change) if change.diff else None
+        definition.validate(asked) if asked.diff else None
         envs = _build_all(place, plans, engine, shop, options, notify=notify)
         failpoint("sync.built")
         _prove_parity(place, plans, client, label)
@@ -94,7 +94,10 @@ def sync(project: Project, label: str, options: Options, *, notify: Notify) -> S
         with filelock.hold(place.definition_lock):
             # Meanwhile another resource of the same file may have been synced.
             change = definition.plan(config, virtenv=venv)
-            backup = definition.write(change, backups=place.backups()) if change.diff else None
+            backup = None
+            if change.diff:
+                accepted = asked if asked.diff else None
+                backup = definition.write(change, backups=place.backups(), accepted=accepted)
         # The locks may be new: the key must be that of the files as they are now.
         key = current.key(project, label, client)
         state.write(place, _synced(place, project, config, specs, plans, change, key))

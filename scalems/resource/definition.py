@@ -209,16 +209,20 @@ config.verify()
 """
 
 
-def write(change: Change, *, backups: Path, python: Path | None = None) -> Path | None:
+def write(
+    change: Change, *, backups: Path, python: Path | None = None, accepted: Change | None = None
+) -> Path | None:
     """Put a change in place atomically, after RP has accepted it.
 
     :param backups: folder that the former text is kept in.
     :param python: see :func:`validate`.
+    :param accepted: what RP has accepted just now: the same text is not shown to it again.
     :return: the backup, if there was a file before.
     :raises DefinitionError: RP refuses it, somebody else changed the file meanwhile, or it
         cannot be written. The file is as it was.
     """
-    validate(change, python=python)
+    if accepted is None or (accepted.path, accepted.after) != (change.path, change.after):
+        validate(change, python=python)
     backup = None
     try:
         current = _text(change.path)

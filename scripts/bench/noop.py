@@ -1,14 +1,17 @@
-"""Nothing to do: `env sync` and `env check` beside `uv pip sync` and `pip-sync`.
+"""Nothing to do: `env sync` and `env check` beside `uv pip sync`, `uv sync` and `pip-sync`.
 
     python scripts/bench/noop.py
 
 scalems looks at two environments, the client and RP's resource file; the peers look at one
-environment of the same lock. Needs a package index once, to build them.
+environment of the same lock (`uv sync`: of a project with the same requirements, in its own
+lock format). Needs a package index once, to build them.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -36,6 +39,10 @@ def main() -> None:
         command([uv, "venv", "--seed", "--python", sys.executable, venv], env=env)()
         command(sync, env=env)()
         command([python, "-m", "ensurepip"], env=env)()
+        project = _project(home / "project", lock)
+        uv_sync = [uv, "sync", "--frozen", "--no-python-downloads", "--project", project]
+        command([uv, "lock", "--project", project], env=env, cwd=project)()
+        command(uv_sync, env=env, cwd=project)()
         compare(
             "nothing to do",
             [
@@ -45,11 +52,24 @@ def main() -> None:
                     for depth, flags in (("--fast", ["--fast"]), ("", []), ("--deep", ["--deep"]))
                 ),
                 Case("uv pip sync", command([*sync, "--dry-run"], env=env)),
+                Case("uv sync --frozen", command(uv_sync, env=env, cwd=project)),
                 Case("pip-sync", command([*pip_sync, "--dry-run"], env=env)),
                 Case("python -c pass", command([sys.executable, "-c", "pass"], env=env)),
             ],
             runs=options.runs,
         )
+
+
+def _project(folder: Path, lock: Path) -> Path:
+    """Write a project for uv whose requirements are the pins of a lock."""
+    pins = re.findall(r"(?m)^([\w.-]+==[^\s;\\]+)", lock.read_text())
+    folder.mkdir()
+    (folder / "pyproject.toml").write_text(
+        '[project]\nname = "bench"\nversion = "1"\n'
+        f'requires-python = "=={sys.version_info[0]}.{sys.version_info[1]}.*"\n'
+        f"dependencies = {json.dumps(pins)}\n"
+    )
+    return folder
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import sysconfig
@@ -36,11 +37,14 @@ class UvEngine:
 
     def __init__(self, binary: Path) -> None:
         self._binary = binary
+        self._version = ""
 
     def version(self) -> str:
         """Return the tool's name and version."""
-        words = run([self._binary, "--version"]).stdout.split()
-        return " ".join(words[:2])
+        if not self._version:
+            words = run([self._binary, "--version"]).stdout.split()
+            self._version = " ".join(words[:2])
+        return self._version
 
     def resolve(
         self,
@@ -121,21 +125,15 @@ class UvEngine:
         if wheelhouse:
             target += ["--no-config", "--no-index", "--find-links", str(wheelhouse)]
         target += [word for name in afresh for word in ("--reinstall-package", name)]
+        sync = ["pip", "sync", "--require-hashes", "--allow-empty-requirements", *target]
+        links = [word for path in editables for word in ("--editable", str(path))]
         try:
-            self._run(
-                [
-                    *("pip", "sync", "--require-hashes", "--allow-empty-requirements"),
-                    *(*target, str(requirements)),
-                ],
-                holding=holding,
-                on_line=on_line,
-            )
-            links = [word for path in editables for word in ("--editable", str(path))]
-            if wheels or links:
-                self._run(
-                    ["pip", "install", "--no-deps", *target, *map(str, wheels), *links],
-                    holding=holding,
-                )
+            with tempfile.TemporaryDirectory(prefix="scalems-install-") as name:
+                own = Path(name, "own.txt")
+                own.write_text("".join(map(_pinned, wheels)))
+                self._run([*sync, str(requirements), str(own)], holding=holding, on_line=on_line)
+            if links:
+                self._run(["pip", "install", "--no-deps", *target, *links], holding=holding)
             (venv / ".lock").unlink(missing_ok=True)  # uv's own, which all may write
         except CommandFailed as error:
             cause, remedy = explain(error, doing=f"installing into {venv}")
@@ -173,6 +171,12 @@ class UvEngine:
         # Away from the user's folder, whose pyproject.toml or uv.toml is not about these venvs.
         words = [str(self._binary), *argv, "--no-progress"]
         return run(words, env=env, cwd=cwd or Path("/"), holding=holding, on_line=on_line)
+
+
+def _pinned(wheel: Path) -> str:
+    """Return a line of a requirements file that a wheel is installed by, and no other one."""
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    return f"{wheel.name.partition('-')[0]} @ {wheel.as_uri()} --hash=sha256:{digest}\n"
 
 
 def lowest(python: str) -> str:
