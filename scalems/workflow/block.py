@@ -261,36 +261,38 @@ class Records:
         :param stamp: what its outcomes are stamped with.
         :param blobs: gives the next ones that it has sent.
         """
-        data, places = self._complete()
-        if not places or not call.items:
+        data = self._new()
+        if len(data) < _HEAD.size or not call.items:
             return None
         host = calls.hostname()
         answers = Answers(call.id, call.items[0], [], [], [], {}, host, pid, env, stamp)
-        for kind, started, ended, start, end in places:
-            if kind == _OUTCOME:
-                position = answers.first + len(answers)
-                outcome, count = pickle.loads(data[start:end])
+        values, starts, ends = answers.values, answers.started, answers.ended
+        unpack, size, place = _HEAD.unpack_from, _HEAD.size, 0
+        limit = len(data) - size
+        while place <= limit:  # in few steps: it is done for each item
+            length, kind, started, ended = unpack(data, place)
+            begin = place + size
+            if begin + length > len(data):
+                break
+            place = begin + length
+            if kind == _VALUE:
+                values.append(data[begin:place])
+            else:
+                position = answers.first + len(values)
+                outcome, count = pickle.loads(data[begin:place])
                 payload = Large(outcome.payload, blobs(count)) if count else outcome.payload
                 answers.others[position] = replace(outcome, payload=payload, item=position)
-            answers.values.append(data[start:end] if kind == _VALUE else b"")
-            answers.started.append(started)
-            answers.ended.append(ended)
-        return answers
+                values.append(b"")
+            starts.append(started)
+            ends.append(ended)
+        self._rest = data[place:]
+        return answers if values else None
 
-    def _complete(self) -> tuple[bytes, list[tuple[int, float, float, int, int]]]:
-        """Read on; return the data, and where in it the records are that are complete."""
+    def _new(self) -> bytes:
+        """Read on; return what was not read before, and the rest of that."""
         size = os.fstat(self._descriptor).st_size
         if size > self._place:
             new = os.pread(self._descriptor, size - self._place, self._place)
             self._place += len(new)
             self._rest = self._rest + new if self._rest else new
-        data, places, start = self._rest, [], 0
-        while start + _HEAD.size <= len(data):
-            length, kind, started, ended = _HEAD.unpack_from(data, start)
-            end = start + _HEAD.size + length
-            if end > len(data):
-                break
-            places.append((kind, started, ended, start + _HEAD.size, end))
-            start = end
-        self._rest = data[start:]
-        return data, places
+        return self._rest

@@ -148,8 +148,10 @@ class _Serve:
 
     def _renew(self) -> None:
         """Make this process as good as new after a call."""
-        with contextlib.suppress(OSError):  # it may be gone
+        try:  # noqa: SIM105 - done after each item
             os.chdir(self._folder)
+        except OSError:
+            pass  # it may be gone
         self._streams.renew()
 
 
@@ -200,12 +202,15 @@ class _Claims:
 
     def some(self, number: int, calls: Iterable[T]) -> Iterator[T]:
         """Yield the calls of a message as they are claimed."""
-        for call in calls:
-            with contextlib.suppress(BlockingIOError):
-                self._ahead = self._ahead or os.read(self._descriptor, 1)
-            if not self._ahead or self._ahead[0] != number:
+        for call in calls:  # no context managers here: they take longer than what they guard
+            ahead, self._ahead = self._ahead, b""
+            try:
+                ahead = ahead or os.read(self._descriptor, 1)
+            except BlockingIOError:
                 return
-            self._ahead = b""
+            if not ahead or ahead[0] != number:
+                self._ahead = ahead
+                return
             yield call
 
 

@@ -16,7 +16,7 @@ from scalems.errors import UsageError
 from scalems.workflow import call, current, ensemble, stamp
 from scalems.workflow.argument import Attribute, Item, part_of
 from scalems.workflow.block import Answers
-from scalems.workflow.lightfuture import Awaited, LightFuture, guard
+from scalems.workflow.lightfuture import Awaited, LightFuture, error_of, guard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -396,7 +396,7 @@ def gather(
     ensemble.check([_computed(one) for one in ordered], mixed, current.environments)
     if errors == "raise":
         for future in ordered:
-            if future.done() and (future.cancelled() or _error(future) is not None):
+            if future.done() and (future.cancelled() or error_of(future) is not None):
                 future.result()
         return [future.result() for future in ordered]
     ended = [_value_or_error(future) for future in ordered]
@@ -460,11 +460,6 @@ def _futures(futures: Iterable[Any], what: str) -> list[concurrent.futures.Futur
                 remedy=f"pass what calls of tasks return: scalems.{what}([task(1), task(2)])",
             )
     return ordered
-
-
-def _error(future: concurrent.futures.Future[Any]) -> BaseException | None:
-    """Return what an ended future failed by, without asking for its value."""
-    return concurrent.futures.Future.exception(future)
 
 
 def _value_or_error(future: concurrent.futures.Future[Any]) -> tuple[Any, bool]:

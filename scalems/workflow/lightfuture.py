@@ -179,5 +179,15 @@ class Awaited:
             self._over.set()
 
 
+def error_of(future: AnyFuture) -> BaseException | None:
+    """Return what an ended future failed by, without asking for its value.
+
+    :raises concurrent.futures.CancelledError: it was cancelled.
+    """
+    if isinstance(future, LightFuture) and future._state == FINISHED:
+        return future._exception  # that of the base would make a condition
+    return concurrent.futures.Future.exception(future)
+
+
 def _failed(future: AnyFuture) -> bool:
-    return future.cancelled() or concurrent.futures.Future.exception(future) is not None
+    return future.cancelled() or error_of(future) is not None
