@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from homes import REPO, Scalems, add_task, make_scalems
+from homes import REPO, Scalems, add_task, make_scalems, mpi_venv
 from sshd import listening, make_host, require_sshd
 
 from scalems.radical.batch import Job, Queue, Watch
@@ -218,6 +218,52 @@ def test_a_run_on_two_nodes_outlives_its_walltime_and_tells_of_a_dead_node(lab, 
     assert "its run time is over" in done.stderr
     assert "Going on in another pilot" in done.stderr
     assert "a node has failed" in str(told["error"])
+    assert jobs(folder) == []
+
+
+RANKS = """
+import os, sys, urllib.request
+import scalems
+
+# Open MPI's shared memory of two nodes that are one machine would be in each other's way.
+APART = {"OMPI_MCA_btl": "self,tcp", "OMPI_MCA_btl_tcp_if_include": "lo"}
+
+def where():
+    from mpi4py import MPI
+    return MPI.COMM_WORLD.allgather(os.environ["SLURMD_NODENAME"])
+
+@scalems.task
+def fetch(address):
+    return len(urllib.request.urlopen(f"http://{address}/", timeout=60).read()) > 50
+
+@scalems.task
+def python():
+    return sys.executable
+
+@scalems.app
+def main():
+    routed = scalems.task(route="rp", ranks=6, env=APART, timeout=100)(where)()
+    code = "from mpi4py import MPI; import os; os.write(1, b'%d ' % MPI.COMM_WORLD.Get_size())"
+    program = scalems.executable([python(), "-c", code], ranks=2, route="rp", timeout=100)
+    print(*sorted(routed.result()), program.result().stdout)
+    web = ["-u", "-m", "http.server", "--bind", "{host}", "{port}"]
+    print(fetch(scalems.service([python().result(), *web]).address).result())
+"""
+
+
+@pytest.mark.mpi
+def test_ranks_that_radical_pilot_starts_on_two_nodes_and_a_service(lab, tmp_path):
+    """No node has six cores; and in its Worker ranks can be started, as its canary has found."""
+    made, folder = lab
+    script = tmp_path / "script.py"
+    script.write_text(RANKS)
+    words = ("--venv", mpi_venv(made, tmp_path), "--nodes", 2, "--spare-cores", 6, "--no-store")
+    done = python(made, *map(str, (*words, script)))
+    *nodes, first, second, fetched = done.stdout.split()
+    assert len(nodes) == 6
+    assert set(nodes) == {"node1", "node2"}
+    assert (first, second, fetched) == ("2", "2", "True")
+    assert "tasks with ranks will fail" not in done.stderr
     assert jobs(folder) == []
 
 

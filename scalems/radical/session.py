@@ -41,7 +41,9 @@ _CANCEL_LIMIT = 15.0  # seconds
 _IN_JOB = (
     "unset SLURM_EXPORT_ENV",  # PSI/J sets it to NONE: `srun` in a call would have no PATH
     # RP brings the variables of its agent's node to all others.
-    'test -z "$SLURM_STEP_NODELIST" || export SLURMD_NODENAME="$SLURM_STEP_NODELIST"',
+    'case "$SLURM_STEP_NODELIST" in "") ;; *[],[]*) export SLURMD_NODENAME="$(scontrol show '
+    'hostnames "$SLURM_STEP_NODELIST" | sed -n "$((SLURM_NODEID + 1))p")" ;; '
+    '*) export SLURMD_NODENAME="$SLURM_STEP_NODELIST" ;; esac',
 )
 
 CHANNEL = "SCALEMS_CHANNEL"
@@ -174,7 +176,10 @@ class PilotSession:
             "mode": rp.TASK_EXECUTABLE,
             "executable": str(build.python),
             "arguments": words,
-            "pre_launch": [*mpi.LAUNCH_LINES, *build.lines.pre_launch],
+            "pre_launch": [
+                *(*mpi.LAUNCH_LINES, *(mpi.RANK_LINES if fields.get("ranks") != 1 else ())),
+                *build.lines.pre_launch,
+            ],
             "pre_exec": self._entered(),
             **fields,
         }

@@ -40,6 +40,14 @@ LAUNCH_LINES = (
 )
 """Shell lines before an ``mpiexec`` that RADICAL-Pilot starts."""
 
+RANK_LINES = (
+    # Ranks that `srun` starts find each other by PMIx; where a site has no default, say so.
+    'test -n "$SLURM_MPI_TYPE" || ! command -v srun >/dev/null'
+    ' || ! scontrol show config 2>/dev/null | grep -Eq "^MpiDefault *= none$"'
+    " || ! srun --mpi=list 2>&1 | grep -qw pmix || export SLURM_MPI_TYPE=pmix",
+)
+"""Shell lines before a launch method of RADICAL-Pilot that starts ranks."""
+
 _TELL = "trap 'echo \"scalems: a shell line before the program failed: $BASH_COMMAND\" >&2' ERR"
 
 _RANKS = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
@@ -119,6 +127,10 @@ def environment(needs: Needs) -> dict[str, str]:
         kept = {name: value for name, value in kept.items() if name not in _STEP}
         kept.update({step: kept[job] for step, job in _SLURM.items() if job in kept})
         kept["SLURM_OVERLAP"] = "1"  # Workers' steps have all cores
+    elif not needs.hosts:
+        # It is by this that launchers know that they are in a job. They would start a step, which
+        # waits for ever, if they do not take the name of the node for that of this host.
+        kept.pop("SLURM_JOBID", None)
     return {**kept, **variables(needs, ())}
 
 
