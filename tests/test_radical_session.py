@@ -661,8 +661,9 @@ def test_calls_fail_when_a_part_of_the_run_is_killed(home, venvs, tmp_path, vict
 
 
 @pytest.mark.slow
-def test_a_scheduler_that_never_wakes_up_is_started_again(home, venvs):
+def test_a_scheduler_that_never_wakes_up_is_started_again(home, venvs, monkeypatch):
     """RP forks it while threads hold locks; now and then one of them is never let go."""
+    monkeypatch.setenv("RADICAL_PROFILE", "TRUE")  # which tells when it is there
 
     def frozen():
         # Its process is there, and no task yet.

@@ -48,6 +48,8 @@ def _environment(python: Path, run: str, folder: Path) -> dict[str, str]:
         for key, value in os.environ.items()
         if not (key.startswith("RADICAL_") and key.endswith("_REPORT"))  # what RP prints
     }
+    # Each of RP's processes would ask the network for the time, before it writes a profile.
+    env.setdefault("RADICAL_DEFAULT_PROFILE", "FALSE")
     env["PATH"] = f"{python.parent}{os.pathsep}{env.get('PATH', os.defpath)}"
     if (python.parent.parent / "pyvenv.cfg").is_file():
         env["VIRTUAL_ENV"] = str(python.parent.parent)
