@@ -24,7 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from scalems.workflow import block, cores, stamp
+from scalems.workflow import block, cores, oom, stamp
 from scalems.workflow.block import Answers, Records
 from scalems.workflow.call import ENV_VARIABLE, Call, Outcome
 from scalems.workflow.child import APART, BLOBS, OUTPUT_LIMIT, RECORDED, cut, outcome_of, tail
@@ -113,6 +113,7 @@ class CallProcess:
         self._gpus = list(gpus)
         self._cpus: tuple[int, ...] = ()
         self._kill_lock = threading.Lock()
+        self._oom_kills = oom.kills()
         self._files: tuple[IO[bytes], IO[bytes]] = (_spool(), _spool())
         self._kept = [b"", b""]
         self._number = 0
@@ -336,8 +337,16 @@ class CallProcess:
             name = signal.Signals(-code).name
         except ValueError:
             name = str(-code)
-        hint = " (often: out of memory)" if -code == signal.SIGKILL else ""
-        return f"was killed by signal {name}{hint}"
+        return f"was killed by signal {name}" + self._why_killed() * (-code == signal.SIGKILL)
+
+    def _why_killed(self) -> str:
+        """Return what is known of why it was killed, as far as the kernel counts it."""
+        now = oom.kills()
+        if now is None or self._oom_kills is None:
+            return " (often: out of memory)"
+        if now > self._oom_kills:
+            return ": out of memory, by the kernel, at the limit of its job or container"
+        return ""
 
     def _tail(self, index: int) -> str:
         kept = self._kept[index]
