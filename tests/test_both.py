@@ -121,6 +121,23 @@ def test_all_lines_are_shown_in_their_order_and_used_by_env_run(one: Scalems) ->
     assert one.run("env", "run", "pilot", "--", "printenv", "FROM").stdout == f"{FROM}\n"
 
 
+def test_the_role_that_is_listed_is_that_of_the_spec_now(one: Scalems) -> None:
+    spec, config = one.project / "envs" / "pilot.toml", one.project / "resource-configs"
+    before, (folder,) = spec.read_text(), builds(one)
+    (file,) = config.glob("local.toml")
+    configured = file.read_text()
+    spec.write_text(before.replace('role = "both"', 'role = "pilot"').partition("pre_launch")[0])
+    configure(one.project, "tasks = []\n")
+    assert [env["action"] for env in one.sync()["envs"]] == ["reused"]
+    (listed,) = one.json("env", "list")
+    assert (listed["role"], listed["folder"]) == ("pilot", str(folder))
+    spec.write_text(before)
+    file.write_text(configured)
+    one.sync()
+    (listed,) = one.json("env", "list")
+    assert listed["role"] == "both"
+
+
 def test_changed_lines_need_a_sync_but_no_build(one: Scalems) -> None:
     spec = one.project / "envs" / "pilot.toml"
     before, folders = spec.read_text(), builds(one)

@@ -198,7 +198,8 @@ def test_calls_run_in_the_task_venv(tmp_path):
 
             @scalems.task
             def where():
-                return sys.prefix, os.environ["SCALEMS_ENV_DIGEST"]
+                numba = os.environ["NUMBA_CACHE_DIR"].startswith(sys.prefix)
+                return sys.prefix, os.environ["SCALEMS_ENV_DIGEST"], numba
             """
         )
     )
@@ -206,7 +207,7 @@ def test_calls_run_in_the_task_venv(tmp_path):
     namespace = {"__name__": "__main__"}
     exec(script.read_text(), namespace)
     with activated(graph):
-        assert namespace["where"]().result(LIMIT) == (str(venv), "abc")
+        assert namespace["where"]().result(LIMIT) == (str(venv), "abc", False)
     graph.close()
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from scalems.env import caches
 from scalems.env.check import Depth
 from scalems.env.finding import not_ready
 from scalems.env.role import Role
@@ -31,6 +32,7 @@ def shell_lines(venv: Path, site: Site, more: Sequence[str] = ()) -> list[str]:
     return [
         *site.lines,
         "unset PYTHONPATH PYTHONHOME",
+        caches.LINE,
         *_activation(venv),
         *more,
     ]

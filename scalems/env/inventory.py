@@ -15,6 +15,7 @@ from scalems.env.guard import waiting
 from scalems.env.layout import Layout
 from scalems.env.locking import Notify
 from scalems.env.manifest import Manifest
+from scalems.env.role import Role
 from scalems.env.state import Synced
 from scalems.failpoint import failpoint
 from scalems.host import filelock
@@ -29,6 +30,8 @@ class Kept:
     :param manifest: ``None`` if it is not usable.
     :param current: labels of the resources that use it now.
     :param generations: those that it belongs to, as ``LABEL#NUMBER``.
+    :param role: what it is for where it is used now; that of its manifest is of the time when it
+        was built.
     :param leased: whether a run uses it now.
     :param bytes: size of its files.
     """
@@ -39,14 +42,16 @@ class Kept:
     generations: tuple[str, ...]
     leased: bool
     bytes: int
+    role: Role | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it in values that JSON can hold."""
         known = self.manifest
+        role = self.role or (known.role if known else None)
         return {
             "folder": str(self.folder),
             "name": known.name if known else None,
-            "role": known.role.value if known else None,
+            "role": role.value if role else None,
             "python": known.interpreter["version"] if known else None,
             "created": known.created if known else None,
             "distributions": len(known.versions) if known else None,
@@ -87,7 +92,8 @@ class Collection:
 
 def builds(place: Layout) -> list[Kept]:
     """Return all builds, by name and age."""
-    current = _using({label: state.read(place, label) for label in state.labels(place)})
+    resources = {label: state.read(place, label) for label in state.labels(place)}
+    current, roles = _using(resources), _roles(resources)
     generations: dict[Path, list[str]] = {}
     for label in state.labels(place):
         for one in state.generations(place, label):
@@ -104,6 +110,7 @@ def builds(place: Layout) -> list[Kept]:
                 generations=tuple(generations.get(folder, ())),
                 leased=lease.held(folder),
                 bytes=known.bytes if known else _size(folder),
+                role=roles.get(folder),
             )
         )
     return sorted(found, key=_age)
@@ -209,6 +216,16 @@ def _using(resources: Mapping[str, Synced | None]) -> dict[Path, list[str]]:
         for env in synced.builds if synced else ():
             used.setdefault(env.folder, []).append(label)
     return used
+
+
+def _roles(resources: Mapping[str, Synced | None]) -> dict[Path, Role]:
+    """Return what each build in use is for, by the specs of the last syncs."""
+    roles: dict[Path, Role] = {}
+    for synced in resources.values():
+        for env in synced.builds if synced else ():
+            same = roles.setdefault(env.folder, env.role) is env.role
+            roles[env.folder] = env.role if same else Role.BOTH
+    return roles
 
 
 def _size(path: Path) -> int:

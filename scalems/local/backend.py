@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from scalems import probe
-from scalems.env import canonical, site
+from scalems.env import caches, canonical, site
 from scalems.errors import BackendError
 from scalems.local.services import Services
 from scalems.workflow import cores as cores_of
@@ -177,4 +177,5 @@ def _variables(build: Build) -> dict[str, str]:
     if build.lines.pre_rank:
         given[mpi.PRE_RANK] = json.dumps(build.lines.pre_rank)
     shell = (*build.site.shell, *build.lines.pre_exec)
-    return {**site.variables(replace(build.site, shell=shell)), **given}
+    exported = site.variables(replace(build.site, shell=shell))
+    return {**caches.variables(os.environ), **exported, **given}

@@ -15,6 +15,7 @@ from scalems.env.inventory import Collection, Kept
 from scalems.env.locking import Notify
 from scalems.env.look import Seen
 from scalems.env.remote.link import Link, connect
+from scalems.env.role import Role
 from scalems.env.state import Synced, SyncedEnv
 from scalems.host.address import Host
 
@@ -96,6 +97,7 @@ def _kept(data: dict[str, Any]) -> Kept:
         generations=tuple(data["generations"]),
         leased=bool(data["leased"]),
         bytes=int(data["bytes"]),
+        role=Role(data["role"]) if data["role"] else None,
     )
 
 
