@@ -62,7 +62,7 @@ def main() -> None:
 
 def _project(folder: Path, lock: Path) -> Path:
     """Write a project for uv whose requirements are the pins of a lock."""
-    pins = re.findall(r"(?m)^([\w.-]+==[^\s;\\]+)", lock.read_text())
+    pins = re.findall(r"(?m)^([\w.-]+==[^\\\n]+?) *\\?$", lock.read_text())
     folder.mkdir()
     (folder / "pyproject.toml").write_text(
         '[project]\nname = "bench"\nversion = "1"\n'
