@@ -17,6 +17,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from scalems.radical import nursery
+
 VARIABLE = "RADICAL_CONFIG_USER_DIR"
 NAME = "scalems"
 """Name of the agent's configuration."""
@@ -31,6 +33,8 @@ _UNUSED = {
 # RP's bootstrapper asks the network for a time server, and goes on if there is none: on nodes that
 # see no network after many seconds.
 _QUICK = ("ping() { false; }", "dig() { false; }")
+# What the bootstrapper starts the agent with; the Pilot venv is entered by then.
+_LAUNCHER = f"LAUNCHER='python3 -m {nursery.__name__}'"
 
 log = logging.getLogger(__name__)
 
@@ -72,12 +76,13 @@ def _fill(folder: Path, home: Path, label: str, former: str | None) -> dict[str,
     definitions = _read(user / "pilot" / "configs" / resource)
     # What the pilot starts reads the files of the host that it runs on.
     back = f"export {VARIABLE}={shlex.quote(former)}" if former else f"unset {VARIABLE}"
+    quick = (*_QUICK, _LAUNCHER) if _has_nursery(whole) else _QUICK
     definitions[host] = {
         **definitions.get(host, {}),
         "agent_config": NAME,
         "pre_bootstrap_0": [
             *(whole.get("pre_bootstrap_0") or ()),
-            *map(shlex.quote, (back, *_QUICK)),  # they are echoed by a shell before they are run
+            *map(shlex.quote, (back, *quick)),  # they are echoed by a shell before they are run
         ],
     }
     _write(configs / resource, definitions)
@@ -89,6 +94,14 @@ def _fill(folder: Path, home: Path, label: str, former: str | None) -> dict[str,
     bridges = _used("session", _config("session", "default")["bridges"])
     _write(configs / _SESSION, {**_read(user / "pilot" / "configs" / _SESSION), "bridges": None})
     return bridges
+
+
+def _has_nursery(definition: dict[str, Any]) -> bool:
+    """Tell if the Pilot venv is known to have what forks the agent's processes."""
+    if definition.get("virtenv_mode") != "use" or definition.get("rp_version") != "installed":
+        return False
+    venv = Path(str(definition.get("virtenv") or "/"))
+    return any(venv.glob("lib/python3*/site-packages/scalems/radical/nursery.py"))
 
 
 def _used(kind: str, bridges: dict[str, Any]) -> dict[str, Any]:

@@ -10,10 +10,12 @@ from pathlib import Path
 from scalems.env import lease
 from scalems.radical import processes
 
-# RP must be loaded first: it warns of deadlocks otherwise.
+# RP must be loaded first: it warns of deadlocks otherwise. What `nursery.start` says is that this is
+# a fork that has done its work.
 _START = (
     "import sys; sys.path[:1] = [] if sys.path[0] == '' else sys.path[:1];"
-    " import radical.pilot; from scalems.radical.server import main; main({descriptor})"
+    " import radical.pilot, pathlib; from scalems.radical import nursery, server;"
+    " nursery.start(pathlib.Path('nursery')) or server.main({descriptor})"
 )
 
 
