@@ -25,6 +25,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import setproctitle  # RP needs it
+
 COMMANDS = ("radical-pilot-bridge", "radical-pilot-component")
 """What RP starts many of."""
 
@@ -82,6 +84,7 @@ def start(folder: Path) -> bool:
     except OSError:
         return False
     parent = os.getpid()
+    setproctitle.getproctitle()  # finds where titles go, which it cannot in a changed environment
     gc.freeze()  # what is there now is left alone by collections, and so stays shared
     if os.fork():
         listener.close()
@@ -105,8 +108,15 @@ def _serve(listener: socket.socket, parent: int) -> bool:
 
     :return: true.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # none is waited for
+    for number in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
+        # Its forks hold nothing open that whoever started the parent waits to see closed.
+        if number > 2 and number != listener.fileno():
+            with contextlib.suppress(OSError):  # it was that of the list
+                os.close(number)
+    # None is waited for. What is shared may have set handlers, which its forks need: psij's
+    # tells it that a pilot has ended.
+    ignored = (signal.SIGINT, signal.SIGCHLD)
+    handlers = {signum: signal.signal(signum, signal.SIG_IGN) for signum in ignored}
     idle = 0.0
     while idle < _IDLE and os.getppid() == parent:
         listener.settimeout(_ALONE)
@@ -120,8 +130,8 @@ def _serve(listener: socket.socket, parent: int) -> bool:
         idle = 0.0
         if os.fork() == 0:
             listener.close()
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            for signum, handler in handlers.items():
+                signal.signal(signum, handler)
             _run(link)
             return True
         link.close()
