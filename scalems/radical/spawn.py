@@ -10,8 +10,8 @@ from pathlib import Path
 from scalems.env import lease
 from scalems.radical import processes
 
-# RP must be loaded first: it warns of deadlocks otherwise. What `nursery.start` says is that this is
-# a fork that has done its work.
+# RP must be loaded first: it warns of deadlocks otherwise. What `nursery.start` says is that this
+# is a fork that has done its work.
 _START = (
     "import sys; sys.path[:1] = [] if sys.path[0] == '' else sys.path[:1];"
     " import radical.pilot, pathlib; from scalems.radical import nursery, server;"
