@@ -323,6 +323,8 @@ def test_export_of_an_sbom_is_valid_and_has_every_pin(project):
     data = json.loads(project.run("env", "export", "task", "--format", "cyclonedx").stdout)
     bom = Bom.from_json(data)
     bom.validate()
+    for one in data["dependencies"]:
+        assert len(one["dependsOn"]) == len(set(one["dependsOn"])), one["ref"]
     names = {one.name for one in bom.components}
     assert {str(one.purl) for one in bom.components} == {one["purl"] for one in data["components"]}
     assert {"openmm", "numpy", "radical-pilot"} <= names

@@ -80,12 +80,13 @@ def _conda(one: EnvSpec, pins: list[Pin], python: str) -> str:
 def _cyclonedx(one: EnvSpec, pins: list[Pin]) -> dict[str, Any]:
     root = f"env:{one.name}"
     refs = {pin.name: f"pkg:pypi/{pin.name}@{pin.version}" for pin in pins}
-    needs: dict[str, list[str]] = {root: [], **{ref: [] for ref in refs.values()}}
+    # A package that several extras or specs ask for is named once: the schema wants them unique.
+    needs: dict[str, set[str]] = {root: set(), **{ref: set() for ref in refs.values()}}
     for name, above in lock.parents(one.lock_path.read_text(encoding="utf-8")).items():
         for parent in above if name in refs else ():
             by = root if parent.endswith(".in") else refs.get(normalize(parent))
             if by:
-                needs[by].append(refs[name])
+                needs[by].add(refs[name])
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
