@@ -241,6 +241,46 @@ def test_a_full_disk_is_told_at_once(synced_home, tmp_path):
     assert time.monotonic() - begun < LIMIT
 
 
+FILLS = """
+import os, sys, scalems
+
+@scalems.task
+def fill(folder):
+    try:
+        with open(os.path.join(folder, "rest"), "wb") as rest:
+            while True:
+                rest.write(b"0" * 100_000)
+                rest.flush()
+    except OSError as error:
+        return error.strerror
+
+@scalems.task(timeout=60)
+def work(n, said):
+    print("y" * said)
+    return bytes(n)
+
+@scalems.app
+def main():
+    print(fill(sys.argv[1]).result())
+    print(*map(len, scalems.gather([work(n, said) for n in (1, 5_000_000) for said in (1, 10**6)])))
+"""
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_in_the_middle_of_a_run_stops_no_call(synced_home, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(FILLS)
+    runs = synced_home.home / ".local" / "state" / "scalems" / "runs"
+    runs.mkdir(parents=True, exist_ok=True)
+    done = in_namespace(
+        f'mount -t tmpfs -o size=32m none "{runs}"',
+        [*new_pilot(synced_home, script), str(runs)],
+        synced_home,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["No space left on device", "1 1 5000000 5000000"]
+
+
 def test_a_dead_loopback_is_told_at_once(synced_home, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(MEMBERS)

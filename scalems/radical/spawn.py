@@ -50,6 +50,8 @@ def _environment(python: Path, run: str, folder: Path) -> dict[str, str]:
         for key, value in os.environ.items()
         if not (key.startswith("RADICAL_") and key.endswith("_REPORT"))  # what RP prints
     }
+    # RP's processes that outlive what they belong to do not kill themselves where they see pytest.
+    env.pop("PYTEST_VERSION", None)
     # Each of RP's processes would ask the network for the time, before it writes a profile.
     env.setdefault("RADICAL_DEFAULT_PROFILE", "FALSE")
     env["PATH"] = f"{python.parent}{os.pathsep}{env.get('PATH', os.defpath)}"
