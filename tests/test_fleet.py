@@ -269,7 +269,7 @@ def main():
             words = open(f"/proc/{entry}/cmdline").read() + open(f"/proc/{entry}/environ").read()
         except OSError:
             continue
-        if f"SCALEMS_RUN={first}" in words and "scalems.radical.server" in words:
+        if f"SCALEMS_RUN={first}" in words and "server.main(" in words:
             os.kill(int(entry), signal.SIGKILL)
     assert set(scalems.gather(held)) == {second}, held
     print(first, second)

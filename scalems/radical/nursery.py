@@ -84,7 +84,6 @@ def start(folder: Path) -> bool:
     except OSError:
         return False
     parent = os.getpid()
-    setproctitle.getproctitle()  # finds where titles go, which it cannot in a changed environment
     gc.freeze()  # what is there now is left alone by collections, and so stays shared
     if os.fork():
         listener.close()
@@ -108,6 +107,9 @@ def _serve(listener: socket.socket, parent: int) -> bool:
 
     :return: true.
     """
+    # Finds where titles go, which it cannot once the environment is another. From then on /proc
+    # does not show the environment: this is not for the parent, which is known by its own.
+    setproctitle.getproctitle()
     for number in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
         # Its forks hold nothing open that whoever started the parent waits to see closed.
         if number > 2 and number != listener.fileno():
