@@ -143,17 +143,20 @@ def make_scalems(folder: Path, project: Callable[[Path], Path] = small_project) 
     return Scalems(home=home, project=project(folder / "project"), env=env)
 
 
-def mpi_venv(made: Scalems, folder: Path) -> Path:
-    """Make a venv by hand that Workers can run in, and that has mpi4py."""
+def hand_made_venv(made: Scalems, folder: Path, *packages: str) -> Path:
+    """Make a venv by hand that Workers can run in.
+
+    :param packages: what it has beside the pilot's lock and scalems.
+    """
     from scalems.env import wheel
 
-    venv = folder / "mpi"
+    venv = folder / "mine"
     uv = [sys.executable, "-m", "uv"]
     install = [*uv, "pip", "install", "--quiet", "--python", str(venv / "bin" / "python")]
     for argv in (
         [*uv, "venv", "--quiet", "--python", sys.executable, str(venv)],
         [*install, "--requirement", str(made.project / "envs" / "pilot.lock.txt")],
-        [*install, "mpi4py>=4"],
+        *([[*install, *packages]] if packages else []),
         [*install, "--no-deps", str(wheel.pack(folder / "wheels"))],
     ):
         subprocess.run(argv, env=made.env, check=True)

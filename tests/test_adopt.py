@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from homes import Scalems, make_scalems
+from homes import Scalems, hand_made_venv, make_scalems
 
-from scalems.env import adopt, enter, wheel
+from scalems.env import adopt, enter
 from scalems.env.site import Site
 from scalems.errors import ExitCode, UsageError
 
@@ -124,15 +124,7 @@ def test_a_conda_environment_is_entered_without_a_script_of_a_venv(tmp_path: Pat
 @pytest.mark.network
 def test_workers_of_radical_pilot_run_in_it(small_home: Scalems, tmp_path: Path):
     made = small_home
-    venv = tmp_path / "mine"
-    uv = [sys.executable, "-m", "uv"]
-    install = [*uv, "pip", "install", "--quiet", "--python", str(venv / "bin" / "python")]
-    for argv in (
-        [*uv, "venv", "--quiet", "--python", sys.executable, str(venv)],
-        [*install, "--requirement", str(made.project / "envs" / "pilot.lock.txt")],
-        [*install, "--no-deps", str(wheel.pack(tmp_path / "wheels"))],
-    ):
-        subprocess.run(argv, env=made.env, check=True)
+    venv = hand_made_venv(made, tmp_path)
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     argv = [sys.executable, "-m", "scalems.radical", "--resource", "local.localhost"]

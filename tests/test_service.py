@@ -11,7 +11,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from homes import LABEL, mpi_venv
+from homes import LABEL, hand_made_venv
 
 import scalems
 from scalems import ServiceError
@@ -172,7 +172,7 @@ def main():
 def test_services_and_routed_tasks_are_tasks_of_radical_pilot(synced_home, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    venv = mpi_venv(synced_home, tmp_path)
+    venv = hand_made_venv(synced_home, tmp_path, "mpi4py>=4")
     words = ["--resource", LABEL, "--venv", str(venv), "--cores", "1", "--no-store"]
     done = subprocess.run(
         [sys.executable, "-m", "scalems.radical", *words, script],

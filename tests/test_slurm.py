@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from homes import REPO, Scalems, add_task, make_scalems, mpi_venv
+from homes import REPO, Scalems, add_task, hand_made_venv, make_scalems
 from sshd import listening, make_host, require_sshd
 
 from scalems.radical.batch import Job, Queue, Watch
@@ -257,7 +257,15 @@ def test_ranks_that_radical_pilot_starts_on_two_nodes_and_a_service(lab, tmp_pat
     made, folder = lab
     script = tmp_path / "script.py"
     script.write_text(RANKS)
-    words = ("--venv", mpi_venv(made, tmp_path), "--nodes", 2, "--spare-cores", 6, "--no-store")
+    words = (
+        "--venv",
+        hand_made_venv(made, tmp_path, "mpi4py>=4"),
+        "--nodes",
+        2,
+        "--spare-cores",
+        6,
+        "--no-store",
+    )
     done = python(made, *map(str, (*words, script)))
     *nodes, first, second, fetched = done.stdout.split()
     assert len(nodes) == 6

@@ -34,9 +34,8 @@ _SOCKET = "nursery"
 _ALONE = 1.0  # seconds between two looks whether the parent is there
 _IDLE = 120.0  # seconds without a command after which there are no more to come
 _HEAD = 4  # bytes of a length
-_CODE = 1  # bytes of an exit code
 
-# The other end of `_Request.of`. It is started often, so it imports next to nothing.
+# The other end of `_run`. It is started often, so it imports next to nothing.
 _STAND_IN = """
 import os, sys
 command, *arguments = sys.argv[1:]
