@@ -103,7 +103,7 @@ def test_what_differs_from_the_client_is_named_at_once(made: Scalems):
 
 def test_what_is_no_venv(made: Scalems, tmp_path: Path):
     with pytest.raises(UsageError, match="neither a venv nor a conda environment"):
-        adopt.inspect(tmp_path)
+        adopt.inspect(str(tmp_path))
     done = made.run("env", "adopt", tmp_path, code=ExitCode.USAGE)
     assert "bin/python" in done.stderr
 
@@ -115,7 +115,7 @@ def test_a_conda_environment_is_entered_without_a_script_of_a_venv(tmp_path: Pat
     hooks.mkdir(parents=True)
     (hooks / "mpi.sh").write_text("export FROM_HOOK=yes\n")
     shown = 'echo "$CONDA_PREFIX $FROM_HOOK $VIRTUAL_ENV"; echo "${PATH%%:*}"'
-    lines = [*enter.shell_lines(env, Site()), shown]
+    lines = [*enter.shell_lines(env, Site(), conda=True), shown]
     done = subprocess.run(["bash", "-c", "\n".join(lines)], capture_output=True, text=True)
     assert done.stdout.splitlines() == [f"{env} yes ", f"{env}/bin"], done.stderr
 

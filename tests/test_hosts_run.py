@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from homes import Scalems, add_task, make_scalems
+from homes import Scalems, add_task, hand_made_venv, make_scalems
 from sshd import FarHost, listening, make_host, require_sshd
 
 FAR = "lab.cluster"
@@ -78,6 +78,18 @@ def main():
     needs().result()
 """
 
+WHERE = """
+import sys, scalems
+
+@scalems.task
+def prefix():
+    return sys.prefix
+
+@scalems.app
+def main():
+    print(prefix().result())
+"""
+
 pytestmark = [pytest.mark.ssh, pytest.mark.radical, pytest.mark.network]
 
 
@@ -103,8 +115,10 @@ def lab(far: FarHost, tmp_path_factory: pytest.TempPathFactory) -> Scalems:
     return made
 
 
-def start(lab: Scalems, *words: str | Path, name: str = "script.py") -> subprocess.Popen[str]:
-    argv = [sys.executable, "-m", "scalems.radical", "--resource", FAR, "--venv", "task"]
+def start(
+    lab: Scalems, *words: str | Path, name: str = "script.py", venv: str = "task"
+) -> subprocess.Popen[str]:
+    argv = [sys.executable, "-m", "scalems.radical", "--resource", FAR, "--venv", venv]
     return subprocess.Popen(
         [*argv, name, *map(str, words)],
         cwd=lab.project,
@@ -229,6 +243,41 @@ def test_a_call_that_cannot_run_there_is_named_before_the_pilot_starts(lab: Scal
     assert "needs the module 'pytest', which the Task venv 'task' does not have" in stderr
     assert "pilot: active" not in stderr
     assert nothing_is_left(far)
+
+
+def test_a_venv_there_that_scalems_did_not_build(lab: Scalems, far: FarHost):
+    venv = hand_made_venv(lab, far.home)
+    looked = lab.json("env", "check", "--resource", FAR, "--venv", "~/mine")
+    assert (looked["ok"], looked["host"], looked["venv"]) == (True, "lab", str(venv))
+    assert not (lab.root / "adopted").exists()
+    (lab.project / "where.py").write_text(WHERE)
+    process = start(lab, name="where.py", venv="~/mine")
+    stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    assert stdout.strip() == str(venv)
+    assert "not built by scalems" in stderr
+    assert nothing_is_left(far)
+    assert [one.name for one in far.folder.glob(".*")] == []  # no lease beside what is not ours
+
+    (site,) = venv.glob("lib/python3.*/site-packages")
+    info = site / "extra_thing-1.0.dist-info"
+    info.mkdir()
+    process = start(lab, name="where.py", venv=str(venv))
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 3, stderr
+    assert f"{venv} on lab is not ready" in stderr
+    assert "extra-thing (none) -> 1.0" in stderr
+    assert f"scalems env adopt {venv} --resource {FAR}" in stderr
+    lab.run("env", "adopt", str(venv), "--resource", FAR)
+    assert lab.json("env", "check", "--resource", FAR, "--venv", str(venv))["ok"]
+
+    (venv / "bin" / "radical-pilot-raptor-worker").unlink()
+    (site / "extra_thing-1.0.dist-info").rename(site / "cloudpickle-0.1.dist-info")
+    looked = lab.json("env", "check", "--resource", FAR, "--venv", str(venv), code=3)
+    remedies = {one["remedy"] for one in looked["findings"] if one["severity"] == "error"}
+    assert any(one.startswith(f"on lab: {venv}/bin/python -m pip install") for one in remedies)
+    for folder, told in (("mine/", "whole path"), ("/nowhere/", "neither a venv")):
+        assert told in lab.run("env", "adopt", folder, "--resource", FAR, code=2).stderr
 
 
 def test_a_failure_there_is_explained_and_its_logs_are_fetched(lab: Scalems, far: FarHost):

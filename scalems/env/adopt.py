@@ -6,102 +6,98 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from scalems import probe
-from scalems.env import fingerprint, layout, parity, target, verification, wheel
+from scalems.env import layout, parity, state, target, venv, verification
 from scalems.env.canonical import digest
 from scalems.env.finding import About, Finding, Policy, Severity, errors, not_ready
 from scalems.env.parity import Parity, Side
 from scalems.env.role import Role
+from scalems.env.venv import Venv
 from scalems.env.verification import Build, VerifiedResource
 from scalems.errors import EnvironmentNotReady, UsageError
+from scalems.host.address import Host
 from scalems.host.files import write_atomic
-from scalems.host.local import CommandFailed, run
+from scalems.resource.config import find_project
 
 CHANGED = "changed since it was adopted"
 """Kind of the finding that it is not what it was at the last look."""
-_LIMIT = 60.0  # seconds
-_WORKER = "radical-pilot-raptor-worker"
-_SPEC = (
-    "import importlib.util as u; s = u.find_spec('scalems'); print((s and s.origin) or '', end='')"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adopted:
     """A venv that somebody else made, as it is now.
 
-    :param path: its folder.
-    :param content_digest: of what is installed in it, and of what it sees elsewhere.
+    :param venv: what there is in it.
+    :param host: where it is; ``None`` is this machine.
     :param side: what is compared with the client.
-    :param code: folder of the package scalems that it sees.
     :param findings: differences from the client and from the last look, and warnings of its kind.
     """
 
-    path: Path
-    code: Path
-    content_digest: str
+    venv: Venv
+    host: Host | None
     side: Side
     parity: Parity
     findings: tuple[Finding, ...]
 
+    @property
+    def shown(self) -> str:
+        """How it is named to people."""
+        return f"{self.venv.path} on {self.host.name}" if self.host else self.venv.path
+
     def to_dict(self) -> dict[str, Any]:
         """Return it in values that JSON can hold."""
         return {
-            "venv": str(self.path),
+            "venv": self.venv.path,
+            "host": self.host.name if self.host else None,
             "managed": False,
             "python": self.side.python,
-            "content_digest": self.content_digest,
+            "content_digest": self.venv.content_digest,
             "versions": dict(self.side.versions),
             "parity": self.parity.to_dict(),
             "findings": [finding.to_dict() for finding in self.findings],
         }
 
 
-def inspect(path: Path) -> Adopted:
-    """Look at a venv in full: every byte of its packages, and every version that a task would see.
+def inspect(folder: str, resource: str | None = None) -> Adopted:
+    """Look at a venv in full, where it is, and compare it with the client and the last look.
 
-    :raises UsageError: it is no venv.
+    :param resource: whose host it is on; ``None`` is this machine.
+    :raises UsageError: it is no venv, or there is no such resource; near names are offered.
     :raises EnvironmentNotReady: its Python does not work.
+    :raises HostError: the host cannot be reached.
     """
-    path = path.expanduser().absolute()
-    python = path / "bin" / "python"
-    if not python.exists():
-        raise UsageError(
-            f"{path} is neither a venv nor a conda environment: it has no bin/python",
-            remedy="name the folder of a venv",
-        )
-    try:
-        seen = probe.parse(run([python, probe.__file__], cwd=Path("/"), limit=_LIMIT).stdout)
-        own = probe.parse(run([python, "-I", probe.__file__], cwd=Path("/"), limit=_LIMIT).stdout)
-        origin = run([python, "-s", "-c", _SPEC], cwd=Path("/"), limit=_LIMIT).stdout
-        content = _content(path)
-    except (CommandFailed, ValueError, OSError) as error:
-        raise EnvironmentNotReady(
-            f"the Python of {path} does not work: {error}", remedy="make that venv again"
-        ) from error
+    host = _host(resource) if resource else None
+    seen = venv.look(Path(folder)) if host is None else _there(folder, host)
     side = Side(
-        name=path.name,
+        name=PurePosixPath(seen.path).name,
         role=Role.TASK,
-        python=seen["python"],
-        versions=seen["versions"],
-        scalems_digest=_scalems(origin, seen["versions"]),
+        python=seen.python,
+        versions=seen.versions,
+        scalems_digest=seen.scalems_digest,
     )
     client = target.client()
-    compared = parity.compare(client, [side], remedy=_install(python, client))
-    content = digest("adopted 1", [content, seen["interpreter"], seen["versions"]])
-    findings = (*_kinds(path, seen["versions"], own["versions"]), *compared.findings)
-    adopted = Adopted(
-        path=path,
-        code=Path(origin).parent,
-        content_digest=content,
-        side=side,
-        parity=compared,
-        findings=findings,
-    )
-    return replace(adopted, findings=(*findings, *_drift(adopted)))
+    compared = parity.compare(client, [side], remedy=_install(seen, host))
+    findings = (*_kinds(seen, side.name), *compared.findings)
+    adopted = Adopted(venv=seen, host=host, side=side, parity=compared, findings=findings)
+    return replace(adopted, findings=(*findings, *_drift(adopted, resource)))
+
+
+def _host(label: str) -> Host | None:
+    known = state.read(layout.default(), label)
+    return known.host if known else find_project().resource(label).host
+
+
+def _there(folder: str, host: Host) -> Venv:
+    if not folder.startswith(("/", "~/")):
+        raise UsageError(
+            f"{folder!r} is not the whole path of a folder on {host.name}",
+            remedy="name it as it is there: /PATH, or '~/PATH' in quotes",
+        )
+    from scalems.env.remote import far  # most resources are of this machine
+
+    return far.venv(host, folder)
 
 
 def remember(adopted: Adopted) -> None:
@@ -110,32 +106,37 @@ def remember(adopted: Adopted) -> None:
     :raises OSError: it cannot be written.
     """
     data = {
-        "path": str(adopted.path),
-        "content_digest": adopted.content_digest,
+        "path": adopted.venv.path,
+        "host": adopted.host.name if adopted.host else "",
+        "content_digest": adopted.venv.content_digest,
         "versions": dict(adopted.side.versions),
     }
-    write_atomic(_record(adopted.path), json.dumps(data, indent=1, sort_keys=True) + "\n")
+    record = _record(adopted.venv.path, adopted.host)
+    write_atomic(record, json.dumps(data, indent=1, sort_keys=True) + "\n")
 
 
-def known(path: Path) -> Mapping[str, Any] | None:
+def known(path: str, host: Host | None = None) -> Mapping[str, Any] | None:
     """Return what was remembered of a venv; ``None`` if nothing was."""
+    where = (path, host.name if host else "")
     try:
-        data = json.loads(_record(path).read_text(encoding="utf-8"))
-        return data if data["path"] == str(path) and dict(data["versions"]) else None
-    except (OSError, ValueError, KeyError, TypeError):
+        data = json.loads(_record(path, host).read_text(encoding="utf-8"))
+        return data if (data["path"], data.get("host", "")) == where and data["versions"] else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _record(path: Path) -> Path:
+def _record(path: str, host: Host | None) -> Path:
+    """Return the file that remembers a venv: here, as who trusts it is here."""
     place = layout.default()
     if place.root.is_dir() and not place.is_ours:
         place = layout.personal()  # a shared folder is only read
-    return place.root / "adopted" / f"{digest('path', str(path))[:16]}.json"
+    key = digest("path", path if host is None else [host.name, path])
+    return place.root / "adopted" / f"{key[:16]}.json"
 
 
-def _drift(adopted: Adopted) -> Iterator[Finding]:
-    former = known(adopted.path)
-    if former is None or former.get("content_digest") == adopted.content_digest:
+def _drift(adopted: Adopted, resource: str | None) -> Iterator[Finding]:
+    former = known(adopted.venv.path, adopted.host)
+    if former is None or former.get("content_digest") == adopted.venv.content_digest:
         return
     was, now = former["versions"], adopted.side.versions
     changed = [
@@ -143,62 +144,44 @@ def _drift(adopted: Adopted) -> Iterator[Finding]:
         for name in sorted(was.keys() | now.keys())
         if was.get(name) != now.get(name)
     ]
+    there = f" --resource {resource}" if adopted.host else ""
     yield Finding(
         env=adopted.side.name,
         kind=CHANGED,
         subject=", ".join(changed) or "files of its packages, in the same versions",
-        remedy=f"to take it as it is now: scalems env adopt {shlex.quote(str(adopted.path))}",
+        remedy="to take it as it is now: scalems env adopt "
+        f"{shlex.quote(adopted.venv.path)}{there}",
     )
 
 
-def _kinds(path: Path, seen: Mapping[str, str], own: Mapping[str, str]) -> Iterator[Finding]:
+def _kinds(seen: Venv, name: str) -> Iterator[Finding]:
     """Yield what makes it less of a world of its own than a venv that scalems builds."""
 
     def warn(kind: str, subject: str, remedy: str) -> Finding:
         severity = Severity.WARNING
-        return Finding(env=path.name, kind=kind, subject=subject, severity=severity, remedy=remedy)
+        return Finding(env=name, kind=kind, subject=subject, severity=severity, remedy=remedy)
 
-    yield warn("not built by scalems", str(path), "")
-    if (path / "conda-meta").is_dir():
+    yield warn("not built by scalems", seen.path, "")
+    if seen.conda:
         what = "its libraries that are not Python packages are not looked at"
         yield warn("conda environment", what, "")
-    try:
-        lines = (path / "pyvenv.cfg").read_text(encoding="utf-8").lower().splitlines()
-    except OSError:
-        lines = []
-    if any(line.replace(" ", "") == "include-system-site-packages=true" for line in lines):
+    if seen.open:
         yield warn(
             "sees the packages of its Python",
             "include-system-site-packages = true in pyvenv.cfg",
             "make a venv without --system-site-packages",
         )
-    if names := sorted(name for name in seen if seen[name] != own.get(name)):
-        shown = ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")
+    if seen.outside:
+        shown = ", ".join(seen.outside[:8]) + (" ..." if len(seen.outside) > 8 else "")
         yield warn("sees packages of pip --user", shown, "export PYTHONNOUSERSITE=1")
 
 
-def _content(path: Path) -> str:
-    """Digest the packages of a venv; of a conda environment only these, not all of its files."""
-    site = probe.site_packages(path)
-    inner = site.relative_to(path).as_posix()
-    entries = {
-        f"{inner}/{name}": fingerprint.read_entry(str(site), name, status)
-        for name, status in fingerprint.walk(site)
-    }
-    return fingerprint.content_digest(path, entries)
-
-
-def _scalems(origin: str, versions: Mapping[str, str]) -> str:
-    """Return the digest of the scalems that a venv has, wherever its files are."""
-    if not origin or "scalems" not in versions:
-        return ""
-    return wheel.source_digest(Path(origin).parent, versions["scalems"])
-
-
-def _install(python: Path, client: Side) -> str:
+def _install(seen: Venv, host: Host | None, *more: str) -> str:
+    client = target.client()
     wanted = [f"{name}=={version}" for name, version in parity.pins(client.versions).items()]
     wanted += [f"scalems=={client.versions.get('scalems', '')}"]
-    return f"{shlex.quote(str(python))} -m pip install {' '.join(wanted)}"
+    words = [f"{seen.path}/bin/python", "-m", "pip", "install", *more, *wanted]
+    return (f"on {host.name}: " if host else "") + shlex.join(words)
 
 
 def _worker(adopted: Adopted) -> list[Finding]:
@@ -206,15 +189,14 @@ def _worker(adopted: Adopted) -> list[Finding]:
 
     Without its own script the one of the Pilot venv would be found, and run there.
     """
-    if (adopted.path / "bin" / _WORKER).is_file():
+    if adopted.venv.worker:
         return []
-    remedy = _install(adopted.path / "bin" / "python", target.client())
     return [
         Finding(
             env=adopted.side.name,
             kind="no Worker can start in it",
-            subject=f"bin/{_WORKER} of radical.pilot is missing",
-            remedy=remedy.replace("install ", "install --force-reinstall --no-deps ", 1),
+            subject=f"bin/{venv.WORKER} of radical.pilot is missing",
+            remedy=_install(adopted.venv, adopted.host, "--force-reinstall", "--no-deps"),
         )
     ]
 
@@ -229,44 +211,25 @@ def verify(
 ) -> VerifiedResource:
     """Verify a venv that scalems did not build before a run, and remember it as it is.
 
-    :param text: its folder.
+    :param text: its folder, on the host of the resource if a Pilot venv is needed.
     :param pilot: whether a Pilot venv is needed with it.
     :param worker: whether a Worker of RADICAL-Pilot is to start in it, also without that.
-    :raises UsageError: it is no venv, or the resource is on another host.
+    :raises UsageError: it is no venv.
     :raises EnvironmentNotReady: with every difference that no policy lets pass.
     """
-    managed = None
-    if pilot:
-        managed = verification.verify(resource, policies=policies, hold=True)
-        if managed.host is not None:
-            raise UsageError(
-                f"{resource} is on {managed.host.name}, and {text} is a venv of this machine",
-                remedy=f"write its spec: scalems env init --from {shlex.quote(text)}; and sync it "
-                "there",
-            )
-    adopted = inspect(Path(text))
+    managed = verification.verify(resource, policies=policies, hold=True) if pilot else None
+    adopted = inspect(text, resource if managed else None)
     found = errors(adopted.findings)
     if pilot or worker:
         found += _worker(adopted)
     policy = {one: policies.get(one.about, Policy.ERROR) for one in found}
     if refused := [one for one in found if policy[one] is Policy.ERROR]:
-        problem = not_ready(str(adopted.path), refused)
+        problem = not_ready(adopted.shown, refused)
         cause = problem.cause.replace("the environments of ", "", 1).replace(" are ", " is ", 1)
         raise EnvironmentNotReady(cause, remedy=problem.remedy)
-    if known(adopted.path) is None:
+    if known(adopted.venv.path, adopted.host) is None:
         remember(adopted)
-    build = Build(
-        name=text,
-        role=Role.TASK,
-        folder=adopted.path.parent,
-        place=adopted.path,
-        input_digest="",
-        content_digest=adopted.content_digest,
-        scalems_digest=adopted.side.scalems_digest,
-        versions=adopted.side.versions,
-        code=adopted.code,
-        top_level=tuple(entry.name for entry in probe.site_packages(adopted.path).iterdir()),
-    )
+    build = _build(text, adopted.venv)
     warnings = [one for one in adopted.findings if one.severity is Severity.WARNING]
     tolerated = tuple(one for one in found if policy[one] is Policy.WARN)
     return VerifiedResource(
@@ -276,4 +239,21 @@ def verify(
         definition=managed.definition if managed else Path(),
         tolerated=(*(managed.tolerated if managed else ()), *tolerated),
         remarks=tuple(warnings),
+        host=managed.host if managed else None,
+    )
+
+
+def _build(text: str, seen: Venv) -> Build:
+    return Build(
+        name=text,
+        role=Role.TASK,
+        folder=Path(seen.path).parent,
+        place=Path(seen.path),
+        input_digest="",
+        content_digest=seen.content_digest,
+        scalems_digest=seen.scalems_digest,
+        versions=seen.versions,
+        code=Path(seen.code) if seen.code else None,
+        top_level=seen.top_level,
+        conda=seen.conda,
     )

@@ -21,26 +21,28 @@ from scalems.host import ssh
 from scalems.host.address import Host
 
 
-def shell_lines(venv: Path, site: Site, more: Sequence[str] = ()) -> list[str]:
+def shell_lines(
+    venv: Path, site: Site, more: Sequence[str] = (), *, conda: bool = False
+) -> list[str]:
     """Return the shell lines by which a Worker enters a venv: those of its site come first.
 
     What modules set for another Python must go: packages that ``PYTHONPATH`` names would come
     before those of the venv, as those of the Pilot venv would.
 
     :param more: lines to run in it, before what it is entered for.
+    :param conda: whether it is a conda environment, which has no script to activate it.
     """
     return [
         *site.lines,
         "unset PYTHONPATH PYTHONHOME",
         caches.LINE,
-        *_activation(venv),
+        *_activation(venv, conda=conda),
         *more,
     ]
 
 
-def _activation(venv: Path) -> list[str]:
-    """Return the lines that activate a venv, or a conda environment, which has no script for it."""
-    if not (venv / "conda-meta").is_dir():
+def _activation(venv: Path, *, conda: bool) -> list[str]:
+    if not conda:
         return [f". {shlex.quote(str(venv / 'bin' / 'activate'))}"]
     quoted = shlex.quote(str(venv))
     hooks = f"{quoted}/etc/conda/activate.d/*.sh"

@@ -39,6 +39,7 @@ class Build:
     :param lines: shell lines of its spec, then those of the resource config.
     :param place: the venv, if scalems did not build it; ``folder`` is then of no meaning.
     :param code: folder of the package scalems that it sees, if that is not in its own packages.
+    :param conda: whether it is a conda environment.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Build:
     software: Mapping[str, str] = field(default_factory=dict)
     place: Path | None = None
     code: Path | None = None
+    conda: bool = False
     lines: Lines = field(default_factory=Lines)
 
     @property

@@ -133,7 +133,7 @@ class Preflight:
         """Start it on the host, in the Task venv as a Worker enters it."""
         assert self._host is not None
         lines = [
-            *enter.shell_lines(self._build.venv, self._build.site),
+            *enter.shell_lines(self._build.venv, self._build.site, conda=self._build.conda),
             "cd /",
             f"echo; echo {shlex.quote(_READY)}",
             "exec python -m scalems.workflow.inspection",
@@ -192,7 +192,7 @@ class Preflight:
 
     def _faults(self, call: Call, answer: dict[str, Any]) -> Iterator[tuple[bool, str, str]]:
         """Yield what is wrong with a call: whether it must fail for it, what, and the remedy."""
-        name, sync = self._build.name, f"scalems env sync --resource {self._label}"
+        name = self._build.name
         for module, certain in answer.get("missing", {}).items():
             needs = "needs" if certain else "may need"
             package = _package_of(module)
@@ -200,7 +200,7 @@ class Preflight:
                 certain,
                 f"{call.name} {needs} the module {module!r}, which the Task venv {name!r} does "
                 "not have",
-                f"add {package} to the dependencies in envs/{name}.toml; {sync}",
+                self._mend(f"add {package} to the dependencies", f"-m pip install {package}"),
             )
         here, there = platform.python_version(), answer.get("python", "")
         if answer.get("by_value") and there and _minor(here) != _minor(there):
@@ -208,7 +208,7 @@ class Preflight:
                 True,
                 f"{call.name} travels as bytecode of Python {_minor(here)}, and the Task venv "
                 f"{name!r} has Python {_minor(there)}",
-                f"give the Task venv the client's Python (`python` in envs/{name}.toml); {sync}",
+                self._mend("give it the client's `python`", "is to be the client's Python"),
             )
         for package, (version, is_function) in answer.get("packages", {}).items():
             ours = _version(package)
@@ -218,7 +218,8 @@ class Preflight:
                     is_function,
                     f"{call.name} {what} {package}, which is {ours} here and {version} in the "
                     f"Task venv {name!r}",
-                    f"pin {package}=={ours} in envs/{name}.toml; {sync}; or install {version} here",
+                    self._mend(f"pin {package}=={ours}", f"-m pip install {package}=={ours}")
+                    + f"; or install {version} here",
                 )
         if answer.get("error"):
             yield (
@@ -226,6 +227,12 @@ class Preflight:
                 f"{call.name} cannot be rebuilt in the Task venv {name!r}: {answer['error']}",
                 "see what its arguments and its module need there",
             )
+
+    def _mend(self, spec: str, python: str) -> str:
+        """Return what is to be done in the spec, or with the Python of a venv of others."""
+        if self._build.place is not None:
+            return f"{self._build.python} {python}"
+        return f"{spec} in envs/{self._build.name}.toml; scalems env sync --resource {self._label}"
 
 
 def _minor(version: str) -> str:

@@ -113,7 +113,7 @@ class RemoteServer:
             run=settings.run,
             label=settings.label,
             python=str(settings.python),
-            builds=[str(settings.python.parents[2]), str(settings.build.folder)],
+            builds=[str(folder) for folder in _held(settings)],
             name=settings.keep.name if settings.keep else "",
         )
         keep = settings.keep
@@ -212,3 +212,10 @@ class RemoteServer:
             near.shutdown(socket.SHUT_RDWR)
         near.close()
         link.close()
+
+
+def _held(settings: Settings) -> list[Path]:
+    """Return the builds that the far side holds: what scalems did not build cannot be held."""
+    assert settings.python
+    own = [settings.build.folder] if settings.build.place is None else []
+    return [settings.python.parents[2], *own]

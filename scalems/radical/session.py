@@ -197,7 +197,9 @@ class PilotSession:
     def _entered(self) -> list[str]:
         """Return the shell lines that enter the Task venv."""
         build = self._settings.build
-        lines = [*_IN_JOB, *enter.shell_lines(build.venv, build.site, build.lines.pre_exec)]
+        before = build.lines.pre_exec
+        entered = enter.shell_lines(build.venv, build.site, before, conda=build.conda)
+        lines = [*_IN_JOB, *entered]
         if build.lines.pre_rank:
             ranks = shlex.quote(json.dumps(build.lines.pre_rank))
             lines.append(f"export {mpi.PRE_RANK}={ranks}")

@@ -25,7 +25,8 @@ def _add_check(commands: Commands) -> None:
         "compare builds with what was verified, and with the client",
         "  scalems env check\n"
         "  scalems env check --resource local.localhost --deep     read every byte\n"
-        "  scalems env check --json | jq '.[].findings'\n\n"
+        "  scalems env check --json | jq '.[].findings'\n"
+        "  scalems env check --venv ~/venvs/md     one that scalems did not build\n\n"
         "exit codes: 0 ready, 2 wrong use, 3 not ready",
     )
     command.add_argument(
@@ -41,6 +42,11 @@ def _add_check(commands: Commands) -> None:
     )
     depth.add_argument(
         "--deep", dest="depth", action="store_const", const="deep", help="read every byte"
+    )
+    command.add_argument(
+        "--venv",
+        metavar="FOLDER",
+        help="look at a venv that scalems did not build, in full; with --resource on its host",
     )
     command.add_argument(
         "--repair", action="store_true", help="then sync what is not ready, and check it again"
@@ -66,6 +72,8 @@ def _add_watch(commands: Commands) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
+    if options.venv is not None:
+        return _check_venv(options)
     from scalems.cli import render
     from scalems.env.check import Depth
     from scalems.env.verification import examine
@@ -95,6 +103,18 @@ def _check(options: argparse.Namespace) -> int:
         render.print_findings(findings)
     ready = not unreached and all(report.ok for report in reports)
     return ExitCode.DONE if ready else ExitCode.NOT_READY
+
+
+def _check_venv(options: argparse.Namespace) -> int:
+    from scalems.cli.env import adopt
+    from scalems.errors import UsageError
+
+    if options.repair:
+        raise UsageError(
+            f"{options.venv} was not built by scalems, which does not change it",
+            remedy="leave --repair out, and run the command that each finding names",
+        )
+    return adopt.look(options, keep=False)
 
 
 def _labels(options: argparse.Namespace) -> list[str]:

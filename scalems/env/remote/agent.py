@@ -246,6 +246,13 @@ def _look(
     return {"envs": [one.to_dict() for one in seen], "fields": definition.fields_of(label)}
 
 
+def _venv(place: layout.Layout, notify: Notify, *, folder: str) -> dict[str, Any]:
+    """Look at a venv that scalems did not build."""
+    from scalems.env import venv  # only where there is one
+
+    return venv.look(Path(folder)).to_dict()
+
+
 def _build(
     place: layout.Layout,
     notify: Notify,
@@ -372,6 +379,7 @@ VERBS: Mapping[str, Verb] = {
     "lacks": _lacks,
     "take_uv": _take_uv,
     "look": _look,
+    "venv": _venv,
     "build": _build,
     "record": _record,
     "builds": _builds,

@@ -17,6 +17,7 @@ from scalems.env.look import Seen
 from scalems.env.remote.link import Link, connect
 from scalems.env.role import Role
 from scalems.env.state import Synced, SyncedEnv
+from scalems.env.venv import Venv
 from scalems.host.address import Host
 
 _holding: dict[str, Link] = {}
@@ -36,6 +37,17 @@ def look(
         return _look(link, synced, envs, depth=depth, hold=True)
     with connect(synced.host) as link:
         return _look(link, synced, envs, depth=depth, hold=False)
+
+
+def venv(host: Host, folder: str) -> Venv:
+    """Look at a venv on a host that scalems did not build.
+
+    :raises UsageError: it is no venv.
+    :raises EnvironmentNotReady: its Python does not work.
+    :raises HostError: the host cannot be reached.
+    """
+    with connect(host) as link:
+        return Venv.from_dict(link.call("venv", folder=folder))
 
 
 def record(synced: Synced) -> None:
