@@ -37,11 +37,11 @@ from scalems.radical.hub import GONE, WorkerEvent
 from scalems.radical.owntasks import OWN, OwnTasks, apart
 from scalems.radical.patience import Patience
 from scalems.radical.plane import Plane
-from scalems.radical.session import FINAL, JobEvent, PilotEvent, PilotSession, TaskEvent
-from scalems.radical.staffing import HELLO, Staffing
+from scalems.radical.session import FINAL, Hello, JobEvent, PilotEvent, PilotSession, TaskEvent
+from scalems.radical.staffing import Staffing
 from scalems.radical.verdict import Verdict
 from scalems.radical.warm import WarmPilot
-from scalems.radical.wire import ALIVE, ALIVE_EVERY, unpack
+from scalems.radical.wire import ALIVE, ALIVE_EVERY, HEARD, pack, unpack
 from scalems.workflow.call import hostname
 
 if TYPE_CHECKING:
@@ -118,7 +118,9 @@ class _Server:
         self._clients = Clients(self._on_client)
         self._idle_since = time.monotonic()
         self._record: WarmPilot | None = None
-        self._session = PilotSession(settings, self._events.put)
+        self._session = PilotSession(
+            settings, self._events.put, invite=lambda: pack(self._plane.invitation())
+        )
         self._plane = Plane(self._session, self._clients, self._events.put, folder=settings.data)
         self._own = OwnTasks(self._session, self._clients)
         self._state = "NEW"
@@ -144,8 +146,6 @@ class _Server:
             self._look_first()
             self._session.open(self._proceed)
             self._stop_timer()
-            for _ in range(self._session.workers):
-                self._staffing.greet()
             while True:
                 self._step()
         except _Closed:
@@ -299,6 +299,8 @@ class _Server:
             self._on_pilot(event)
         elif isinstance(event, TaskEvent):
             self._on_task(event)
+        elif isinstance(event, Hello):
+            self._on_hello(unpack(event.text))
         elif isinstance(event, JobEvent):
             self._on_job(event.job)
         elif isinstance(event, WorkerEvent):
@@ -341,17 +343,18 @@ class _Server:
         done = event.state == "DONE" and event.value is not None
         if event.uid.startswith(OWN):
             self._own.on_task(event)
-        elif event.uid.startswith(HELLO):
-            if not done and not self._up:
-                raise self._lost(f"The Worker did not answer ({event.state}): {event.error}")
-            if not done:
-                return  # its Worker has ended, or will be silent
-            self._admit(unpack(str(event.value)))
         else:
             why = "has no outcome"
             if not done:
                 why = f"came back {event.state} from RADICAL-Pilot: {event.error}"
             self._plane.on_batch(event.uid, event.value if done else None, why)
+
+    def _on_hello(self, description: dict[str, Any]) -> None:
+        """Let a Worker have calls; it says that it is there until it is told that it was heard."""
+        worker = description["worker"]
+        if self._staffing.is_new(worker):
+            self._admit(description)
+        self._session.broadcast(HEARD, worker=worker)
 
     def _replace_gone(self, now: float) -> None:
         """See to members of the staff that have ended while the pilot goes on."""

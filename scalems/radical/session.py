@@ -23,7 +23,7 @@ from scalems.errors import UsageError
 from scalems.radical import batch, lean, runs
 from scalems.radical.request import Request
 from scalems.radical.surroundings import Place
-from scalems.radical.wire import SLOTS
+from scalems.radical.wire import HELLO, INVITATION, SLOTS
 from scalems.workflow import mpi, stamp
 from scalems.workflow.call import ENV_VARIABLE
 from scalems.workflow.cores import PIN
@@ -73,6 +73,14 @@ class TaskEvent:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Hello:
+    """A Worker says what it is."""
+
+    text: str
+    """See :meth:`scalems.radical.worker.RaptorWorker`; it may come several times."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class JobEvent:
     """Something has changed about the pilot's job in the batch system."""
 
@@ -83,13 +91,19 @@ class PilotSession:
     """Opens and closes RP's session, and passes batches of calls to its Workers.
 
     :param emit: told events, from RP's threads.
+    :param invite: returns what a Worker needs to know to connect, see :func:`wire.pack`.
     """
 
     def __init__(
-        self, settings: Settings, emit: Callable[[PilotEvent | TaskEvent | JobEvent], None]
+        self,
+        settings: Settings,
+        emit: Callable[[PilotEvent | TaskEvent | JobEvent | Hello], None],
+        *,
+        invite: Callable[[], str],
     ) -> None:
         self._settings = settings
         self._emit = emit
+        self._invite = invite
         self._session: Any = None
         self._pilots: Any = None
         self._pilot: Any = None
@@ -141,6 +155,7 @@ class PilotSession:
         proceed("starting the task manager")
         self._tasks = rp.TaskManager(session=self._session)
         self._tasks.register_callback(self._on_task)
+        self._tasks.register_subscriber("control_pubsub", self._on_control)
         self._tasks.add_pilots(self._pilot)
         self._employ(rp, layout)
 
@@ -388,7 +403,7 @@ class PilotSession:
         build = self._settings.build
         package = build.code or probe.sites(build.venv)[-1] / "scalems"
         code = package / "radical" / "worker.py"
-        descriptions = []
+        descriptions, invitation = [], self._invite()
         for name in names:
             cores, slots = self._shares[self._places[name]]
             descriptions.append(
@@ -402,6 +417,7 @@ class PilotSession:
                         "cores_per_rank": cores,
                         "environment": {
                             SLOTS: str(slots),
+                            INVITATION: invitation,
                             PIN: self._settings.pin,
                             ENV_VARIABLE: build.content_digest,
                         },
@@ -415,6 +431,10 @@ class PilotSession:
 
     def _on_pilot(self, pilot: Any, state: str, *_: Any) -> None:
         self._emit(PilotEvent(state=state))
+
+    def _on_control(self, _: str, message: dict[str, Any]) -> None:
+        if message.get("cmd") == HELLO:
+            self._emit(Hello(text=message["arg"]["text"]))
 
     def _on_task(self, task: Any, state: str, *_: Any) -> None:
         if state == "AGENT_SCHEDULING" and task.uid in self.staff:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from scalems.radical.wire import pack
-
 if TYPE_CHECKING:
     from scalems.radical.plane import Plane
     from scalems.radical.session import PilotSession
-
-HELLO = "scalems.hello."
-"""How the names of the tasks begin that open the work of Workers."""
 
 _SPAN = 600.0  # seconds
 _OFTEN = 3  # replacements in that time, and one more for each Worker
@@ -30,13 +24,15 @@ class Staffing:
     def __init__(self, session: PilotSession, plane: Plane) -> None:
         self._session = session
         self._plane = plane
-        self._numbers = itertools.count()
         self._recent: deque[float] = deque()
+        self._heard: set[str] = set()  # Workers
 
-    def greet(self) -> None:
-        """Have one more Worker say what it is, and connect."""
-        invitation = pack(self._plane.invitation())
-        self._session.submit(f"{HELLO}{next(self._numbers)}", "hello", invitation)
+    def is_new(self, worker: str) -> bool:
+        """Tell if a Worker is one of the staff that has not said before that it is there."""
+        if worker in self._heard or worker not in self._session.staff:
+            return False
+        self._heard.add(worker)
+        return True
 
     def replace(self, uid: str, how: str) -> str:
         """Put another one in the place of a member of the staff that has ended.
@@ -54,7 +50,6 @@ class Staffing:
         self._plane.lose(uid, how)
         if allowed:
             name = self._session.replace_worker(uid)
-            self.greet()
             return f"{how} {name} takes its place"
         self._session.dismiss(uid)
         if not self._session.workers:

@@ -45,6 +45,15 @@ CANCEL = "scalems_cancel"
 ALIVE = "scalems_alive"
 """Control message: the client is there. When they stop to come, a Worker ends the pilot."""
 
+HELLO = "scalems_hello"
+"""Control message: a Worker says what it is, and how it is reached."""
+
+HEARD = "scalems_heard"
+"""Control message: that has come to the session server."""
+
+INVITATION = "SCALEMS_INVITATION"
+"""Environment variable of Workers: addresses and public key of the session server, packed."""
+
 ALIVE_EVERY = 10.0  # seconds
 ALIVE_LIMIT = 120.0  # seconds
 

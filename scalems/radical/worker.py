@@ -1,9 +1,10 @@
 """The raptor Worker: runs calls in a pool of processes, in the Task venv.
 
 RP loads this file by its path, not as a module of its package, so nothing here may be
-pickled and no dataclass be made. A raptor call-mode task opens its work: it brings the address
-of the data channel, which calls come by from then on. Where the server cannot be reached they
-come as call-mode tasks too: the name of a method, and text.
+pickled and no dataclass be made. Its environment brings the address of the data channel, and a
+message of RP tells the session server what it is: neither waits for the raptor master. Calls
+come by the channel from then on. Where the server cannot be reached they come as call-mode tasks:
+the name of a method, and text.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +30,9 @@ from scalems.radical.wire import (
     ALIVE_EVERY,
     ALIVE_LIMIT,
     CANCEL,
+    HEARD,
+    HELLO,
+    INVITATION,
     SLOTS,
     call_of,
     light,
@@ -55,7 +60,8 @@ if TYPE_CHECKING:
 
     Report = Callable[..., None]
 
-_CALLABLE = frozenset({"hello", "run_calls"})
+_CALLABLE = frozenset({"run_calls"})
+_SAY_AGAIN = 0.1  # seconds; what subscribes to a message needs some to connect
 _LAST = 2.0  # seconds between the end of a call process and that of its Worker, if a job ends
 _GATHER = 0.001  # seconds that outcomes are gathered, while there is more to do
 
@@ -82,10 +88,55 @@ class RaptorWorker(rp.raptor.Worker):  # type: ignore[misc]  # RP has no types
             env={**_marks(), cores.PIN: "always" if cpus else "never"},
             cpus=cpus,
         )
-        rank = int(os.environ.get("RP_RANK", "0"))
-        super().__init__(manager=rank == 0, rank=rank, raptor_id=raptor_id)
-        self._put = ru.zmq.Putter("result", self._res_addr_put)
-        self._get = ru.zmq.Getter("request", self._req_addr_get, cb=self._take)
+        self._was_heard = threading.Event()
+        with ThreadPoolExecutor(1, "scalems-hello") as beside:
+            linked = beside.submit(self._introduce)
+            rank = int(os.environ.get("RP_RANK", "0"))
+            super().__init__(manager=rank == 0, rank=rank, raptor_id=raptor_id)
+        if not linked.result():
+            self._put = ru.zmq.Putter("result", self._res_addr_put)
+            self._get = ru.zmq.Getter("request", self._req_addr_get, cb=self._take)
+
+    def _introduce(self) -> bool:
+        """Connect with the session server; say what this Worker is and how it is reached.
+
+        See :func:`scalems.probe.describe`. With a channel it takes no tasks of RP.
+
+        :return: whether it has a channel.
+        """
+        invitation = unpack(os.environ.pop(INVITATION))
+        address = reason = ""
+        try:
+            address = self._link.connect(invitation["addresses"], invitation["key"])
+        except NoRoute as error:
+            reason = str(error)
+        told = {
+            **probe.describe(),
+            "channel": self._link.key,
+            "address": address,
+            "reason": reason,
+            "worker": os.environ["RP_TASK_ID"],
+            "slots": self._slots,
+            "host": hostname(),
+            "canary": self._canary.result(),
+        }
+        message = {"cmd": HELLO, "arg": {"text": pack(told)}, "fwd": True}
+        threading.Thread(target=self._say, args=(message,), name="scalems-say", daemon=True).start()
+        if address:
+            threading.Thread(target=self._tend, name="scalems-tend", daemon=True).start()
+        return bool(address)
+
+    def _say(self, message: dict[str, Any]) -> None:
+        """Say something until it was heard."""
+        registry = ru.zmq.RegistryClient(url=os.environ["RP_REGISTRY_ADDRESS"])
+        channel = rp.constants.CONTROL_PUBSUB
+        publisher = ru.zmq.Publisher(channel, url=registry[f"bridges.{channel}"]["addr_pub"])
+        registry.close()
+        pause = _SAY_AGAIN
+        while not (self._was_heard.is_set() or self._ended.is_set()):
+            publisher.put(channel, dict(message))
+            self._was_heard.wait(pause)
+            pause = min(2 * pause, ALIVE_EVERY)
 
     # --- what RP calls --------------------------------------------------------------------
 
@@ -111,6 +162,10 @@ class RaptorWorker(rp.raptor.Worker):  # type: ignore[misc]  # RP has no types
         command = message.get("cmd")
         if command == ALIVE:
             self._hear()
+            return None
+        if command == HEARD:
+            if message["arg"]["worker"] == os.environ["RP_TASK_ID"]:
+                self._was_heard.set()
             return None
         if command == CANCEL:
             self._cancel(message["arg"]["calls"])
@@ -145,25 +200,6 @@ class RaptorWorker(rp.raptor.Worker):  # type: ignore[misc]  # RP has no types
             self._put.put(task)
 
     # --- the functions of the call mode ---------------------------------------------------
-
-    def hello(self, report: Report, text: str) -> None:
-        """Connect with the session server; report what this Worker is and how it is reached.
-
-        See :func:`scalems.probe.describe`. With a channel it takes no more tasks of RP.
-        """
-        invitation = unpack(text)
-        address = reason = ""
-        try:
-            address = self._link.connect(invitation["addresses"], invitation["key"])
-        except NoRoute as error:
-            reason = str(error)
-        channel = {"channel": self._link.key, "address": address, "reason": reason}
-        told = {**channel, "worker": self._uid, "slots": self._slots, "host": hostname()}
-        report(pack({**probe.describe(), **told, "canary": self._canary.result()}))
-        if address:
-            threading.Thread(target=self._tend, name="scalems-tend", daemon=True).start()
-            with self._lock:
-                self._lock.wait_for(self._ended.is_set)
 
     def run_calls(self, report: Report, text: str, folder: str) -> None:
         """Run a batch of calls, and report their outcomes together."""
