@@ -89,20 +89,20 @@ class RaptorWorker(rp.raptor.Worker):  # type: ignore[misc]  # RP has no types
             cpus=cpus,
         )
         self._was_heard = threading.Event()
+        self._linked = False
         with ThreadPoolExecutor(1, "scalems-hello") as beside:
-            linked = beside.submit(self._introduce)
+            introduced = beside.submit(self._introduce)
             rank = int(os.environ.get("RP_RANK", "0"))
             super().__init__(manager=rank == 0, rank=rank, raptor_id=raptor_id)
-        if not linked.result():
+        introduced.result()
+        if not self._linked:
             self._put = ru.zmq.Putter("result", self._res_addr_put)
             self._get = ru.zmq.Getter("request", self._req_addr_get, cb=self._take)
 
-    def _introduce(self) -> bool:
+    def _introduce(self) -> None:
         """Connect with the session server; say what this Worker is and how it is reached.
 
         See :func:`scalems.probe.describe`. With a channel it takes no tasks of RP.
-
-        :return: whether it has a channel.
         """
         invitation = unpack(os.environ.pop(INVITATION))
         address = reason = ""
@@ -120,11 +120,11 @@ class RaptorWorker(rp.raptor.Worker):  # type: ignore[misc]  # RP has no types
             "host": hostname(),
             "canary": self._canary.result(),
         }
+        self._linked = bool(address)
         message = {"cmd": HELLO, "arg": {"text": pack(told)}, "fwd": True}
         threading.Thread(target=self._say, args=(message,), name="scalems-say", daemon=True).start()
-        if address:
+        if self._linked:
             threading.Thread(target=self._tend, name="scalems-tend", daemon=True).start()
-        return bool(address)
 
     def _say(self, message: dict[str, Any]) -> None:
         """Say something until it was heard."""
@@ -166,11 +166,17 @@ class RaptorWorker(rp.raptor.Worker):  # type: ignore[misc]  # RP has no types
         if command == HEARD:
             if message["arg"]["worker"] == os.environ["RP_TASK_ID"]:
                 self._was_heard.set()
+                if self._linked:
+                    self._reg_event.set()  # what the master would add is not needed
             return None
         if command == CANCEL:
             self._cancel(message["arg"]["calls"])
             return None
         return super()._control_cb(topic, message)
+
+    def _state_cb(self, topic: str, messages: Any) -> bool:
+        """Go on without the master; RP's Worker would end with it."""
+        return True
 
     def _take(self, tasks: Any) -> None:
         for task in ru.as_list(tasks):
