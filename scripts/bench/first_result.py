@@ -5,7 +5,8 @@
 
 All do the same call. The first two use the same Pilot and Task venvs, built by
 `scalems env sync`; the third lets RP make its venv (virtenv_mode=create) from the package
-index, as it does for a resource that has none. Needs a package index.
+index, as it does for a resource that has none. Needs a package index. Also shown: when each
+step of ours begins.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,9 +22,11 @@ import time
 from pathlib import Path
 
 from rich.console import Console
+from rich.table import Table
 from timing import SCALEMS, Case, command, table
 
 LABEL = "local.localhost"
+NOTE = "scalems: "
 
 SCRIPT = """
 import os, time
@@ -87,28 +91,36 @@ class FirstResult:
     def __init__(self, name: str, argv: list[str], folder: Path, env: dict[str, str]) -> None:
         self.first = Case(name, self.run)
         self.end = Case(name, self.run)
+        self.name = name
+        self.steps: dict[str, list[float]] = {}
         self._argv = argv
         self._folder = folder
         self._env = env
 
     def run(self) -> None:
-        """Run it in a home of its own, and note both times."""
+        """Run it in a home of its own, and note both times, and when it printed each line."""
         home = Path(tempfile.mkdtemp(dir=self._folder))
         mark = home / "mark"
         env = {"HOME": str(home), "MARK": str(mark), **self._env}
+        lines: list[tuple[float, str]] = []
         started = time.time()
-        done = subprocess.run(
+        with subprocess.Popen(
             self._argv,
             env={**os.environ, **env},
             cwd=home,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            check=False,
-        )
+        ) as process:
+            for line in process.stdout or ():
+                lines.append((time.time() - started, line))
         ended = time.time()
-        if done.returncode or not mark.exists():
-            sys.exit(f"{self._argv} ended with {done.returncode}:\n{done.stdout}")
+        if process.returncode or not mark.exists():
+            printed = "".join(line for _, line in lines)
+            sys.exit(f"{self._argv} ended with {process.returncode}:\n{printed}")
+        for when, line in lines:
+            if line.startswith(NOTE):
+                self.steps.setdefault(line[len(NOTE) :].strip(), []).append(when)
         self.first.seconds.append(float(mark.read_text()) - started)
         self.end.seconds.append(ended - float(mark.read_text()))
 
@@ -127,6 +139,18 @@ def main() -> None:
     console = Console(width=110)
     for title, part in (("command to first result", "first"), ("first result to the end", "end")):
         console.print(table(title, [getattr(way, part) for way in ways], runs=options.runs))
+    console.print(_steps(ways[0], options.runs))
+
+
+def _steps(way: FirstResult, runs: int) -> Table:
+    """Return a table of when each step began, of those that all runs had."""
+    made = Table(title=f"{way.name}: when each step begins (medians)", title_justify="left")
+    made.add_column("s", justify="right")
+    made.add_column("step")
+    known = {step: times for step, times in way.steps.items() if len(times) == runs}
+    for step, times in sorted(known.items(), key=lambda one: statistics.median(one[1])):
+        made.add_row(f"{statistics.median(times):.2f}", step)
+    return made
 
 
 def _ways(folder: Path, *, create: bool) -> list[FirstResult]:
