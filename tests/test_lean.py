@@ -102,6 +102,20 @@ def test_what_a_user_has_set_stays_in_force_and_no_file_of_his_is_touched(config
     assert seen["utils"]["iface"] == "ib7"
 
 
+def test_the_bootstrapper_uses_the_python_of_a_pilot_venv_that_scalems_built(configs, tmp_path):
+    code = tmp_path / "venv/lib/python3.11/site-packages/scalems/radical/nursery.py"
+    code.parent.mkdir(parents=True)
+    code.touch()
+    fields = {"virtenv_mode": "use", "rp_version": "installed", "virtenv": str(tmp_path / "venv")}
+    for number, own in enumerate(({}, {"python_interpreter": "/opt/python3"})):
+        definition = {"localhost": {**fields, **own}}
+        (configs / "resource_local.json").write_text(json.dumps(definition))
+        seen = ask(tmp_path / f"{number}")["resource"]
+        expected = own.get("python_interpreter", f"{tmp_path}/venv/bin/python3")
+        assert seen["python_interpreter"] == expected
+        assert any("nursery" in line for line in seen["pre_bootstrap_0"])
+
+
 def test_the_pilot_reads_the_files_of_its_own_host(home, tmp_path, monkeypatch):
     lines = ask(tmp_path / "a")["resource"]["pre_bootstrap_0"]
     other = tmp_path / "it's mine"

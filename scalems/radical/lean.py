@@ -76,9 +76,14 @@ def _fill(folder: Path, home: Path, label: str, former: str | None) -> dict[str,
     definitions = _read(user / "pilot" / "configs" / resource)
     # What the pilot starts reads the files of the host that it runs on.
     back = f"export {VARIABLE}={shlex.quote(former)}" if former else f"unset {VARIABLE}"
-    quick = (*_QUICK, _LAUNCHER) if _has_nursery(whole) else _QUICK
+    own = dict(definitions.get(host, {}))
+    quick: tuple[str, ...] = _QUICK
+    if (venv := _built(whole)) is not None:
+        quick = (*_QUICK, _LAUNCHER)
+        # The bootstrapper asks Python for its pip, which takes some 0.3 s where there is one.
+        own["python_interpreter"] = whole.get("python_interpreter") or f"{venv}/bin/python3"
     definitions[host] = {
-        **definitions.get(host, {}),
+        **own,
         "agent_config": NAME,
         "pre_bootstrap_0": [
             *(whole.get("pre_bootstrap_0") or ()),
@@ -96,12 +101,13 @@ def _fill(folder: Path, home: Path, label: str, former: str | None) -> dict[str,
     return bridges
 
 
-def _has_nursery(definition: dict[str, Any]) -> bool:
-    """Tell if the Pilot venv is known to have what forks the agent's processes."""
+def _built(definition: dict[str, Any]) -> Path | None:
+    """Return the Pilot venv if it is known to have what forks the agent's processes."""
     if definition.get("virtenv_mode") != "use" or definition.get("rp_version") != "installed":
-        return False
+        return None
     venv = Path(str(definition.get("virtenv") or "/"))
-    return any(venv.glob("lib/python3*/site-packages/scalems/radical/nursery.py"))
+    code = venv.glob("lib/python3*/site-packages/scalems/radical/nursery.py")
+    return venv if any(code) else None
 
 
 def _used(kind: str, bridges: dict[str, Any]) -> dict[str, Any]:
