@@ -22,7 +22,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from scalems.store import source
-from scalems.workflow import code
+from scalems.workflow import code, shipping
 from scalems.workflow.argument import Slot
 from scalems.workflow.file import File, content_digest
 from scalems.workflow.task import Task
@@ -271,7 +271,7 @@ class _Encoder:
             if not _is_code(value):
                 self._part(f"{variable} of {name}", value)
         self._look_constant([*enclosed, *(value for _, value in _defaults(function))])
-        outside = self._globals(function)
+        outside = self._globals(function) + self._data(function.__module__)
         data = own + given + self._sequence(b"(", enclosed) + outside
         if function.__dict__:  # attributes that somebody has set, and perhaps reads
             self.constant = False
@@ -306,6 +306,13 @@ class _Encoder:
                 found.append(_name(b"I", module) + content.encode())
                 self.parts[f"module {module}"] = content[:16]
         return b"".join(found)
+
+    def _data(self, module: str) -> bytes:
+        """Encode the data files of a package that travels."""
+        content = shipping.data_of(module or "")
+        if content:
+            self.parts[f"files of {module.partition('.')[0]}"] = content[:16]
+        return content.encode()
 
     def _module(
         self, module: types.ModuleType, attributes: Iterable[str], outer: tuple[str, ...] = ()

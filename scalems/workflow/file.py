@@ -344,6 +344,11 @@ class using:
         _area, _in_task = self._before
 
 
+def has_area() -> bool:
+    """Tell if this process works for a run that has a place for files."""
+    return bool(_area)
+
+
 def scratch() -> Path:
     """Return the folder of the run for what does not outlive a task; it exists."""
     assert _area

@@ -17,11 +17,11 @@ import sys
 import types
 from typing import TYPE_CHECKING, Any
 
-from scalems.workflow import argument, call, code
+from scalems.workflow import argument, call, code, packages
 from scalems.workflow.large import Large, Payload, Unpickler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 HEADER = struct.Struct("!QQ?")
 """What comes before each payload: its bytes, and whether its call is one of several ranks."""
@@ -61,11 +61,11 @@ def examine(payload: Payload, *, function: bytes = b"", ranks: bool = False) -> 
         functions = list(_functions(payload, found, function))
     except Exception as error:
         functions = []
-        if not found.missing:
+        if not (found.missing or found.carried):
             answer["error"] = call.summary(error)
     for one in functions:
         for module, certain in imports(one):
-            if module not in _OURS and not _is_there(module):
+            if module not in (*_OURS, *found.carried) and not _is_there(module):
                 found.missing[module] = certain or found.missing.get(module, False)
     if ranks and not _is_there("mpi4py"):
         found.missing["mpi4py"] = True
@@ -82,6 +82,12 @@ class _Found:
         self.modules: set[str] = set()
         self.missing: dict[str, bool] = {}
         self.by_value = False
+        self.carried: set[str] = set()
+
+    def take(self, carried: tuple[packages.Package, ...], pickled: bytes) -> Callable[..., None]:
+        """Stand for what comes with packages, which are not unpacked to look at it."""
+        self.carried.update(one.name for one in carried)
+        return lambda *_: None
 
 
 class _Unpickler(Unpickler):
@@ -94,6 +100,8 @@ class _Unpickler(Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """Return what has a name in a module."""
         top = module.partition(".")[0]
+        if module == packages.__name__ and name == packages.load.__name__:
+            return self._found.take
         if top == "cloudpickle":
             self._found.by_value = self._found.by_value or name in _BY_VALUE
         elif top not in _OURS:
@@ -101,7 +109,9 @@ class _Unpickler(Unpickler):
         try:
             return super().find_class(module, name)
         except ModuleNotFoundError as error:
-            self._found.missing[(error.name or module).partition(".")[0]] = True
+            missing = (error.name or module).partition(".")[0]
+            if missing not in self._found.carried:
+                self._found.missing[missing] = True
             raise
 
 

@@ -20,6 +20,7 @@ from scalems.errors import SerializationError
 from scalems.workflow import code, shipping
 from scalems.workflow.large import LARGE, Payload, apart, loads
 from scalems.workflow.large import dumps as encoded
+from scalems.workflow.packages import carried, travelling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -52,8 +53,8 @@ def encode_apart(
 ) -> Encoded:
     """Pickle a call, the function apart from it if many calls can share its bytes.
 
-    What is defined in the script travels by value, and so does what is in modules that the far
-    side does not have, see ``scalems.workflow.shipping``.
+    What is defined in the script travels by value; what is in modules that the far side does not
+    have travels too, see ``scalems.workflow.shipping``.
 
     :raises SerializationError: naming the argument or the variable that cannot travel.
     """
@@ -72,8 +73,10 @@ def _encode(
     try:
         pickled = _pickled(function)
         if pickled is None:
-            return Encoded(encoded((function, args, kwargs)))
+            return Encoded(encoded((carried(function), args, kwargs)))
         shared = shared and len(pickled) <= _APART
+        if not shared and travelling():  # the function comes first, and with it what it needs
+            return Encoded(encoded((carried(function), args, kwargs)))
         call = (args, kwargs) if shared else (pickled, args, kwargs)
         plain = is_plain(args) and is_plain(kwargs)
         data = _plainly(call) if plain else encoded(call)
@@ -104,7 +107,7 @@ def decode(
     return function, args, kwargs
 
 
-_made: dict[int, tuple[object, bytes, list[Any]]] = {}
+_made: dict[int, tuple[object, bytes, list[Any], object]] = {}
 
 
 def _pickled(function: Callable[..., object]) -> bytes | None:
@@ -115,14 +118,15 @@ def _pickled(function: Callable[..., object]) -> bytes | None:
     if not isinstance(function, types.FunctionType):
         return None
     known = _made.get(id(function))
-    if known is not None and known[0] is function and code.unchanged(known[2]):
+    same = known is not None and known[0] is function and known[3] is travelling()
+    if known is not None and same and code.unchanged(known[2]):
         return known[1]
     if code.is_installed(function.__module__) or (used := code.used_by(function)) is None:
         return None
-    pickled = dumps(function)
+    pickled = dumps(carried(function))
     if len(_made) >= _FUNCTIONS:
         _made.pop(next(iter(_made)))
-    _made[id(function)] = (function, pickled, used)
+    _made[id(function)] = (function, pickled, used, travelling())
     return pickled
 
 
@@ -146,7 +150,7 @@ def function_bytes(function: Callable[..., object], args: Sequence[object]) -> t
         inner = inner.func
     constant = _pickled(inner) is not None or _is_name(inner)
     try:
-        return dumps(function), constant and LEAVES.issuperset(map(type, given))
+        return dumps(carried(function)), constant and LEAVES.issuperset(map(type, given))
     except Exception as error:
         raise _cannot_travel(function, args, error) from error
 
