@@ -20,6 +20,7 @@ FAR = "lab.cluster"
 SCRIPT = """
 import os, sys, time
 import scalems
+from ours import words
 
 @scalems.task
 def place(number):
@@ -62,7 +63,15 @@ def main():
     )
     print([read(one).result() for one in (here, first.file["there.txt"], write("kept"))])
     print(scalems.map(read, [here] * 3)[2].result())
+    print(*scalems.submit(words.first).result())
     first.result().file["there.txt"].copy_to("back.txt")
+"""
+
+WORDS = """
+from pathlib import Path
+
+def first():
+    return Path(__file__).with_name("words.txt").read_text().split()[0], __file__
 """
 
 NEEDS = """
@@ -111,6 +120,9 @@ def lab(far: FarHost, tmp_path_factory: pytest.TempPathFactory) -> Scalems:
     (made.project / "here.txt").write_text("content")
     (made.project / "run.sh").write_text("#!/bin/sh\ntr a-z A-Z < $1\n")
     (made.project / "run.sh").chmod(0o755)
+    (made.project / "ours").mkdir()  # a package that the Task venv does not have
+    for name, text in {"__init__.py": "", "words.py": WORDS, "words.txt": "once upon"}.items():
+        (made.project / "ours" / name).write_text(text)
     made.run("env", "sync", "--resource", FAR)
     return made
 
@@ -144,7 +156,7 @@ def test_a_script_runs_there_as_it_does_here(lab: Scalems, far: FarHost):
     process = start(lab)
     stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr
-    places, error, size, folder, home, texts, mapped = stdout.splitlines()
+    places, error, size, folder, home, texts, mapped, told = stdout.splitlines()
     venv = str((far.root / "current" / FAR / "task").resolve() / "venv")
     assert eval(places) == [(number, str(far.home), venv) for number in range(2)]
     assert error == "KeyError('far away')"
@@ -153,6 +165,9 @@ def test_a_script_runs_there_as_it_does_here(lab: Scalems, far: FarHost):
     assert home == str(far.home)
     assert eval(texts) == ["content", "CONTENT", "kept"]
     assert mapped == "content"
+    word, path = told.split()
+    assert word == "once"
+    assert Path(path).is_relative_to(far.home / ".local" / "state" / "scalems" / "files")
     assert (lab.project / "back.txt").read_text() == "CONTENT"
     digests = {hashlib.sha256(text).hexdigest() for text in (b"CONTENT", b"kept")}
     objects = lab.project / ".scalems" / "objects"
