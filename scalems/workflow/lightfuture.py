@@ -10,7 +10,13 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 import threading
-from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING
+from concurrent.futures._base import (
+    CANCELLED,
+    CANCELLED_AND_NOTIFIED,
+    FINISHED,
+    PENDING,
+    RUNNING,
+)
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -79,7 +85,7 @@ class LightFuture(concurrent.futures.Future[T]):
         """Call a function with this future when it ends, or now if it has ended."""
         with guard:
             light = self._own is None
-            if light and self._state == PENDING:
+            if light and self._state not in _ENDED:
                 if self._callbacks is None:
                     self._callbacks = [fn]
                 else:
@@ -96,13 +102,35 @@ class LightFuture(concurrent.futures.Future[T]):
         :raises concurrent.futures.InvalidStateError: it has ended.
         """
         with guard:
-            light = self._own is None and self._state == PENDING
+            light = self._own is None and self._state not in _ENDED
             if light:
                 self._result, self._state = result, FINISHED
         if not light:
             super().set_result(result)
         elif self._callbacks:
             self._invoke_callbacks()
+
+    def cancel(self) -> bool:
+        """Cancel it, if it has not ended; return whether it is cancelled now."""
+        with guard:
+            light = self._own is None
+            before = self._state
+            if light and before == PENDING:
+                self._state = CANCELLED
+        if not light:
+            return super().cancel()
+        if before == PENDING and self._callbacks:
+            self._invoke_callbacks()
+        return before not in (RUNNING, FINISHED)
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """Let it run; return whether it was not cancelled, as those who wait are told then."""
+        with guard:
+            light = self._own is None and self._state in (PENDING, CANCELLED)
+            if light:
+                runs = self._state == PENDING
+                self._state = RUNNING if runs else CANCELLED_AND_NOTIFIED
+        return runs if light else super().set_running_or_notify_cancel()
 
     def _invoke_callbacks(self) -> None:
         # They hold whatever waited: not to be held by every future that has ended.
@@ -126,7 +154,7 @@ def set_results(futures: Iterable[LightFuture[Any]], result: object) -> int:
         for future in futures:
             if future._own is not None:
                 later.append(future)
-            elif future._state == PENDING:
+            elif future._state not in _ENDED:
                 future._result = result
                 future._state = FINISHED
                 count += 1
