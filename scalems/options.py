@@ -150,6 +150,20 @@ def positive(text: str) -> int:
 positive.__name__ = "positive number"  # argparse shows it
 
 
+def above_zero(text: str) -> float:
+    """Return a number above 0, with or without a fraction.
+
+    :raises ValueError: it is none.
+    """
+    value = float(text)
+    if not 0 < value < 1e9:
+        raise ValueError
+    return value
+
+
+above_zero.__name__ = "number above 0"
+
+
 def pinning(text: str) -> str:
     """Return how calls are pinned to CPUs.
 

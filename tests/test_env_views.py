@@ -41,16 +41,93 @@ def test_init_writes_specs_that_are_valid_as_they_are(fresh):
     assert "there is no lock yet" in done.stderr
 
 
+REQUIREMENTS = """\
+# what we need
+NumPy >= 1.26 # arrays
+scipy[x]==1.* ; python_version > '3.9' \\
+    --hash=sha256:00
+-r more/other.txt
+--constraint=more/limits.txt
+-e ./mine[plot]
+force @ git+https://example.org/force.git@v1#subdirectory=py
+git+ssh://git@example.org/field.git#egg=field
+ours @ https://me:secret@example.org/ours.whl
+git+https://secret@example.org/x.git@main#egg=x
+--index-url https://me:secret@example.org/simple
+"""
+
+
 def test_init_takes_requirements_over_and_names_what_it_cannot(fresh):
-    (fresh.project / "requirements.txt").write_text(
-        "# what we need\nNumPy >= 1.26 # arrays\nscipy[x]==1.* ; python_version > '3.9' \\\n"
-        "    --hash=sha256:00\n-r more.txt\nours @ https://example.org/ours.whl\n"
+    for name, text in {
+        "requirements.txt": REQUIREMENTS,
+        "more/other.txt": "attrs>=23\n-r deeper.txt\n",
+        "more/deeper.txt": "rich\n",
+        "more/limits.txt": "pillow<13\n",
+        "mine/pyproject.toml": '[project]\nname = "My.Sim"\nversion = "1"\n',
+    }.items():
+        (fresh.project / name).parent.mkdir(exist_ok=True)
+        (fresh.project / name).write_text(text)
+    done = fresh.run("env", "init", "--json")
+    result = json.loads(done.stdout)
+    scipy = 'scipy[x]==1.*; python_version > "3.9"'
+    assert result["dependencies"] == ["NumPy>=1.26", scipy, "attrs>=23", "rich"]
+    assert result["constraints"] == ["pillow<13"]
+    assert result["packages"] == {
+        "my-sim": {"path": "../mine", "editable": True, "extras": ["plot"]},
+        "force": {"git": "https://example.org/force.git", "rev": "v1", "subdirectory": "py"},
+        "field": {"git": "ssh://git@example.org/field.git"},
+    }
+    assert [line.partition("***")[0] for line in result["left"]] == [
+        "ours @ https://",
+        "git+https://",
+        "--index-url https://",
+    ]
+    # The spec is valid as it is, and is committed: no password may come into it.
+    task = fresh.project / "envs" / "task.toml"
+    assert "secret" not in done.stdout + done.stderr + task.read_text()
+    loaded = spec.load(task)
+    assert loaded.dependencies == tuple(result["dependencies"])
+    assert [one.name for one in loaded.packages] == ["field", "force", "my-sim"]
+    assert loaded.packages[2].path == fresh.project / "mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("-r requirements.txt", "includes itself"), ("-c nowhere.txt", "cannot be read")],
+)
+def test_init_names_included_files_that_cannot_be_read(fresh, text, told):
+    (fresh.project / "requirements.txt").write_text(text)
+    assert told in fresh.run("env", "init", code=ExitCode.USAGE).stderr
+
+
+def test_init_takes_what_uv_takes_from_elsewhere(fresh):
+    (fresh.project / "lib").mkdir()
+    (fresh.project / "lib" / "pyproject.toml").write_text('[project]\nname = "lib"\n')
+    (fresh.project / "pyproject.toml").write_text(
+        '[project]\nname = "x"\ndependencies = ["lib>=1", "field[y]", "attrs"]\n'
+        '[tool.uv.sources]\nlib = {path = "lib", editable = true}\n'
+        'field = {git = "https://example.org/field.git", tag = "v2"}\nattrs = {workspace = true}\n'
     )
     result = fresh.json("env", "init")
-    assert result["dependencies"] == ["NumPy>=1.26", 'scipy[x]==1.*; python_version > "3.9"']
-    assert result["left"] == ["-r more.txt", "ours @ https://example.org/ours.whl"]
-    loaded = spec.load(fresh.project / "envs" / "task.toml")
-    assert loaded.dependencies == tuple(result["dependencies"])
+    assert result["packages"] == {
+        "lib": {"path": "../lib", "editable": True},
+        "field": {"git": "https://example.org/field.git", "rev": "v2", "extras": ["y"]},
+    }
+    assert result["dependencies"] == ["attrs"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[project]\nname = "x"\ndynamic = ["dependencies"]\n', "dependencies are dynamic"),
+        ('[tool.poetry.dependencies]\nnumpy = "^1.26"\n', "poetry export"),
+    ],
+)
+def test_init_says_what_of_a_pyproject_it_cannot_take(fresh, text, told):
+    (fresh.project / "pyproject.toml").write_text(text)
+    result = fresh.json("env", "init")
+    assert result["dependencies"] == []
+    assert told in result["left"][0]
 
 
 def test_init_takes_a_pyproject_over(fresh):
@@ -86,6 +163,7 @@ def test_init_takes_extras_and_dependency_groups_over(fresh):
     [
         (("--extra", "plto"), "no extra 'plto' (did you mean 'plot'?)"),
         (("--extra", "simulation"), "remedy: --group simulation"),
+        (("--group", "plot"), "no dependency group 'plot'; it has"),
         (("--group", "simluation"), "(did you mean 'simulation'?)"),
         (("--group", "loop"), "includes itself: loop → loop"),
         (("--group", "base", "--from", "environment.yml"), "no dependency groups"),
@@ -189,6 +267,23 @@ def test_any_requirements_file_gives_a_valid_spec(tmp_path_factory, text):
     result = initialize.initialize(folder, "lab.cluster", source=source)
     loaded = spec.load(folder / "envs" / "task.toml")
     assert loaded.dependencies == result.wanted.dependencies
+
+
+_PARTS = ("git+", "https://", "file://", "ssh://", "me:secret@", "h/x.git", "@", "v1", "#", "egg=n")
+_MORE = ("&subdirectory=", "../", "[a]", " ", "-e ", "-r", "-c ", "n @ ", '"', "\\", "\n", "\x7f")
+
+
+@given(st.lists(st.sampled_from(_PARTS + _MORE), max_size=12).map("".join))
+def test_any_reference_gives_a_valid_spec_or_is_left_without_its_password(tmp_path_factory, text):
+    folder = tmp_path_factory.mktemp("any")
+    (folder / "requirements.txt").write_text(text)
+    try:
+        initialize.initialize(folder, "lab.cluster", source=folder / "requirements.txt")
+    except UsageError:
+        return  # a file that it includes is not there
+    written = folder / "envs" / "task.toml"
+    spec.load(written)
+    assert "://me:secret@" not in written.read_text()
 
 
 # --- show, diff, explain ------------------------------------------------------------------

@@ -110,6 +110,8 @@ def test_unknown_generations(made):
     assert "choose one of: 1" in done.stderr
     done = made.run("env", "diff", "pilot", "pilot#9", code=ExitCode.USAGE)
     assert "choose one of: 1, 2" in done.stderr
+    done = made.run("env", "gc", "--keep", "-1", code=ExitCode.USAGE)
+    assert "invalid whole number value" in done.stderr
 
 
 def test_diff_of_two_generations_names_what_was_added(made):

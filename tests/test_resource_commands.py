@@ -36,6 +36,15 @@ def test_show_without_anything_of_ours(scalems: Scalems):
     assert {field["origin"] for field in shown["fields"]} == {"RADICAL-Pilot"}
     done = scalems.run("resource", "show", "local.localhos", code=ExitCode.USAGE)
     assert "did you mean 'local.localhost'" in done.stderr
+    done = scalems.run("resource", "show", LABEL, "--nodes", "0", code=ExitCode.USAGE)
+    assert "invalid positive number" in done.stderr
+
+
+def test_what_the_project_has_and_never_synced_is_known(scalems: Scalems):
+    found = {one["label"]: one["defined by"] for one in scalems.json("resource", "list")}
+    assert found["lab.slurm"] == "the project, once it is synced"
+    done = scalems.run("resource", "show", "lab.slurm", code=ExitCode.USAGE)
+    assert "scalems env sync --resource lab.slurm" in done.stderr
 
 
 @pytest.mark.network

@@ -101,7 +101,7 @@ def _add_start(commands: Commands) -> None:
     start.add_argument(
         "--idle",
         metavar="MIN",
-        type=float,
+        type=options.above_zero,
         default=_IDLE,
         help="minutes after which it ends when nobody uses it (default: %(default)s)",
     )

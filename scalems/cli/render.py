@@ -186,7 +186,7 @@ def print_initialized(result: Initialized) -> None:
     for path in result.kept:
         out.print(f"[yellow]kept[/]     {path}", soft_wrap=True)
     if result.wanted.source:
-        count = len(result.wanted.dependencies)
+        count = len(result.wanted.dependencies) + len(result.wanted.packages)
         out.print(f"{count} dependencies taken from {result.wanted.source}", soft_wrap=True)
     for line in result.wanted.left:
         out.print("[yellow]not taken:[/] ", end="")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalems.cli.command import Commands, add
 from scalems.errors import ExitCode
+from scalems.options import positive
 
 if TYPE_CHECKING:
     from scalems.env.state import Synced
@@ -29,7 +30,7 @@ def _add_list(commands: Commands) -> None:
     command = add(
         commands,
         "list",
-        "list the resources that RADICAL-Pilot knows here, and who defines each",
+        "list the resources that RADICAL-Pilot and the project here know, and who defines each",
         "  scalems resource list\n  scalems resource list access",
     )
     command.add_argument("match", nargs="?", default="", metavar="TEXT", help="part of the label")
@@ -46,8 +47,10 @@ def _add_show(commands: Commands) -> None:
     )
     command.add_argument("label", metavar="LABEL", help="resource, such as local.localhost")
     size = command.add_mutually_exclusive_group()
-    size.add_argument("--nodes", type=int, metavar="N", help="what a pilot of N nodes asks for")
-    size.add_argument("--cores", type=int, metavar="N", help="the same, of N cores")
+    size.add_argument(
+        "--nodes", type=positive, metavar="N", help="what a pilot of N nodes asks for"
+    )
+    size.add_argument("--cores", type=positive, metavar="N", help="the same, of N cores")
     command.set_defaults(run=_show)
 
 
@@ -84,9 +87,10 @@ def _list(options: argparse.Namespace) -> int:
     from scalems.resource import fields
 
     synced = set(state.labels(layout.default()))
+    planned = dict.fromkeys(fields.planned_labels(), fields.PROJECT)
     found = [
         {"label": label, "defined by": origin, "synced": label in synced}
-        for label, origin in fields.known_labels().items()
+        for label, origin in sorted({**fields.known_labels(), **planned}.items())
         if options.match in label
     ]
     if options.json:

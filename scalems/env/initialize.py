@@ -32,6 +32,8 @@ class Initialized:
             "resource": self.label,
             "source": self.wanted.source,
             "dependencies": list(self.wanted.dependencies),
+            "constraints": list(self.wanted.constraints),
+            "packages": dict(self.wanted.packages),
             "left": list(self.wanted.left),
             "written": [str(path) for path in self.written],
             "kept": [str(path) for path in self.kept],
@@ -122,12 +124,14 @@ def _task(wanted: Wanted) -> str:
     if not listed:
         lines.append('# such as: dependencies = ["numpy>=1.26,<3"]')
     if wanted.left:
-        lines.append("# These lines are no requirements of packages of an index:")
+        lines.append("# These lines were not taken:")
         lines += [f"#   {_printable(text)}" for text in wanted.left]
-    lines += [
-        "# Limits on versions of what is only needed indirectly:",
-        "# constraints = []",
-    ]
+    lines.append("# Limits on versions of what is only needed indirectly:")
+    limits = [f"    {json.dumps(text)}," for text in wanted.constraints]
+    lines += ["constraints = [", *limits, "]"] if limits else ["# constraints = []"]
+    for name, table in wanted.packages.items():
+        values = [f"{key} = {json.dumps(value)}" for key, value in table.items()]
+        lines += ["", f"[packages.{json.dumps(name)}]", *values]
     return "\n".join(lines) + "\n"
 
 

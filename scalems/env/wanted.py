@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import importlib.metadata
-import re
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 
 from scalems import probe, tomlfile
-from scalems.env import condafile
+from scalems.env import condafile, requirementsfile
 from scalems.env.lock import ALWAYS
+from scalems.env.requirementsfile import Package
 from scalems.errors import UsageError
+from scalems.host.local import without_credentials
 from scalems.probe import normalize
 from scalems.tomlfile import near
 
@@ -31,12 +33,16 @@ class Wanted:
 
     :param source: where, for people.
     :param dependencies: requirements, as they were written.
-    :param left: lines that are no requirements of packages, for a person to look at.
+    :param constraints: limits on versions of what others bring in.
+    :param packages: those from a folder or from git, by name, as an env spec has them.
+    :param left: lines that are none of these, for a person to look at; without credentials.
     :param python: the Python versions that it says, if it does.
     """
 
     source: str
     dependencies: tuple[str, ...] = ()
+    constraints: tuple[str, ...] = ()
+    packages: Mapping[str, Package] = field(default_factory=dict)
     left: tuple[str, ...] = ()
     python: str = ""
 
@@ -52,10 +58,11 @@ def find(
     """
     if (extras or groups) and source is None:
         source = folder / "pyproject.toml"
+    specs = folder / "envs"
     if source is None:
         for name in USUAL:
-            found = _file(folder / name) if (folder / name).is_file() else None
-            if found and (found.dependencies or found.left):
+            found = _file(folder / name, specs) if (folder / name).is_file() else None
+            if found and (found.dependencies or found.packages or found.left):
                 return found
         return Wanted(source="")
     if source.suffix != ".toml" and (extras or groups):
@@ -67,29 +74,85 @@ def find(
         return _venv(source)
     if not source.is_file():
         raise UsageError(f"there is no {source}", remedy="name a requirements file, or a venv")
-    return _file(source, extras, groups)
+    return _file(source, specs, extras, groups)
 
 
-def _file(path: Path, extras: Sequence[str] = (), groups: Sequence[str] = ()) -> Wanted:
-    if path.suffix != ".toml":
+def _file(
+    path: Path, specs: Path, extras: Sequence[str] = (), groups: Sequence[str] = ()
+) -> Wanted:
+    beside = path.parent if path.suffix == ".toml" else specs.parent
+    found = _Collector(str(path), beside, specs)
+    if path.suffix in (".yml", ".yaml"):
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{path} cannot be read: {error}") from error
-        if path.suffix not in (".yml", ".yaml"):
-            return _wanted(str(path), text.splitlines())
         read = condafile.parse(text, name=str(path))
-        return _wanted(str(path), read.requirements, left=read.left, python=read.python)
+        found.left += read.left
+        return found.of(read.requirements, python=read.python)
+    if path.suffix != ".toml":
+        return found.of_file(path)
     data = tomlfile.load(path)
     if "lock-version" in data:
-        return _wanted(str(path), _locked(data.get("packages")))
+        return found.of(_locked(data.get("packages")))
     pyproject = _Pyproject(path, data)
     lines = dict.fromkeys(pyproject.project())
     for name in extras:
         lines |= dict.fromkeys(pyproject.extra(name))
     for name in groups:
         lines |= dict.fromkeys(pyproject.group(name))
-    return _wanted(str(path), lines, left=pyproject.unread())
+    found.left += pyproject.unread()
+    return found.of(map(pyproject.from_its_source, lines))
+
+
+class _Collector:
+    """Sorts lines into what an env spec can say, and what it cannot."""
+
+    def __init__(self, source: str, beside: Path, specs: Path) -> None:
+        self._source, self._beside, self._specs = source, beside, specs
+        self._dependencies: dict[str, str] = {}
+        self._constraints: dict[str, str] = {}
+        self._packages: dict[str, Package] = {}
+        self.left: list[str] = []
+
+    def of_file(self, path: Path) -> Wanted:
+        """Take the lines of a requirements file and of those that it includes."""
+        for line, limits in requirementsfile.lines(path):
+            self._take(line, self._constraints if limits else self._dependencies)
+        return self.of(())
+
+    def of(self, lines: Iterable[str], *, python: str = "") -> Wanted:
+        """Take these lines too; return all."""
+        for line in requirementsfile.logical(lines):
+            self._take(line, self._dependencies)
+        return Wanted(
+            source=self._source,
+            dependencies=tuple(self._dependencies.values()),
+            constraints=tuple(self._constraints.values()),
+            packages=self._packages,
+            left=tuple(map(without_credentials, self.left)),
+            python=python,
+        )
+
+    def _take(self, line: str, into: dict[str, str]) -> None:
+        package = requirementsfile.package(line, beside=self._beside, specs=self._specs)
+        if package and into is self._dependencies:
+            name, table = package
+            if normalize(name) in self._packages:
+                self.left.append(line)
+            elif normalize(name) != "scalems":
+                self._packages[normalize(name)] = table
+            return
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement:
+            self.left.append(line)
+            return
+        name = normalize(requirement.name)
+        if requirement.url or (name in into and requirement.marker is None):
+            self.left.append(line)
+        elif name != "scalems":
+            into[name if requirement.marker is None else line] = str(requirement)
 
 
 class _Pyproject:
@@ -105,6 +168,8 @@ class _Pyproject:
         self._tool = _table(data.get("tool"))
         self._extras = _table(self._project.get("optional-dependencies"))
         self._groups = _table(data.get("dependency-groups"))
+        sources = _table(_table(self._tool.get("uv")).get("sources"))
+        self._sources = {normalize(name): one for name, one in sources.items()}
 
     def project(self) -> Iterator[str]:
         """Yield what it always needs."""
@@ -138,6 +203,29 @@ class _Pyproject:
         elif not self._project and "poetry" in self._tool:
             yield "[tool.poetry.dependencies]: poetry export -o requirements.txt, then --from that"
 
+    def from_its_source(self, line: str) -> str:
+        """Return a requirement as what uv takes it from, if that is a folder or a repository.
+
+        https://docs.astral.sh/uv/concepts/projects/dependencies/#dependency-sources
+        """
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement:
+            return line
+        source = _table(self._sources.get(normalize(requirement.name)))
+        if requirement.url or requirement.marker:
+            return line
+        extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+        if isinstance(source.get("path"), str):
+            folder = os.path.join(".", source["path"])  # noqa: PTH118 - "./" must stay
+            return f"{'-e ' if source.get('editable') is True else ''}{folder}{extras}"
+        if isinstance(source.get("git"), str):
+            rev = source.get("rev") or source.get("tag") or source.get("branch")
+            inner = source.get("subdirectory")
+            url = f"git+{source['git']}{f'@{rev}' if rev else ''}"
+            return f"{requirement.name}{extras} @ {url}{f'#subdirectory={inner}' if inner else ''}"
+        return line
+
     def _without_itself(self, lines: Iterable[str], above: tuple[str, ...]) -> Iterator[str]:
         own = normalize(str(self._project.get("name", "")))
         for line in lines:
@@ -160,8 +248,9 @@ class _Pyproject:
         other = self._groups if kind == "extra" else self._extras
         instead = "--group" if option == "--extra" else "--extra"
         there = normalize(name) in map(normalize, other)
+        meant = "" if there else near(name, known)
         raise UsageError(
-            f"{self._path}: there is no {kind} {name!r}{near(name, known)}; {has}",
+            f"{self._path}: there is no {kind} {name!r}{meant}; {has}",
             remedy=f"{instead} {name}" if there else f"name one that is there with {option}",
         )
 
@@ -202,42 +291,3 @@ def _venv(folder: Path) -> Wanted:
     return Wanted(
         source=str(folder), dependencies=tuple(f"{name}=={there[name]}" for name in wanted)
     )
-
-
-def _wanted(
-    source: str, lines: Iterable[str], *, left: Iterable[str] = (), python: str = ""
-) -> Wanted:
-    dependencies: dict[str, str] = {}
-    left = list(left)
-    for line in _logical(lines):
-        try:
-            requirement = Requirement(re.sub(r"\s+--hash=\S+", "", line))
-        except InvalidRequirement:
-            left.append(line)
-            continue
-        name = normalize(requirement.name)
-        if requirement.url or (name in dependencies and requirement.marker is None):
-            left.append(line)
-        elif name != "scalems":
-            dependencies[name if requirement.marker is None else line] = str(requirement)
-    return Wanted(
-        source=source,
-        dependencies=tuple(dependencies.values()),
-        left=tuple(left),
-        python=python,
-    )
-
-
-def _logical(lines: Iterable[str]) -> Iterator[str]:
-    """Yield the lines of a requirements file without comments, continued ones joined."""
-    joined = ""
-    for raw in lines:
-        line = re.sub(r"(^|\s)#.*$", "", raw).strip()
-        if line.endswith("\\"):
-            joined += line[:-1] + " "
-            continue
-        if text := (joined + line).strip():
-            yield text
-        joined = ""
-    if joined.strip():
-        yield joined.strip()

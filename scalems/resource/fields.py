@@ -10,9 +10,11 @@ from typing import Any
 
 from scalems.errors import UsageError
 from scalems.resource import definition
+from scalems.resource.config import find_project
 from scalems.tomlfile import near
 
 RP, USER, OURS = "RADICAL-Pilot", "the user's file", "scalems"
+PROJECT = "the project, once it is synced"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,15 @@ def known_labels() -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+def planned_labels() -> list[str]:
+    """Return the resources of the project here, if there is one, that RP would not find yet."""
+    try:
+        project = find_project()
+    except UsageError:
+        return []
+    return sorted(set(project.labels()) - known_labels().keys())
+
+
 def of(label: str, ours: Mapping[str, Any]) -> list[Field]:
     """Return the fields of a resource as RP would read them.
 
@@ -79,6 +90,11 @@ def of(label: str, ours: Mapping[str, Any]) -> list[Field]:
     domain, _, name = label.partition(".")
     known = known_labels()
     if label not in known:
+        if label in planned_labels():
+            raise UsageError(
+                f"{label} has a resource config, and is told to RADICAL-Pilot when it is synced",
+                remedy=f"scalems env sync --resource {label}; with --dry-run it shows what to",
+            )
         raise UsageError(
             f"RADICAL-Pilot knows no resource {label!r}{near(label, known)}",
             remedy="scalems resource list",

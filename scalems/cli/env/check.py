@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from scalems.cli.command import Commands, add
 from scalems.errors import ExitCode
+from scalems.options import above_zero
 
 if TYPE_CHECKING:
     from scalems.env.verification import Report
@@ -66,7 +67,7 @@ def _add_watch(commands: Commands) -> None:
         "--resource", metavar="LABEL", help="only this resource (default: all that were synced)"
     )
     command.add_argument(
-        "--every", type=float, default=10.0, metavar="MINUTES", help="default: %(default)g"
+        "--every", type=above_zero, default=10.0, metavar="MINUTES", help="default: %(default)g"
     )
     command.set_defaults(run=_watch)
 

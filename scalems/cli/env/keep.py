@@ -6,6 +6,7 @@ import argparse
 
 from scalems.cli.command import Commands, add
 from scalems.errors import ExitCode
+from scalems.options import natural, positive
 
 
 def configure(commands: Commands) -> None:
@@ -28,7 +29,7 @@ def _add_rollback(commands: Commands) -> None:
     command.add_argument(
         "--resource", required=True, metavar="LABEL", help="resource, such as local.localhost"
     )
-    command.add_argument("--to", type=int, metavar="NUMBER", help="see `scalems env list`")
+    command.add_argument("--to", type=positive, metavar="NUMBER", help="see `scalems env list`")
     command.add_argument("--dry-run", action="store_true", help="show it, change nothing")
     command.set_defaults(run=_rollback)
 
@@ -42,7 +43,7 @@ def _add_gc(commands: Commands) -> None:
     )
     command.add_argument(
         "--keep",
-        type=int,
+        type=natural,
         default=3,
         metavar="N",
         help="generations of each resource to keep beside the one in use (default: %(default)s)",
@@ -74,7 +75,7 @@ def _gc(options: argparse.Namespace) -> int:
     from scalems.env import inventory, layout
     from scalems.env.verification import find
 
-    keep, dry_run = max(options.keep, 0), options.dry_run
+    keep, dry_run = options.keep, options.dry_run
     synced = find(options.resource) if options.resource else None
     with render.progress(quiet=options.quiet or options.json) as notify:
         if synced and synced.host:
