@@ -99,6 +99,13 @@ def test_logs_of_a_good_run_have_no_cause(tmp_path):
     assert error.remedy.startswith("the logs are in")
 
 
+def test_what_was_told_of_an_earlier_failure_is_no_reason_of_the_next(tmp_path):
+    told = "  scalems.worker.0.err: 9490 Killed    radical-pilot-raptor-worker"
+    (tmp_path / "server.log").write_text(f"ERROR the Worker 0 has ended\n{told}\n  x: Killed\n")
+    expected = ["server.log: ERROR the Worker 0 has ended", "server.log: x: Killed"]
+    assert diagnosis.explain(None, tmp_path) == expected
+
+
 def batch_messages():
     lines = RULES_OF_SYSTEMS.read_text().splitlines()
     return [line.split(" | ") for line in lines if line and not line.startswith("#")]

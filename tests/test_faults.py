@@ -197,6 +197,63 @@ def test_a_killed_client_goes_on_where_it_was(pilot, tmp_path):
     assert sum(ran) == 40 + (before - kept)
 
 
+MASTER = """
+import os, signal, sys, time
+from pathlib import Path
+import scalems
+
+folder, home = Path(sys.argv[1]), sys.argv[2]
+
+@scalems.task
+def member(number, folder):
+    with open(Path(folder, f"ran-{number}"), "a") as file:
+        file.write("x")
+    while number >= 10 and not Path(folder, "gate").exists():
+        time.sleep(0.05)
+    return number
+
+def masters():
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words, place = (entry / "cmdline").read_bytes(), (entry / "cwd").readlink()
+        except OSError:
+            continue
+        if b"raptor-master" in words and home in str(place):
+            found.add(int(entry.name))
+    return found
+
+@scalems.app
+def main():
+    scalems.gather([member(n, folder) for n in range(10)])
+    rest = [member(n, folder) for n in range(10, 40)]
+    if not (folder / "gate").exists():
+        killed = masters()
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+        while not masters() - killed:
+            time.sleep(0.1)
+        print("killed", len(killed), flush=True)
+        (folder / "gate").touch()
+    print(sum(scalems.gather(rest)))
+"""
+
+
+def test_a_killed_master_costs_no_result_and_runs_nothing_twice(pilot, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(MASTER)
+    store = tmp_path / "store"
+    done = run(pilot, script, tmp_path, pilot.home, store=store)
+    assert done.returncode == 0, done.stderr
+    killed, total = done.stdout.splitlines()
+    assert int(killed.split()[1]) > 0
+    assert "The raptor master has ended" in done.stderr
+    again = run(pilot, script, tmp_path, pilot.home, store=store)
+    assert total == again.stdout.strip() == str(sum(range(10, 40)))
+    assert "40 done (40 in a former run)" in again.stderr
+    assert {len(file.read_text()) for file in tmp_path.glob("ran-*")} == {1}
+
+
 def test_ctrl_c_with_a_hundred_thousand_calls_queued(pilot, tmp_path):
     script = tmp_path / "many.py"
     script.write_text(MANY)

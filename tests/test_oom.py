@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -72,3 +77,75 @@ def test_a_killed_call_says_what_is_known(monkeypatch, tmp_path: Path, counts, t
         assert told in failure_in(outcomes[0]).message
     finally:
         pool.close(kill=True)
+
+
+# --- a real one -----------------------------------------------------------------------------
+
+LIMIT = 400 << 20  # bytes: for a client, a call process, and what each starts
+SCRIPT = """
+import os, sys
+import scalems
+
+@scalems.task
+def allocate(bytes):
+    return len(b"x" * bytes)
+
+@scalems.app
+def main():
+    print(allocate(1 << 30).exception())
+    print(allocate(1000).result())
+"""
+
+
+@contextlib.contextmanager
+def memory_group(limit: int) -> Iterator[Path]:
+    """Make a control group whose processes have no more memory together than this.
+
+    It is a child of the group of this process (v1), or of the root that is seen here (v2).
+    """
+    lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    own = next((path for _, names, path in lines if "memory" in names.split(",")), None)
+    root = Path("/sys/fs/cgroup")
+    base = root if own is None else root / "memory" / own.lstrip("/")
+    if own is not None and not base.is_dir():
+        base = root / "memory"
+    group = base / f"scalems-test-{os.getpid()}"
+    try:
+        if own is None:
+            (root / "cgroup.subtree_control").write_text("+memory")
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group of memory can be made here: {error}")
+    try:
+        if own is None:
+            (group / "memory.max").write_text(str(limit))
+        else:
+            (group / "memory.limit_in_bytes").write_text(str(limit))
+        for name in ("memory.swap.max", "memory.swappiness"):
+            if (group / name).exists():
+                (group / name).write_text("0")
+        yield group
+    finally:
+        end = time.monotonic() + 60
+        while pids := (group / "cgroup.procs").read_text().split():
+            assert time.monotonic() < end
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            time.sleep(0.05)
+        group.rmdir()
+
+
+def test_a_call_that_the_kernel_ends_for_want_of_memory_is_named_as_such(tmp_path: Path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    with memory_group(LIMIT) as group:
+        enter = f'echo $$ > "{group}/cgroup.procs" && exec "$@"'
+        words = [sys.executable, "-m", "scalems.local", "-j", "1", "--no-store", str(script)]
+        done = subprocess.run(
+            ["sh", "-c", enter, "sh", *words], capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 0, done.stderr
+    told, after = done.stdout.splitlines()
+    assert "SIGKILL: out of memory, by the kernel" in told
+    assert after == "1000"

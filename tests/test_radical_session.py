@@ -592,7 +592,50 @@ def process_of(run, title):
     raise AssertionError(f"no process {title}")
 
 
+class Items:
+    """What the items of a block give, one by one."""
+
+    def __init__(self, run, function, count, *, once=False):
+        self.told = {}
+        self._changed = threading.Condition()
+        self._count = count
+        run.count += 1
+        ((_, payload),) = encoded(function, [(n,) for n in range(count)])
+        needs = Needs(once=once)
+        block = Call(id=run.count, name="item", payload=payload, items=range(count), needs=needs)
+        run.backend.submit(block, self._hear)
+
+    def _hear(self, one):
+        with self._changed:
+            for outcome in one.outcomes() if isinstance(one, Answers) else [one]:
+                assert outcome.item not in self.told
+                self.told[outcome.item] = outcome
+            self._changed.notify_all()
+
+    def wait(self, count=None):
+        """Wait until so many have ended; return which have."""
+        with self._changed:
+            wanted = self._count if count is None else count
+            assert self._changed.wait_for(lambda: len(self.told) >= wanted, LIMIT)
+            return set(self.told)
+
+
 def test_a_run_survives_the_loss_of_its_parts(home, venvs, tmp_path):
+    def item(n, folder=str(tmp_path), kind="item"):
+        """Be lost the first time, if it is the hundredth one."""
+        mark = Path(folder, f"{kind}-{n}")
+        with mark.open("a") as ran:
+            ran.write("x")
+        if n == 100 and mark.stat().st_size == 1:
+            time.sleep(3600)
+        return n
+
+    def only(n, folder=str(tmp_path)):
+        return item(n, folder, "only")
+
+    def ran(kind, n):
+        return len((tmp_path / f"{kind}-{n}").read_text())
+
     def once(name):
         """Be lost the first time."""
         path = tmp_path / name
@@ -609,8 +652,25 @@ def test_a_run_survives_the_loss_of_its_parts(home, venvs, tmp_path):
     def noted(text):
         return any(text in note for note in run.notes)
 
-    with Run(build_of(venvs / "task"), pilots=2) as run:
+    with Run(build_of(venvs / "task"), pilots=2, slots=3) as run:
         run.backend.start()
+        # A Worker amid parts of many items: only what was not told runs again.
+        many, unsafe = Items(run, item, 400), Items(run, only, 150, once=True)
+        unsafe.wait(149)
+        until((tmp_path / "item-100").exists)
+        before = many.wait(100)
+        os.kill(process_of(run, "raptor-worker"), signal.SIGKILL)
+        many.wait()
+        assert [result(many.told[n]) for n in range(400)] == list(range(400))
+        assert 100 not in before
+        assert {ran("item", n) for n in before} == {1}
+        assert ran("item", 100) == 2
+        assert max(ran("item", n) for n in range(400)) == 2
+        unsafe.wait()
+        with pytest.raises(TaskLost, match=r"may have begun, and its task has cache=False"):
+            result(unsafe.told.pop(100))
+        assert [result(unsafe.told[n]) for n in sorted(unsafe.told)] == sorted(unsafe.told)
+        assert {ran("only", n) for n in range(150)} == {1}
         # A Worker: another takes its place, and does again what may be done twice.
         future, unsafe = begun("one"), run(once, "unsafe", once=True)
         until((tmp_path / "unsafe").exists)
@@ -618,7 +678,7 @@ def test_a_run_survives_the_loss_of_its_parts(home, venvs, tmp_path):
         with pytest.raises(TaskLost, match=r"may have begun, and its task has cache=False"):
             result(unsafe.result(LIMIT))
         assert result(future.result(LIMIT)) == "again"
-        assert noted("Worker 1 takes its place")
+        assert noted("Worker 2 takes its place")
         # The master: it is not needed for calls, and the new one has the next Worker.
         os.kill(process_of(run, "raptor-master"), signal.SIGKILL)
         until(lambda: noted("Another one was started"))

@@ -33,6 +33,7 @@ _REASON = re.compile(
     r"|cannot|can't|denied|No space left|failed\b|Killed|Segmentation"
 )
 _SCRIPT = re.compile(r"^\S+\.sh: line \d+: ")  # names a script of RP's, in its sandbox
+_TOLD = re.compile(r"\s+\S+\.(err|out|log): ")  # of an earlier failure, in our own log
 _NOISE = re.compile(
     r"Warning\b|envp excepted|cannot start MPI tasks|gtod\.sh: No such"
     r"|(dig|ping): command not found|tar: \*"
@@ -123,7 +124,8 @@ def _existing(folder: Path, *patterns: str) -> Iterable[Path]:
 def _reasons(path: Path) -> Iterator[str]:
     """Yield the lines of a file that give a reason; of a traceback only the last line."""
     for line, ends_traceback in _plain(path):
-        if (ends_traceback or _REASON.search(line)) and not _NOISE.search(line):
+        telling = ends_traceback or _REASON.search(line)
+        if telling and not _NOISE.search(line) and not _TOLD.match(line):
             yield _SCRIPT.sub("", line.strip())[:_WIDTH]
 
 

@@ -364,7 +364,7 @@ class _Server:
             lost = self._lost(f"The {what} has ended ({event.state}).", uid=event.uid)
             told = self._staffing.replace(event.uid, lost.cause.splitlines()[0]) if self._up else ""
             if not told:
-                raise lost
+                raise _Ended(lost) if self._up else lost
             log.error("%s", lost)
             self._clients.tell_all("note", told)
             self._clients.tell_all("status", self._status())
