@@ -61,7 +61,10 @@ def lock_of(made: Scalems, name: str = "pilot") -> Path:
 
 
 def everything(made: Scalems) -> tuple[object, object]:
-    return tree(made.home, content=False), tree(made.project)
+    """All but what a sync has written down to be faster the next time."""
+    home = tree(made.home, content=False).items()
+    seen = str(made.root.relative_to(made.home) / "seen")
+    return {path: one for path, one in home if not path.startswith(seen)}, tree(made.project)
 
 
 def start(made: Scalems, *words: str) -> subprocess.Popen[str]:

@@ -2,32 +2,98 @@
 
 from __future__ import annotations
 
-from scalems.env import check, layout, manifest, parity, state, target
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import scalems
+from scalems.env import check, layout, manifest, parity, seen, state, target
 from scalems.env.canonical import digest
 from scalems.env.check import Depth
 from scalems.env.finding import Finding, errors
+from scalems.env.layout import Layout
 from scalems.env.parity import Side
+from scalems.env.seen import Look, Places
 from scalems.env.state import Synced, SyncedEnv
 from scalems.resource import definition
 from scalems.resource.config import Project
 
 
-def find(project: Project, label: str, *, depth: Depth = Depth.NORMAL) -> Synced | None:
+def find(
+    project: Project, label: str, *, depth: Depth = Depth.NORMAL, keep: bool = False
+) -> Synced | None:
     """Return what was synced for a resource if nothing that a sync looks at has changed.
 
     Specs, configs, locks, the client's versions and scalems' own code are compared by digest,
     the builds file by file.
 
     :param depth: how closely the builds are looked at.
+    :param keep: write the answer down for :func:`scalems.env.seen.recall`.
     """
-    known = state.read(layout.default(), label)
-    if (
-        known
-        and known.project == project.root
-        and known.key == key(project, label, target.client())
-        and _still_good(known, depth)
-    ):
-        return known
+    place = layout.default()
+    known = state.read(place, label)
+    if not known or known.project != project.root:
+        return None
+    from_files = keep and place.is_ours and _is_told_by_files(known)
+    before = _look(place, project, known) if from_files else None  # before anything is read
+    if known.key != key(project, label, target.client()) or not _still_good(known, depth):
+        return None
+    if before:
+        places, looked = before
+        seen.keep(place.seen(label), project.root, unchanged(known), looked, places)
+    return known
+
+
+def unchanged(known: Synced) -> dict[str, Any]:
+    """Return the result of a sync with nothing to do, as that of any other has it."""
+    return {
+        "resource": known.label,
+        "envs": [
+            {
+                "name": env.name,
+                "role": env.role.value,
+                "action": "unchanged",
+                "folder": str(env.folder),
+                "seconds": 0.0,
+            }
+            for env in known.envs
+        ],
+        "locks": [],
+        "definition": {"path": str(known.definition), "diff": "", "backup": None},
+    }
+
+
+def _is_told_by_files(known: Synced) -> bool:
+    """Whether files of this machine say all: no program has to be asked, and no other host."""
+    built = [manifest.read(env.folder) for env in known.builds]
+    return not known.host and all(
+        one and not (one.software or one.mpi or env.sources)
+        for one, env in zip(built, known.builds, strict=True)
+    )
+
+
+def _look(place: Layout, project: Project, known: Synced) -> tuple[Places, Look] | None:
+    """Look at all that :func:`find` reads; ``None`` if some of it cannot be read."""
+    folders = [env.folder for env in known.builds]
+    domain = known.label.partition(".")[0]
+    files = [
+        project.configs / f"{domain}.toml",
+        project.envs,
+        *sorted(project.envs.glob("*")),
+        definition.user_folder() / f"resource_{domain}.json",
+        target.client_interpreter(),
+        place.resource(known.label),
+        *(place.current(known.label, env.name) for env in known.envs),
+        *(folder / name for folder in folders for name in manifest.OWN),
+        *(folder / "venv" / "bin" / "python" for folder in folders),
+    ]
+    places: Places = {
+        "files": [str(path) for path in files],
+        "venvs": [str(folder / "venv") for folder in folders],
+        "code": str(Path(scalems.__file__).parent),
+    }
+    with contextlib.suppress(OSError):
+        return places, seen.look(places)
     return None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from scalems import probe
@@ -13,11 +12,11 @@ from scalems.errors import UsageError
 MANIFEST = probe.MANIFEST
 
 
-@dataclass(frozen=True)
 class Layout:
     """The state folder of scalems on a host."""
 
-    root: Path
+    def __init__(self, root: Path) -> None:
+        self.root = root
 
     def create(self, *, builds: bool = True) -> None:
         """Make the folder, for its owner alone; whoever wants to share it with a group opens it.
@@ -83,6 +82,10 @@ class Layout:
         :raises UsageError: there can be no such resource.
         """
         return self.root / "resources" / f"{_checked(label)}.json"
+
+    def seen(self, label: str) -> Path:
+        """File that says what was last seen to be in sync, see :mod:`scalems.env.seen`."""
+        return self.root / "seen" / f"{_checked(label)}.json"
 
     def generations(self, label: str) -> Path:
         """Folder of the sets of builds that a resource has had."""

@@ -19,6 +19,8 @@ from scalems.host.files import write_atomic
 FORMAT = 3
 FILES = "files.json"
 STATS = "stats.txt"
+OWN = (MANIFEST, FILES, STATS)
+"""What is beside the venv of a build."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from scalems import tomlfile
 from scalems.errors import UsageError
 from scalems.host.address import Host, split
 from scalems.resource import lines
+from scalems.resource import root as project_root
 from scalems.resource.lines import Lines
 from scalems.tomlfile import near
 
@@ -147,16 +148,7 @@ def find_project(folder: Path | None = None) -> Project:
 
     :raises UsageError: there is none.
     """
-    start = (folder or Path.cwd()).resolve()
-    if not start.is_dir():
-        raise UsageError(f"{start} is not a folder")
-    for root in (start, *start.parents):
-        if (root / "resource-configs").is_dir() and (root / "envs").is_dir():
-            return Project(root)
-    raise UsageError(
-        f"neither {start} nor a folder above it has envs/ and resource-configs/",
-        remedy="change to your project's folder, or name it with --project FOLDER",
-    )
+    return Project(project_root.find(folder))
 
 
 def _mistakes(data: Mapping[str, Any]) -> Iterator[tomlfile.Mistake]:

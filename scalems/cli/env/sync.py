@@ -12,7 +12,6 @@ from scalems.cli.command import Commands, add, add_engine, add_project
 from scalems.errors import ExitCode, ScalemsError, UsageError
 
 if TYPE_CHECKING:
-    from scalems.env.state import Synced
     from scalems.env.wheelhouse import Wheelhouse
     from scalems.resource.config import Project
 
@@ -95,17 +94,33 @@ def _add_lock(commands: Commands) -> None:
 
 
 def _sync(options: argparse.Namespace) -> int:
-    from scalems.resource.config import find_project
-
     if options.bundle:
         return _sync_bundle(options)
-    project = find_project(options.project)
-    if options.all:
-        return _sync_all(project, options)
-    result = _sync_one(project, options.resource, options)
+    result = _seen(options)
+    if result is None:
+        from scalems.resource.config import find_project
+
+        project = find_project(options.project)
+        if options.all:
+            return _sync_all(project, options)
+        result = _sync_one(project, options.resource, options)
     if options.json:
         print(json.dumps(result, indent=2))
     return ExitCode.DONE
+
+
+def _seen(options: argparse.Namespace) -> dict[str, Any] | None:
+    """Return the result if a resource was in sync, and nothing has moved since."""
+    if options.all or options.deep or _upgrade(options) or _key(options):
+        return None
+    from scalems.env import layout, seen  # these alone: nothing else is loaded in most syncs
+    from scalems.resource import root
+
+    place, label = layout.default(), options.resource
+    result = seen.recall(place.seen(label), root.find(options.project))
+    if result:
+        _tell_unchanged(result, options)
+    return result
 
 
 def _sync_all(project: Project, options: argparse.Namespace) -> int:
@@ -169,7 +184,7 @@ def _sync_one(
     :param house: where to take all wheels from, rather than from an index.
     """
     result = _synced(project, label, options, house)
-    key = options.sign or os.environ.get("SCALEMS_SIGNING_KEY")
+    key = _key(options)
     if key is None or options.dry_run:
         return result
     from scalems.env import signature
@@ -193,19 +208,20 @@ def _synced(
     from scalems.env.check import Depth
 
     depth = Depth.DEEP if options.deep else Depth.NORMAL
-    known = None if _upgrade(options) else current.find(project, label, depth=depth)
+    known = None
+    if not _upgrade(options):
+        known = current.find(project, label, depth=depth, keep=not options.dry_run)
     if known:
-        if not (options.json or options.quiet):
-            names = ", ".join(env.name for env in known.envs)
-            print(f"{known.label} is in sync ({names}); nothing to do")
-        return _unchanged(known)
+        result = current.unchanged(known)
+        _tell_unchanged(result, options)
+        return result
 
     from scalems.cli import render
     from scalems.env.locking import Options
     from scalems.env.sync import sync
 
     with render.progress(quiet=options.quiet or options.json) as notify:
-        result = sync(
+        synced = sync(
             project,
             label,
             Options(
@@ -220,26 +236,19 @@ def _synced(
             notify=notify,
         )
     if not (options.json or options.quiet):
-        render.print_sync(result, dry_run=options.dry_run)
-    return result.to_dict()
+        render.print_sync(synced, dry_run=options.dry_run)
+    return synced.to_dict()
 
 
-def _unchanged(known: Synced) -> dict[str, Any]:
-    return {
-        "resource": known.label,
-        "envs": [
-            {
-                "name": env.name,
-                "role": env.role.value,
-                "action": "unchanged",
-                "folder": str(env.folder),
-                "seconds": 0.0,
-            }
-            for env in known.envs
-        ],
-        "locks": [],
-        "definition": {"path": str(known.definition), "diff": "", "backup": None},
-    }
+def _tell_unchanged(result: dict[str, Any], options: argparse.Namespace) -> None:
+    if not (options.json or options.quiet):
+        names = ", ".join(env["name"] for env in result["envs"])
+        print(f"{result['resource']} is in sync ({names}); nothing to do")
+
+
+def _key(options: argparse.Namespace) -> str | None:
+    """Return what manifests are to be signed with, if that was asked for."""
+    return options.sign or os.environ.get("SCALEMS_SIGNING_KEY")
 
 
 def _upgrade(options: argparse.Namespace) -> bool | tuple[str, ...]:
