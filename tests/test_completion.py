@@ -87,13 +87,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Scalems:
     """A home where a resource has two generations, of which no build is there."""
     made = make_scalems(tmp_path_factory.mktemp("completion"))
     place = Layout(made.root)
+    (made.project / "my_script.py").touch()
+    (made.project / "my_script.txt").touch()
     for number in (1, 2):
-        env = SyncedEnv(
-            name="pilot",
-            role=Role.PILOT,
-            folder=place.build("pilot", f"{number}" * 64),
-            spec=made.project / "envs" / "pilot.toml",
-            spec_digest="",
+        envs = tuple(
+            SyncedEnv(
+                name=role.value,
+                role=role,
+                folder=place.build(role.value, f"{number}" * 64),
+                spec=made.project / "envs" / f"{role.value}.toml",
+                spec_digest="",
+            )
+            for role in (Role.PILOT, Role.TASK)
         )
         state.write(
             place,
@@ -101,7 +106,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Scalems:
                 label=LABEL,
                 project=made.project,
                 key="",
-                envs=(env,),
+                envs=envs,
                 definition=made.definition,
                 fields={},
             ),
@@ -140,6 +145,14 @@ def bash(made: Scalems) -> Iterator[Bash]:
         ),
         ("scalems env show nothing", "scalems env show nothing"),
         ("scalems completion ba", "scalems completion bash"),
+        ("scalems-local --inl", "scalems-local --inline"),
+        ("scalems-radical --resource local.lo", f"scalems-radical --resource {LABEL}"),
+        (
+            f"scalems-radical --resource {LABEL} --venv ta",
+            f"scalems-radical --resource {LABEL} --venv task",
+        ),
+        ("scalems-radical --pilot wa", "scalems-radical --pilot warm"),
+        ("scalems-local my_sc", "scalems-local my_script.py"),
     ],
 )
 def test_tab_completes_what_can_only_be_one(bash: Bash, typed: str, completed: str):
@@ -149,7 +162,7 @@ def test_tab_completes_what_can_only_be_one(bash: Bash, typed: str, completed: s
 def words(made: Scalems, line: str) -> set[str]:
     """Return all words that could come next, as the shell is told them."""
     done = subprocess.run(
-        [str(Path(sys.executable).with_name("scalems"))],
+        [str(Path(sys.executable).with_name(line.split()[0]))],
         env={
             **made.env,
             "_ARGCOMPLETE": "1",
@@ -174,6 +187,31 @@ def test_generations_are_offered(made: Scalems):
     )
 
 
+def test_what_a_run_can_use_is_offered(made: Scalems):
+    assert words(made, f"scalems-radical --resource {LABEL}:nodes=2 --venv ") == {"task"}
+    assert words(made, "scalems-radical --resource no.such --venv ") == set()
+    assert words(made, "scalems-local --venv ") == {"task"}
+    assert {"auto", "new", "warm"} <= words(made, "scalems-radical --pilot ")
+    assert words(made, "scalems-local my_") == {"my_script.py"}
+
+
+def test_they_run_what_python_runs(made: Scalems):
+    (made.project / "beside.py").write_text("ANSWER = 42\n")
+    (made.project / "my_script.py").write_text(
+        "import sys, scalems, beside\n"
+        "@scalems.task\ndef add(x): return x + beside.ANSWER\n"
+        "@scalems.app\ndef main(): print(add(int(sys.argv[1])).result())\n"
+    )
+    for program in (["-m", "scalems.local"], [Path(sys.executable).with_name("scalems-local")]):
+        argv = [sys.executable, *program, "--no-store", "-q", "my_script.py", "1"]
+        done = subprocess.run(argv, cwd=made.project, env=made.env, capture_output=True, text=True)
+        assert done.stdout == "43\n", done.stderr
+    argv = [str(Path(sys.executable).with_name("scalems-radical")), "nothing.py"]
+    done = subprocess.run(argv, cwd=made.project, env=made.env, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--resource" in done.stderr
+
+
 def test_all_commands_are_offered_and_no_option_before_a_dash(made: Scalems):
     assert {"env", "resource", "pilot", "runs", "doctor", "completion"} <= words(made, "scalems ")
     assert not [word for word in words(made, "scalems env ") if word.startswith("-")]
@@ -194,5 +232,5 @@ def test_where_there_is_no_project_nothing_breaks(made: Scalems, tmp_path: Path)
 
 def test_each_shell_gets_its_code(made: Scalems):
     for shell in ("bash", "zsh", "fish", "tcsh"):
-        assert "scalems" in made.run("completion", shell).stdout
+        assert "scalems-radical" in made.run("completion", shell).stdout
     assert "invalid choice" in made.run("completion", "dos", code=2).stderr

@@ -8,6 +8,7 @@ import graphlib
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -251,7 +252,6 @@ def test_help_loads_the_parsers_only(words):
 @pytest.mark.parametrize(
     "code",
     [
-        f"sys.exit(run(['env', 'sync', '--resource', {LABEL!r}]))",
         f"from scalems import env; env.verify({LABEL!r})",
         "sys.exit(run(['env', 'check', '--fast']))",
     ],
@@ -264,6 +264,21 @@ def test_the_fast_paths_load_neither_rp_nor_parsers(small_home: Scalems, code):
     assert "scalems.env.check" in loaded
     assert foreign(loaded) == set()
     assert loaded & {"scalems.env.sync", "scalems.env.engine", *HEAVY} == set()
+
+
+@pytest.mark.network
+def test_a_sync_with_nothing_to_do_loads_next_to_nothing(small_home: Scalems):
+    code = f"from scalems.cli import run; sys.exit(run(['env', 'sync', '--resource', {LABEL!r}]))"
+    end = time.monotonic() + 60
+    while True:  # until what it has seen is kept: once no file is new any more
+        loaded = loaded_by(code, cwd=small_home.project, env=small_home.env)
+        if "scalems.env.check" not in loaded:
+            break
+        assert time.monotonic() < end
+        time.sleep(0.3)
+    assert "scalems.env.seen" in loaded
+    assert foreign(loaded) == set()
+    assert loaded & {"dataclasses", "scalems.resource.config", *HEAVY} == set()
 
 
 HEAVY = {

@@ -5,6 +5,10 @@ bash, once and for all:
 
 zsh: scalems completion zsh > ~/.zfunc/_scalems    (~/.zfunc must be in fpath)
 fish: scalems completion fish > ~/.config/fish/completions/scalems.fish
+scalems-local and scalems-radical, which are `python -m scalems.local` and `python -m
+scalems.radical`, are completed too; bash and fish look for a file of that name, so link it:
+  ln -s scalems ~/.local/share/bash-completion/completions/scalems-radical
+
 this shell only: eval "$(scalems completion bash)"
 """
 
@@ -12,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 
+from scalems.cli.backend import COMMANDS
 from scalems.errors import ExitCode, UsageError
 
 SHELLS = ("bash", "zsh", "fish", "tcsh")
@@ -30,5 +35,5 @@ def _print(options: argparse.Namespace) -> int:
         raise UsageError(
             "completion needs argcomplete", remedy="pip install argcomplete"
         ) from error
-    print(shellcode(["scalems"], shell=options.shell))
+    print(shellcode(["scalems", *COMMANDS], shell=options.shell))
     return ExitCode.DONE

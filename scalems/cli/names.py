@@ -26,6 +26,21 @@ def answer(parser: argparse.ArgumentParser) -> None:
     argcomplete.autocomplete(parser, always_complete_options=False)
 
 
+def answer_script(parser: argparse.ArgumentParser) -> None:
+    """Do so for the command of a backend: after its options there is a script, then files."""
+    from argcomplete.completers import FilesCompleter
+
+    scripts, files = FilesCompleter((".py",)), FilesCompleter()
+
+    def after(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+        return list(files(prefix)) if parsed_args.script else []
+
+    parser.add_argument("script", nargs="?").completer = scripts  # type: ignore[attr-defined]
+    words = parser.add_argument("words", nargs=argparse.REMAINDER)
+    words.completer = after  # type: ignore[attr-defined]
+    answer(parser)
+
+
 def _attach(parser: argparse.ArgumentParser, path: tuple[str, ...]) -> None:
     """Give each argument of a command and of those below it the names that it may have."""
     for action in parser._actions:
@@ -46,7 +61,12 @@ def _source(path: tuple[str, ...], action: argparse.Action) -> Names | None:
         return pilots
     if path[:1] in (("show",), ("why",)) and action.dest == "numbers":
         return runs
+    if option == "--venv":
+        return venvs
+    if option in ("--queue", "--project"):
+        return None  # the batch system's
     by_metavar: dict[str, Names] = {
+        "auto|new|warm|NAME": ways,
         "LABEL": labels,
         "NAME": environments,
         "SIDE": sides,
@@ -96,6 +116,18 @@ def environments(options: argparse.Namespace) -> Iterator[str]:
     for name, owners in found.items():
         yield name
         yield from (f"{label}/{name}" for label in owners if len(owners) > 1)
+
+
+def venvs(options: argparse.Namespace) -> Iterator[str]:
+    """Yield the Task venvs of the resources that were synced, or of those that are named."""
+    from scalems.env import layout, state
+
+    asked = getattr(options, "resource", None) or []
+    wanted = {one.partition(":")[0] for one in ([asked] if isinstance(asked, str) else asked)}
+    place = layout.default()
+    for label in state.labels(place):
+        synced = state.read(place, label) if not wanted or label in wanted else None
+        yield from (env.name for env in synced.tasks) if synced else ()
 
 
 def sides(options: argparse.Namespace) -> Iterator[str]:
@@ -154,6 +186,12 @@ def pilots(options: argparse.Namespace) -> Iterator[str]:
     from scalems.radical import warm
 
     yield from (one.name for one in warm.known())
+
+
+def ways(options: argparse.Namespace) -> Iterator[str]:
+    """Yield what ``--pilot`` may be."""
+    yield from ("auto", "new", "warm")
+    yield from pilots(options)
 
 
 def runs(options: argparse.Namespace) -> Iterator[str]:

@@ -99,7 +99,7 @@ def look(places: Places) -> Look:
     :raises OSError: a tree cannot be read.
     """
     looked = Look()
-    looked.files([*places["files"], *sys.path])
+    looked.files([*places["files"], *(path or "." for path in sys.path)])
     looked.tree(places["code"], follow=True, skip="__pycache__")
     for venv in places["venvs"]:
         looked.tree(venv)

@@ -22,6 +22,13 @@ from scalems.errors import EnvironmentNotReady
 FAR_SIDE = ("cloudpickle", "radical-pilot")
 """The only dependencies that the far side of scalems has; the rest is the client's."""
 
+SCRIPTS = b"""[console_scripts]
+scalems = scalems.__main__:main
+scalems-local = scalems.cli.backend:local
+scalems-radical = scalems.cli.backend:radical
+"""
+"""The commands, as pyproject.toml has them."""
+
 
 def source_files(root: Path | None = None) -> dict[str, bytes]:
     """Return the files of the running package, or of another one, by their path in a wheel."""
@@ -70,7 +77,7 @@ def pack(folder: Path, *, client: bool = False) -> Path:
     files[f"{info}/WHEEL"] = (
         b"Wheel-Version: 1.0\nGenerator: scalems\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     )
-    files[f"{info}/entry_points.txt"] = b"[console_scripts]\nscalems = scalems.__main__:main\n"
+    files[f"{info}/entry_points.txt"] = SCRIPTS
     files[f"{info}/RECORD"] = _record(files, f"{info}/RECORD")
     data = archive(files)
     place = folder / hashlib.sha256(data).hexdigest()[:16]
