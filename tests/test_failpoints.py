@@ -20,6 +20,7 @@ from faults import (
     processes_of,
 )
 from homes import LABEL, REPO, Scalems, make_scalems
+from test_hosts_failpoints import STEPS
 from test_integrity import KEEPING
 
 from scalems import probe
@@ -131,7 +132,7 @@ def test_every_failpoint_in_the_source_is_in_the_campaign():
         for name in re.findall(r"^\s+failpoint\(\"([\w.]+)\"\)", path.read_text(), re.MULTILINE)
     }
     tested = {"lock.written", *OLD_BUILD, *ROLLED, *COLLECTED, *(f"build.{n}" for n in NEW_BUILD)}
-    tested |= set(KEEPING)
+    tested |= {*KEEPING, *(name for _, name in STEPS)}  # and those of syncs over SSH
     assert found == tested
 
 

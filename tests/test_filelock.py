@@ -197,6 +197,8 @@ def test_which_mounts_keep_locks_to_one_host(tmp_path: Path):
         ("nfs", "rw,vers=3,nolock,local_lock=all", False),
         ("lustre", "rw,flock", True),
         ("lustre", "rw,localflock", False),
+        ("cifs", "rw,nobrl", False),
+        ("fuse.sshfs", "rw,user_id=0", False),
         ("ext4", "rw", True),
     ):
         mounts = tmp_path / "mountinfo"

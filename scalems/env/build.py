@@ -31,6 +31,7 @@ from scalems.env.wheelhouse import Wheelhouse
 from scalems.failpoint import failpoint
 from scalems.host import filelock
 from scalems.host.local import CommandFailed, run
+from scalems.host.process import mark
 
 IMPORTED = ("radical", "zmq", "msgpack", "dill", "cloudpickle", "scalems", "psij", "requests")
 """What RP and the Worker import at start: compiled at build, the rest when first used."""
@@ -342,7 +343,7 @@ def discard(folder: Path) -> None:
     """Take a build away: first out of its name, so that nothing half-deleted is ever found."""
     if not folder.exists():
         return
-    trash = folder.with_name(f".trash-{folder.name}-{os.getpid()}-{time.monotonic_ns()}")
+    trash = folder.with_name(f".trash-{folder.name}-{mark()}-{time.monotonic_ns()}")
     folder.rename(trash)
     failpoint("build.discarded")
     shutil.rmtree(trash, ignore_errors=True)

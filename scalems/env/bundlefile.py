@@ -93,7 +93,7 @@ class Bundle:
         :raises OSError: the file cannot be written.
         """
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        temporary = target.with_name(f".{target.name}.{os.uname().nodename}-{os.getpid()}.tmp")
         try:
             with zipfile.ZipFile(self.file) as archive, temporary.open("wb") as stream:
                 for block in _blocks(archive, part):

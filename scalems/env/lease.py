@@ -88,7 +88,9 @@ def free(folder: Path) -> Iterator[bool]:
 
 
 def _own(folder: Path) -> Path:
-    return folder.with_name(f"{path(folder).name}.{os.uname().nodename}-{os.getpid()}")
+    from scalems.host.process import mark  # only now: most file systems have locks
+
+    return folder.with_name(f"{path(folder).name}.{mark()}")
 
 
 def _no_locks(error: OSError) -> bool:

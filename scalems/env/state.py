@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from scalems.env.role import Role
 from scalems.failpoint import failpoint
 from scalems.host.address import Host
 from scalems.host.files import write_atomic
+from scalems.host.process import mark
 from scalems.resource.lines import Lines
 
 FORMAT = 2
@@ -288,7 +288,7 @@ def _switch(link: Path, target: Path) -> None:
     if _points_to(link, target):
         return
     link.parent.mkdir(parents=True, exist_ok=True)
-    temporary = link.with_name(f".{link.name}-{os.getpid()}")
+    temporary = link.with_name(f".{link.name}-{mark()}")
     with contextlib.suppress(FileNotFoundError):
         temporary.unlink()
     temporary.symlink_to(target)

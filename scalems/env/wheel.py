@@ -9,7 +9,6 @@ https://packaging.python.org/en/latest/specifications/binary-distribution-format
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ import scalems
 from scalems import probe
 from scalems.env.canonical import digest
 from scalems.errors import EnvironmentNotReady
+from scalems.host.process import mark
 
 FAR_SIDE = ("cloudpickle", "radical-pilot")
 """The only dependencies that the far side of scalems has; the rest is the client's."""
@@ -84,7 +84,7 @@ def pack(folder: Path, *, client: bool = False) -> Path:
     path = place / f"scalems-{version()}-py3-none-any.whl"
     if not path.is_file() or path.read_bytes() != data:
         place.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary = path.with_suffix(f".{mark()}.tmp")
         temporary.write_bytes(data)
         temporary.replace(path)
     return path

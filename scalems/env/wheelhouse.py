@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from scalems.env.canonical import digest
 from scalems.errors import EnvironmentNotReady, ScalemsError
 from scalems.host.files import write_atomic
+from scalems.host.process import mark
 
 if TYPE_CHECKING:
     from packaging.tags import Tag as WheelTag
@@ -226,7 +227,7 @@ def place(source: Path, target: Path) -> None:
     :raises OSError: it cannot be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(f".{target.name}.{mark()}.tmp")
     temporary.unlink(missing_ok=True)
     try:
         os.link(source, temporary)

@@ -29,8 +29,13 @@ BEAT = 10.0
 LIMIT = 120.0
 """Seconds without one after which the owner on another host counts as dead."""
 
-_LOCAL_ONLY = {"local_lock=all", "local_lock=flock", "nolock", "localflock"}
+_LOCAL_ONLY = {"local_lock=all", "local_lock=flock", "nolock", "localflock", "nobrl"}
 _NETWORK = ("nfs", "nfs4", "lustre", "cifs", "smb3")
+_ONE_HOST = ("fuse", "virtiofs")
+"""Kinds whose locks no mount option tells of: sshfs, for one, has locks of this mount alone."""
+
+
+_MOST = 4096  # bytes of a claim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +89,7 @@ def is_held(place: Path) -> bool:
     own = place.with_name(f"{place.name}.{uuid.uuid4().hex}")
     try:
         own.touch(0o600)
+        own.write_bytes(b"\n")
         stale = _is_stale(place, there, own)
     except OSError:
         return True  # nothing can be changed here
@@ -98,8 +104,8 @@ def is_held(place: Path) -> bool:
 def seen_by_all(path: Path, *, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
     """Whether a lock on a file excludes other hosts too; true where no other can see it.
 
-    Mount options by which a client of a network file system keeps locks to itself are in nfs(5)
-    and mount.lustre(8).
+    Mount options by which a client of a network file system keeps locks to itself are in nfs(5),
+    mount.lustre(8) and mount.cifs(8).
 
     :param mounts: what is mounted, as in proc(5).
     """
@@ -113,6 +119,8 @@ def seen_by_all(path: Path, *, mounts: Path = Path("/proc/self/mountinfo")) -> b
         fields, _, more = line.partition(" - ")
         if fields.split()[2:3] == [wanted]:
             kind, _, options = [*more.split(), "", "", ""][:3]
+            if kind.partition(".")[0] in _ONE_HOST:
+                return False
             return not (kind in _NETWORK and _LOCAL_ONLY & set(options.split(",")))
     return True
 
@@ -140,6 +148,11 @@ def _link(own: Path, place: Path) -> bool:
     except FileExistsError:
         # The answer of an NFS server may have been lost, and the second one be misleading.
         return own.stat().st_nlink > 1
+    except OSError:
+        # SFTP has one code for all failures: that it is there already must be seen.
+        if place.exists():
+            return False
+        raise
     return True
 
 
@@ -157,26 +170,33 @@ def _is_stale(place: Path, there: _Claim, own: Path) -> bool:
     gone = there.owner.is_gone
     if gone is None:
         return _age(place, own) > LIMIT
-    return gone and not _is_open(place)
+    return gone and not _is_open(place, there.token)
 
 
 def _age(place: Path, own: Path) -> float:
     """Return for how long a file was not renewed, by the clock of its file system."""
     try:
-        os.utime(own)
+        with own.open("rb+") as stream:
+            _touch(stream.fileno())
         return own.stat().st_mtime - place.stat().st_mtime
     except FileNotFoundError:
         return 0.0
 
 
-def _is_open(place: Path) -> bool:
-    """Whether a process of this host has a file open: a command that its owner had started."""
+def _is_open(place: Path, token: str) -> bool:
+    """Whether a process of this host has a claim open: a command that its owner had started.
+
+    On sshfs the two names of one file are two files: it is known by the first one's name too.
+    """
+    name = f"{place.name.removesuffix('.claim')}.{token}"
     try:
         wanted = place.stat()
     except FileNotFoundError:
         return True
     for found in Path("/proc").glob("[0-9]*/fd/*"):
         with contextlib.suppress(OSError):
+            if found.readlink().name.removesuffix(" (deleted)") == name:
+                return True
             if os.path.samestat(found.stat(), wanted):
                 return True
     return False
@@ -206,4 +226,15 @@ def _remove(place: Path, token: str) -> None:
 def _renew(descriptor: int, ended: threading.Event) -> None:
     while not ended.wait(BEAT):
         with contextlib.suppress(OSError):
-            os.utime(descriptor)
+            _touch(descriptor)
+
+
+def _touch(descriptor: int) -> None:
+    """Renew the time of a file by the clock of the file server.
+
+    What is in it is written again, as it is: sshfs takes the client's clock to set a time.
+    """
+    os.utime(descriptor)
+    if data := os.pread(descriptor, _MOST, 0):
+        os.pwrite(descriptor, data, 0)
+        os.fsync(descriptor)

@@ -17,10 +17,12 @@ def write_atomic(path: Path, text: str, *, mode: int = 0o644) -> None:
     """
     import tempfile  # only now: most commands only read
 
+    from scalems.host import process
+
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path)
-    mine = f"{os.uname().nodename}-{os.getpid()}"
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.{mine}.", suffix=".tmp", dir=path.parent)
+    prefix = f".{path.name}.{process.mark()}."
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=".tmp", dir=path.parent)
     temporary = Path(name)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
@@ -37,11 +39,10 @@ def write_atomic(path: Path, text: str, *, mode: int = 0o644) -> None:
 
 def _sweep(path: Path) -> None:
     """Remove temporary files of writers of this host that are no more."""
-    from scalems.host.process import lives
+    from scalems.host import process
 
-    start = f".{path.name}.{os.uname().nodename}-"
+    start = f".{path.name}."
     for name in os.listdir(path.parent):  # noqa: PTH208  # a glob would read special characters
-        pid = name.removeprefix(start).partition(".")[0]
-        ours = name.startswith(start) and name.endswith(".tmp") and pid.isdigit()
-        if ours and not lives(int(pid)):
+        ours = name.startswith(start) and name.endswith(".tmp")
+        if ours and process.is_left(name.removeprefix(start)):
             (path.parent / name).unlink(missing_ok=True)

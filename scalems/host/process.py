@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import os
 import time
 from dataclasses import asdict, dataclass
@@ -86,6 +87,27 @@ def _space() -> str:
     with contextlib.suppress(OSError):
         found.append(str(Path("/proc/self/ns/pid").readlink()))
     return " ".join(found)
+
+
+def mark() -> str:
+    """Return what the name of a file begins with that is this process's alone, of all hosts.
+
+    :func:`is_left` tells when nobody is going to use such a file any more.
+    """
+    return f"{_spot()}{os.getpid()}"
+
+
+def is_left(name: str) -> bool:
+    """Whether a process of this host has left a file behind whose name begins with its mark."""
+    spot = _spot()
+    pid = name.removeprefix(spot).partition(".")[0]
+    return name.startswith(spot) and pid.isdigit() and not lives(int(pid))
+
+
+@functools.cache
+def _spot() -> str:
+    """Name the place that process numbers count in: several hosts may share a name."""
+    return f"{os.uname().nodename}-{hashlib.sha256(_space().encode()).hexdigest()[:8]}-"
 
 
 def myself() -> Identity:

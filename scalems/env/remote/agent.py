@@ -47,6 +47,7 @@ from scalems.env.role import Role
 from scalems.env.site import Site
 from scalems.env.wheelhouse import Wheelhouse
 from scalems.errors import ScalemsError
+from scalems.failpoint import failpoint
 from scalems.host import filelock, local, wire
 from scalems.host.local import CommandFailed
 from scalems.resource import definition
@@ -271,11 +272,9 @@ def _build(
     """
     store = Store(place)
     with contextlib.ExitStack() as stack:
-        place.create()
-        stack.enter_context(guard.changing(place, label, notify=notify))
-        build.sweep(place)
+        stack.enter_context(_changing(place, label, notify))
         own = store.path(*wheel)
-        wheels = stack.enter_context(_wheelhouse(place, store, house)) if house else None
+        wheels = stack.enter_context(_wheelhouse(place, store, label, house)) if house else None
         make = functools.partial(
             build.ensure,
             layout=place,
@@ -293,12 +292,28 @@ def _build(
 
 
 @contextlib.contextmanager
-def _wheelhouse(place: layout.Layout, store: Store, index: str) -> Iterator[Wheelhouse]:
+def _changing(place: layout.Layout, label: str, notify: Notify) -> Iterator[None]:
+    """Be the only one that changes a resource here; remove what killed ones have left of it."""
+    place.create()
+    with guard.changing(place, label, notify=notify):
+        build.sweep(place)
+        for left in place.root.glob(f"{_house(label)}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+
+
+def _house(label: str) -> str:
+    return f".house-{label}-"
+
+
+@contextlib.contextmanager
+def _wheelhouse(place: layout.Layout, store: Store, label: str, index: str) -> Iterator[Wheelhouse]:
     """Yield the shipped wheels as a folder of their own, which is gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix=".house-", dir=place.root) as name:
+    with tempfile.TemporaryDirectory(prefix=_house(label), dir=place.root) as name:
         wheels = wheelhouse.parse(index, folder=Path(name))
         for one in wheels:
             wheelhouse.place(store.path(one.sha256, one.filename), one.path)
+        failpoint("far.housed")
         yield Wheelhouse(wheels, Path(name))
 
 
@@ -342,7 +357,7 @@ def _record(
     """Write RP's definition here, which the Pilot's own RP has to accept, and what was synced."""
     data = state.from_dict(synced, label)
     assert data is not None
-    with filelock.hold(place.definition_lock):
+    with _changing(place, label, notify), filelock.hold(place.definition_lock):
         change = definition.restore(label, fields)
         if change.diff:
             python = data.pilot.folder / "venv" / "bin" / "python"

@@ -61,7 +61,7 @@ def place(source: BinaryIO, sink: BinaryIO, wanted: dict[str, str]) -> Path:
     if hashlib.sha256(data).hexdigest() != wanted["digest"]:
         raise OSError(5, "what arrived is not what was sent")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name[:16]}-{os.getpid()}")
+    temporary = folder.with_name(f".{folder.name[:16]}-{os.uname().nodename}-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:

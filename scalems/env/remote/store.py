@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from scalems.env.layout import Layout
+from scalems.failpoint import failpoint
+from scalems.host.process import is_left, mark
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+!-]{0,250}")
@@ -46,7 +48,10 @@ class Store:
         """
         path = self.path(sha256, name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{os.getpid()}.part")
+        for name in os.listdir(path.parent):  # noqa: PTH208
+            if name.endswith(".part") and is_left(name.removeprefix(".")):
+                path.with_name(name).unlink(missing_ok=True)
+        temporary = path.with_name(f".{mark()}.part")
         hashed = hashlib.sha256()
         try:
             with temporary.open("wb") as target:
@@ -59,6 +64,7 @@ class Store:
                     size -= len(block)
                 target.flush()
                 os.fsync(target.fileno())
+            failpoint("shipped.written")
             if hashed.hexdigest() == sha256:
                 temporary.replace(path)
         finally:

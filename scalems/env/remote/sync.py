@@ -41,6 +41,7 @@ from scalems.env.state import Synced, SyncedEnv
 from scalems.env.target import Interpreter
 from scalems.env.wheelhouse import Wheelhouse
 from scalems.errors import EnvironmentNotReady
+from scalems.failpoint import failpoint
 from scalems.host import filelock
 from scalems.host.address import Host
 from scalems.resource import definition
@@ -67,6 +68,7 @@ def sync(
             stack.enter_context(guard.changing(place, config.label, notify=notify))
         notify(f"connecting to {host.name}")
         link = stack.enter_context(connect(host, notify=notify))
+        failpoint("far.connected")
         facts = _facts(link, specs)
         found = {one.name: _interpreter(one, facts, link) for one in specs}
         shop = stack.enter_context(workshop(place, engine, options, notify=notify))
@@ -98,6 +100,7 @@ def sync(
             definition.validate(change) if change.diff else None
             if missing:
                 seconds = _build(link, config.label, missing, facts, host, options, notify=notify)
+            failpoint("far.built")
             seen = _look(link, config.label, plans, there)
             _prove(config.label, plans, seen, client)
             synced = _synced(project, config, host, specs, plans, there, fields)
@@ -106,6 +109,7 @@ def sync(
             told = link.call(
                 "record", label=config.label, synced=state.to_dict(bare), fields=fields
             )
+            failpoint("far.recorded")
             if told["diff"]:
                 notify(f"{host.name}: wrote {told['path']}")
             with filelock.hold(place.definition_lock):
@@ -245,6 +249,7 @@ def _build(
     shipped = {path: digest(path) for path in wheels}
     link.ship([(sha256, path) for path, sha256 in shipped.items()], notify=notify)
     house = _house(link, plans, host, options, notify=notify)
+    failpoint("far.shipped")
     results = link.call(
         "build",
         notify=notify,
