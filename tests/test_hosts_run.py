@@ -311,6 +311,8 @@ def test_a_failure_there_is_explained_and_its_logs_are_fetched(lab: Scalems, far
     subprocess.run(argv, cwd=lab.project, env=lab.env, check=True)
     with tarfile.open(lab.project / "report.tar.gz") as packed:
         names = packed.getnames()
+        manifests = {Path(one).name for one in names if "/manifests/" in one}
+        assert manifests == {f"{FAR}.{env}.json" for env in ("pilot", "task")}  # as they are there
         (log,) = (one for one in names if one.endswith("pilot.0000/agent_0.err"))
         opened = packed.extractfile(log)
         assert opened

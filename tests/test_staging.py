@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import os
 import pickle
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from hypothesis import strategies as st
 import scalems
 from scalems.env.layout import Layout
 from scalems.errors import BackendError, ScalemsError, UsageError
+from scalems.host.process import mark
 from scalems.radical.farfiles import Files
 from scalems.radical.staging import Staging, referred
 from scalems.workflow import file
@@ -230,3 +234,24 @@ def test_no_name_of_a_file_leads_out_of_its_folder(tmp_path_factory, name):
     with pytest.raises(UsageError):
         files.lacks(NOWHERE, print, digests=[name])
     assert list(folder.rglob("*")) == []
+
+
+def test_files_there_are_kept_for_a_week_after_their_last_use(tmp_path: Path):
+    files = Files(tmp_path)
+    data = b"content"
+    digest = hashlib.sha256(data).hexdigest()
+    piece = {"digest": digest, "size": len(data), "mode": 0, "offset": 0, "count": len(data)}
+    files.receive(io.BytesIO(data), piece)
+    (kept,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    parts = tmp_path / "parts"
+    ours, dead, elsewhere = mark(), mark().replace(f"-{os.getpid()}", f"-{2**22 + 1}"), "other-1-1"
+    for owner in (ours, dead, elsewhere):
+        (parts / f"{owner}.{digest}").touch()
+    day = 86400
+    for age, there in ((6, True), (8, False)):
+        then = time.time() - age * day
+        os.utime(kept, (then, then))
+        files.prune()
+        assert kept.exists() is there
+    # What comes just now, and what may come on another host, is not taken away.
+    assert {path.name for path in parts.iterdir()} == {f"{ours}.{digest}", f"other-1-1.{digest}"}

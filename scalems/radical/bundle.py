@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from scalems import probe
 from scalems.env import layout, state
+from scalems.env.layout import MANIFEST, Layout
 from scalems.errors import ScalemsError, UsageError
 from scalems.host.address import Host
 from scalems.radical import runs, scrub
@@ -99,17 +100,36 @@ def _parts(folder: Path) -> Iterator[tuple[str, str]]:
         yield from logs(folder)
     place = layout.default()
     yield from _files(place.root / "resources", "state")
+    yield from _files(place.root / "adopted", "state/adopted")
+    yield from _manifests(place)
     for label in state.labels(place):
         synced = state.read(place, label)
         if synced is None:
             continue
         for env in synced.envs:
-            yield from _file(env.folder / layout.MANIFEST, f"manifests/{label}.{env.name}.json")
             yield from _file(env.spec, f"project/envs/{env.spec.name}")
             lock = env.spec.with_name(f"{env.spec.stem}.lock.txt")
             yield from _file(lock, f"project/envs/{lock.name}")
         for config in sorted((synced.project / "resource-configs").glob("*.toml")):
             yield from _file(config, f"project/resource-configs/{config.name}")
+
+
+def there(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield what is of a run on this machine, whose client is on another: its builds' manifests,
+    its logs, and what RP is told here, without secrets.
+    """
+    yield from _manifests(layout.default())
+    yield from logs(folder)
+
+
+def _manifests(place: Layout) -> Iterator[tuple[str, str]]:
+    """Yield the manifests of the builds on this machine that are in use, by resource."""
+    for label in state.labels(place):
+        synced = state.read(place, label)
+        if synced is None or synced.host is not None:
+            continue
+        for env in synced.builds:
+            yield from _file(env.folder / MANIFEST, f"manifests/{label}.{env.name}.json")
 
 
 def logs(folder: Path) -> Iterator[tuple[str, str]]:

@@ -182,10 +182,10 @@ def _stop(place: Layout, notify: Notify, *, name: str) -> None:
 
 
 def _bundle(place: Layout, notify: Notify, *, run: str) -> list[list[str]]:
-    """Return the logs of a run here, and what RP is told, without secrets."""
+    """Return the logs of a run here, the manifests, and what RP is told, without secrets."""
     if not _RUN.fullmatch(run):
         raise UsageError(f"{run!r} is not the name of a run")
-    return [list(part) for part in bundle.logs(runs.root() / run)]
+    return [list(part) for part in bundle.there(runs.root() / run)]
 
 
 def _log(place: Layout, notify: Notify, *, name: str) -> list[str]:

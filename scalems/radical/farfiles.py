@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 from scalems.env.layout import Layout
 from scalems.env.remote.agent import Notify
 from scalems.errors import ScalemsError, UsageError
+from scalems.host.process import is_left, mark
 from scalems.radical import runs
 from scalems.radical.settings import FILES
 from scalems.workflow.file import OBJECTS, object_path
@@ -74,7 +75,7 @@ class Files:
         try:
             if piece["offset"] == 0:
                 self._problems.pop(digest, None)
-                part = self._base / "parts" / f"{os.getpid()}-{digest}"
+                part = self._base / "parts" / f"{mark()}.{digest}"
                 part.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                 part.write_bytes(b"")
                 self._parts[digest] = part
@@ -101,7 +102,7 @@ class Files:
         for folder in ((self._base / "parts"), (self._base / "scratch")):
             for path in folder.glob("*"):
                 with contextlib.suppress(OSError):
-                    if path.stat().st_mtime < limit:
+                    if path.stat().st_mtime < limit or is_left(path.name):
                         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def scratch(self, run: str) -> Path:
