@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,12 @@ from pathlib import Path
 import pytest
 from homes import Scalems, hand_made_venv, make_scalems
 
-from scalems.env import adopt, enter
+from scalems import probe
+from scalems.env import adopt, enter, unmanaged
+from scalems.env.finding import Severity
 from scalems.env.site import Site
 from scalems.errors import ExitCode, UsageError
+from scalems.resource import definition
 
 SCRIPT = """
 import sys, scalems
@@ -118,6 +122,88 @@ def test_a_conda_environment_is_entered_without_a_script_of_a_venv(tmp_path: Pat
     lines = [*enter.shell_lines(env, Site(), conda=True), shown]
     done = subprocess.run(["bash", "-c", "\n".join(lines)], capture_output=True, text=True)
     assert done.stdout.splitlines() == [f"{env} yes ", f"{env}/bin"], done.stderr
+
+
+def venv_with(folder: Path, **versions: str) -> str:
+    """Make a folder that has distributions, as far as anybody looks; return its path."""
+    for name, version in versions.items():
+        info = f"{name}-{version}.dist-info"
+        (folder / "lib" / "python3.11" / "site-packages" / info).mkdir(parents=True)
+    return str(folder)
+
+
+def test_what_radical_pilot_makes_of_a_venv_is_told_before_it_is_tried(tmp_path: Path):
+    client = probe.versions(sys.path)
+    ours, utils = client["radical-pilot"], client["radical-utils"]
+    old = venv_with(tmp_path / "old", radical_pilot="1.92.0", radical_utils=utils)
+    good = venv_with(tmp_path / "good", radical_pilot=ours, radical_utils=utils)
+    none = str(tmp_path / "none")
+    nothing, other = "the agent has no RADICAL-Pilot", "version differs from the client's in"
+
+    def found(mode: str, venv: str | None, version: str | None = "installed") -> list[str]:
+        fields = {"virtenv_mode": mode, "virtenv": venv, "rp_version": version}
+        first, *more = unmanaged._pilot("x.y", fields)
+        assert first.severity is Severity.WARNING
+        assert f"virtenv_mode = {mode}: RADICAL-Pilot makes" in first.subject
+        assert all("scalems env init --resource x.y" in str(one.remedy) for one in more[:1]) or (
+            "/bin/pip install" in str(more[0].remedy)
+        )
+        return [one.kind for one in more if one.severity is Severity.ERROR]
+
+    for mode in ("create", "update"):
+        assert found(mode, none) == [nothing]
+        assert found(mode, none, f"@{ours}") == []
+        assert found(mode, None, f"@{ours}") == []
+        assert found(mode, none, "@1.92.0") == [f"{other} rp_version = @1.92.0"]
+        assert found(mode, good) == []
+        assert found(mode, old) == [f"{other} {old}"]
+        assert found(mode, old, f"@{ours}") == []  # pip's comes before it
+        assert found(mode, old, "release") == []
+    for mode in ("recreate", "private"):
+        assert found(mode, good) == [nothing]
+        assert found(mode, none, f"@{ours}") == []
+
+
+@pytest.mark.radical
+@pytest.mark.slow
+@pytest.mark.network
+def test_pilots_in_a_venv_that_radical_pilot_makes_and_updates(
+    synced_home: Scalems, tmp_path: Path
+):
+    made = dataclasses.replace(
+        synced_home,
+        project=tmp_path,
+        env={
+            **synced_home.env,
+            "RADICAL_CONFIG_USER_DIR": str(tmp_path),
+            "XDG_STATE_HOME": str(tmp_path / "runs"),
+        },
+    )
+    configs = tmp_path / ".radical" / "pilot" / "configs"
+    configs.mkdir(parents=True)
+    shutil.copy(synced_home.definition, configs)  # the Task venv is of a resource of ours
+    (tmp_path / "script.py").write_text(SCRIPT)
+    client = probe.versions(sys.path)["radical-pilot"]
+    local = definition.shipped("local")["localhost"]
+    argv = [sys.executable, "-m", "scalems.radical", "--resource", "mine.here"]
+    argv += ["--venv", "task", "--no-store", "script.py"]
+
+    def start(mode: str, version: str) -> subprocess.CompletedProcess[str]:
+        fields = {"virtenv_mode": mode, "virtenv": str(tmp_path / "ve"), "rp_version": version}
+        (configs / "resource_mine.json").write_text(json.dumps({"here": {**local, **fields}}))
+        return subprocess.run(argv, cwd=made.project, env=made.env, capture_output=True, text=True)
+
+    for mode in ("create", "update"):
+        done = start(mode, "installed")
+        assert done.returncode == ExitCode.NOT_READY
+        # Neither before it is made, nor after: what pip installs is in the sandbox.
+        told = "the agent has no RADICAL-Pilot" if mode == "create" else "found nothing"
+        assert told in done.stderr
+        done = start(mode, f"@{client}")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == str(made.build("task") / "venv")
+        assert f"virtenv_mode = {mode}: RADICAL-Pilot makes" in done.stderr
+        assert (tmp_path / "ve" / "bin" / "python").exists()
 
 
 @pytest.mark.radical

@@ -72,27 +72,80 @@ def _pilot(label: str, resource: Mapping[str, Any]) -> Iterator[Finding]:
         f"(`scalems env init --resource {label}` has it built and verified)",
         severity=Severity.WARNING,
     )
+    yield from _stack(label, mode, resource)
+
+
+def _stack(label: str, mode: str, resource: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yield where the RADICAL stack that the agent gets differs from the client's.
+
+    As RADICAL-Pilot's bootstrapper has it: ``rp_version`` alone decides whether pip installs
+    the stack, into the pilot's sandbox; a venv that it makes stays without.
+    """
+    here = parity.pins(target.client().versions)
+    ours = here.get("radical-pilot", "")
+    mend = (
+        f'set "rp_version": "@{ours}" in the definition of {label}, or have scalems build it: '
+        f"scalems env init --resource {label}"
+    )
+    source = str(resource.get("rp_version") or "installed")
     place = Path(str(resource.get("virtenv") or ""))
-    if mode in ("local", "recreate", "private") or not place.is_absolute() or not place.exists():
-        return
+    if source.startswith("@"):
+        if (version := source[1:]) != ours:
+            where = f"rp_version = {source}"
+            yield _differs(label, where, "radical-pilot", (ours, version), remedy=mend)
+    elif source != "installed":
+        yield Finding(
+            env=label,
+            kind="the agent's RADICAL-Pilot is the newest of the index",
+            subject=f"rp_version = {source}; the client has {ours}",
+            severity=Severity.WARNING,
+            remedy=mend,
+        )
+    elif mode in ("recreate", "private") or (mode in ("create", "update") and not place.exists()):
+        yield Finding(
+            env=label,
+            kind="the agent has no RADICAL-Pilot",
+            subject=f"virtenv_mode = {mode} makes a venv, and rp_version = installed puts nothing "
+            "into it",
+            about=About.PARITY,
+            severity=Severity.ERROR,
+            remedy=mend,
+        )
+    elif mode != "local" and place.is_absolute() and place.exists():
+        yield from _there(label, place, here)
+
+
+def _there(label: str, place: Path, here: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield where a venv that is there already differs from the client."""
     try:
         there = probe.versions([probe.site_packages(place)])
     except FileNotFoundError:
         there = {}
-    here = parity.pins(target.client().versions)
     for name in _SPEAK:
-        if there.get(name) == here.get(name):
-            continue
-        yield Finding(
-            env=label,
-            kind=f"version differs from the client's in {place}",
-            subject=name,
-            expected=here.get(name, ""),
-            found=there.get(name, ""),
-            about=About.PARITY,
-            severity=Severity.WARNING if mode == "update" else Severity.ERROR,
-            remedy=f"install the client's there: {place}/bin/pip install {name}=={here.get(name)}",
-        )
+        if there.get(name) != here.get(name):
+            yield _differs(
+                label,
+                str(place),
+                name,
+                (here.get(name, ""), there.get(name, "")),
+                remedy=f"install the client's there: {place}/bin/pip install "
+                f"{name}=={here.get(name)}",
+            )
+
+
+def _differs(
+    label: str, where: str, name: str, versions: tuple[str, str], *, remedy: str
+) -> Finding:
+    return Finding(
+        env=label,
+        kind=f"version differs from the client's in {where}",
+        subject=name,
+        expected=versions[0],
+        found=versions[1],
+        about=About.PARITY,
+        severity=Severity.ERROR,
+        remedy=remedy,
+    )
 
 
 def _owner(name: str) -> str:
