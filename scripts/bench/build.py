@@ -10,7 +10,8 @@ lines have what is left of ours without the byte-compiling, which is timed by it
 to uv: as it is by default (hard links into its cache), when it copies as ours does, and when it
 byte-compiles, too (all files).
 
-A second table has both environments at once beside one after the other.
+A second table has both environments at once beside one after the other; the last one where the
+seconds of one environment go, by step, byte-compiling and digesting side by side.
 """
 
 from __future__ import annotations
@@ -21,13 +22,19 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from timing import ROOT, SCALEMS, Case, command, compare
 
+from scalems.env import build, fingerprint
 from scalems.env.build import IMPORTED
+from scalems.env.engine.uv import UvEngine
+from scalems.env.locking import Options
+from scalems.env.sync import sync
+from scalems.resource.config import Project
 
 LABEL = "local.localhost"
 LOCKS = [ROOT / "envs" / f"{name}.lock.txt" for name in ("pilot", "task")]
@@ -73,6 +80,7 @@ def main() -> None:
             print(f"ours beyond byte-compiling : {peer.name} = {wall:.2f} (CPU {cpu:.2f})")
         if not options.cold:
             compare("two environments", _together(folder), runs=options.runs)
+        _steps(folder)
 
 
 def _both(prepare: Callable[[], object], cache: Path) -> Callable[[], None]:
@@ -204,6 +212,51 @@ def _together(folder: Path) -> list[Case]:
         shutil.rmtree(state, ignore_errors=True)
 
     return [Case("pilot and task", both, prepare), Case("pilot, then task", one_by_one, prepare)]
+
+
+def _steps(folder: Path) -> None:
+    """Sync one environment in this process, and print how long each step of its build took."""
+    state, project = folder / "scalems-steps", folder / "steps"
+    shutil.copytree(ROOT / "envs", project / "envs")
+    (project / "resource-configs").mkdir()
+    (project / "resource-configs" / "local.toml").write_text(
+        f'[localhost]\nextends = "{LABEL}"\npilot = "pilot"\ntasks = []\n'
+    )
+    os.environ.update(_environment(folder, state))
+    here = Path(__file__).resolve().parent
+    sys.path = [one for one in sys.path if Path(one).resolve() != here]  # radical.py is no package
+    seconds: dict[str, float] = {}
+
+    def timed(owner: object, name: str, what: str) -> None:
+        former = getattr(owner, name)
+
+        def call(*words: object, **named: object) -> object:
+            started = time.perf_counter()
+            try:
+                return former(*words, **named)
+            finally:
+                seconds[what] = seconds.get(what, 0.0) + time.perf_counter() - started
+
+        setattr(owner, name, call)
+
+    for owner, name, what in (
+        (UvEngine, "create", "make the venv (uv)"),
+        (UvEngine, "install", "install (uv)"),
+        (build, "_compile", "byte-compile what RP imports"),
+        (fingerprint, "scan", "digest all files, meanwhile"),
+        (fingerprint, "spoilt", "compare with the RECORDs"),
+        (build, "_verify", "import the stack"),
+        (fingerprint, "scan_compiled", "digest what was compiled"),
+        (build, "_record", "write manifest and tables"),
+        (build, "_make", "all of the build"),
+    ):
+        timed(owner, name, what)
+    started = time.perf_counter()
+    sync(Project(project), LABEL, Options(engine="uv"), notify=lambda *_, **__: None)
+    seconds["all of the sync"] = time.perf_counter() - started
+    print("\nwhere the seconds of one environment go (the pilot's)")
+    for what, taken in seconds.items():
+        print(f"  {what:32}{taken:7.3f}")
 
 
 if __name__ == "__main__":
