@@ -242,6 +242,45 @@ def test_a_sync_that_sleeps_is_waited_for(campaign: Campaign):
     campaign.the_next_sync_mends_it()
 
 
+@pytest.mark.parametrize(
+    ("step", "folder"),
+    [
+        ("build.begun", "builds/{second}"),
+        ("sync.parity", "../../../.radical/pilot/configs"),
+        ("definition.written", "generations/{label}"),
+        ("state.generation", "current/{label}"),
+        ("state.switched", "resources"),
+    ],
+)
+def test_a_folder_that_may_not_be_written_all_of_a_sudden(
+    campaign: Campaign, step: str, folder: str
+):
+    campaign.reset(built=not step.startswith("build."))
+    armed = {"SCALEMS_FAILPOINT": f"{step}:pause", "SCALEMS_TESTING": "1"}
+    closed = campaign.made.root / folder.format(second=campaign.second.name, label=LABEL)
+    # Root may write anywhere, but for this.
+    plain = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    argv = [*(plain if os.geteuid() == 0 else []), *campaign.made.argv(*SYNC)]
+    where = {"cwd": campaign.made.project, "env": {**campaign.made.env, **armed}}
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(argv, text=True, **where, **pipes) as process:
+        wait_until_stopped(process.pid)
+        mode = closed.stat().st_mode & 0o7777
+        inode = closed.stat().st_ino
+        closed.chmod(0o500)
+        process.send_signal(signal.SIGCONT)
+        stdout, stderr = process.communicate()
+    if closed.exists() and closed.stat().st_ino == inode:
+        closed.chmod(mode)
+    assert process.returncode in (ExitCode.FAILED, ExitCode.USAGE, ExitCode.NOT_READY), stdout
+    assert "Permission denied" in stderr
+    assert "Traceback" not in stderr
+    nothing_bad_is_trusted(campaign.made)
+    foreign_is_kept(campaign.made)
+    campaign.the_former_works()
+    campaign.the_next_sync_mends_it()
+
+
 def wait_until_stopped(pid: int) -> None:
     _, status = os.waitpid(pid, os.WUNTRACED)
     assert os.WIFSTOPPED(status)

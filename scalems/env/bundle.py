@@ -107,8 +107,8 @@ def make(
             f"packages of `no-binary` cannot be bundled: {', '.join(compiled)}: they are to be "
             "built where they are used, against what is there, and their build needs more than "
             "a wheel",
-            remedy="leave them out of `no-binary`, name another env, or let the resource config "
-            "name the `host`, whose packages are then sent over SSH",
+            remedy="leave them out of `no-binary`, or name another env; or sync on that site "
+            "itself, from an index that it reaches",
         )
     engine = choose(options.engine)
     client = target.client()
