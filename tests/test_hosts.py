@@ -20,7 +20,7 @@ from sshd import FarHost, listening, make_host, require_sshd
 
 from scalems.env.layout import Layout
 from scalems.env.remote import boot, runtime
-from scalems.env.remote.store import Store
+from scalems.env.remote.store import Store, clear_code
 from scalems.errors import UsageError
 from scalems.host import ssh, wire
 from scalems.host.address import Host, split
@@ -150,6 +150,22 @@ def test_the_code_is_put_in_place_once_and_again_when_it_is_not_whole(tmp_path, 
     with pytest.raises(OSError, match="not what was sent"):
         boot.place(io.BytesIO(whole[:-1] + b"x"), io.BytesIO(), {**wanted, "digest": "0" * 64})
     assert [one.name for one in (tmp_path / "runtime").iterdir()] == [digest]
+
+
+def test_code_that_no_client_has_used_for_long_is_removed(tmp_path):
+    runtimes = tmp_path / "runtime"
+    for name, age, whole in (("new", 29, True), ("old", 31, True), (".now", 0, False)):
+        (runtimes / name).mkdir(parents=True)
+        touched = runtimes / name / (boot.LISTING if whole else "module.py")
+        touched.write_text("{}")
+        then = time.time() - age * 86400
+        os.utime(touched, (then, then))
+    (runtimes / ".half").mkdir()
+    os.utime(runtimes / ".half", (0, 0))
+    assert clear_code(Layout(tmp_path), dry_run=True) == 2
+    assert len(list(runtimes.iterdir())) == 4
+    assert clear_code(Layout(tmp_path), dry_run=False) == 2
+    assert {one.name for one in runtimes.iterdir()} == {"new", ".now"}
 
 
 # --- a real connection --------------------------------------------------------------------

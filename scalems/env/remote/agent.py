@@ -42,7 +42,7 @@ from scalems.env.engine import choose
 from scalems.env.lock import Pin
 from scalems.env.look import look
 from scalems.env.package import Package, Prepared
-from scalems.env.remote.store import Store
+from scalems.env.remote.store import Store, clear_code
 from scalems.env.role import Role
 from scalems.env.site import Site
 from scalems.env.wheelhouse import Wheelhouse
@@ -372,9 +372,9 @@ def _builds(place: layout.Layout, notify: Notify) -> list[dict[str, Any]]:
 
 
 def _collect(place: layout.Layout, notify: Notify, *, keep: int, dry_run: bool) -> dict[str, Any]:
-    """Remove builds that nothing refers to, and files that were shipped for builds."""
+    """Remove builds that nothing refers to, what was shipped for builds, and old code."""
     result = inventory.collect(place, keep=keep, dry_run=dry_run, notify=notify)
-    shipped = Store(place).clear(dry_run=dry_run)
+    shipped = Store(place).clear(dry_run=dry_run) + clear_code(place, dry_run=dry_run)
     return {
         "builds": [_kept(one) for one in result.builds],
         "forgotten": [state.to_dict(one) for one in result.forgotten],

@@ -6,6 +6,7 @@ It is sent as text and has the standard library only. Its messages are those of
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import io
@@ -56,6 +57,8 @@ def place(source: BinaryIO, sink: BinaryIO, wanted: dict[str, str]) -> Path:
     there = _whole(folder)
     _send(sink, {"runtime": there})
     if there:
+        with contextlib.suppress(OSError):
+            os.utime(folder / LISTING)  # it is used
         return folder
     data = source.read(json.loads(source.readline())["size"])
     if hashlib.sha256(data).hexdigest() != wanted["digest"]:

@@ -6,15 +6,20 @@ import hashlib
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import BinaryIO
 
 from scalems.env.layout import Layout
+from scalems.env.remote import boot
 from scalems.failpoint import failpoint
 from scalems.host.process import is_left, mark
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+!-]{0,250}")
+
+_KEPT = 30 * 86400.0  # seconds after its last use
+_HALF = 3600.0  # seconds
 
 
 class Store:
@@ -76,6 +81,20 @@ class Store:
         if not dry_run:
             shutil.rmtree(self._root, ignore_errors=True)
         return size
+
+
+def clear_code(place: Layout, *, dry_run: bool) -> int:
+    """Remove code of scalems that no client has used for long; return the bytes that it has."""
+    size, now = 0, time.time()
+    for folder in (place.root / "runtime").glob("*"):
+        listing = folder / boot.LISTING
+        used = (listing if listing.is_file() else folder).stat().st_mtime
+        # What has no listing was being put in place when its process was killed.
+        if now - used > (_KEPT if listing.is_file() else _HALF):
+            size += sum(one.stat().st_size for one in folder.rglob("*") if one.is_file())
+            if not dry_run:
+                shutil.rmtree(folder, ignore_errors=True)
+    return size
 
 
 def _digest(stream: BinaryIO) -> str:
