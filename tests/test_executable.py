@@ -101,6 +101,15 @@ def test_signal(graph):
         shell("kill -TERM $$").result(LIMIT)
 
 
+def test_limits_of_cpu_time_and_memory(graph):
+    with pytest.raises(ExecutableError, match=r"sh has used up its CPU time \(SIGXCPU\)"):
+        shell("while :; do :; done", cpu_time=1).result(LIMIT)
+    words = ["python3", "-c", "len(b'x' * 10**9)"]
+    with pytest.raises(ExecutableError, match="MemoryError"):
+        scalems.executable(words, memory="200MB").result(LIMIT)
+    assert scalems.executable(["echo", "x"], memory="200MB", cpu_time=5).result(LIMIT).stdout
+
+
 def test_program_that_does_not_exist(graph):
     with pytest.raises(ExecutableError, match=r"nosuch did not start: there is no such program"):
         scalems.executable(["nosuch"]).result(LIMIT)

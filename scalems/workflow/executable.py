@@ -59,6 +59,8 @@ def executable(
     ranks: int = 1,
     cores_per_rank: int = 1,
     gpus_per_rank: int = 0,
+    memory: int | str | None = None,
+    cpu_time: float | None = None,
     priority: int = 0,
     route: str = "auto",
     tags: Sequence[str] = (),
@@ -108,6 +110,8 @@ def executable(
     :param ranks: MPI processes that it is started on, by the ``mpiexec`` of the worker.
     :param cores_per_rank: cores that each takes; ``OMP_NUM_THREADS`` tells it.
     :param gpus_per_rank: GPUs that each takes; ``CUDA_VISIBLE_DEVICES`` tells it.
+    :param memory: what each of its processes on the worker's host may take, as for tasks.
+    :param cpu_time: seconds of CPU that each of these may take; then it is ended by SIGXCPU.
     :param priority: programs and tasks with a higher one run first.
     :param route: ``worker`` or ``rp``, see :class:`~scalems.workflow.options.TaskOptions`.
     :param tags: words that it can be found by: ``scalems show --tag WORD``.
@@ -142,6 +146,8 @@ def executable(
         ranks=ranks,
         cores_per_rank=cores_per_rank,
         gpus_per_rank=gpus_per_rank,
+        memory=memory,
+        cpu_time=cpu_time,
         priority=priority,
         route=route,
         tags=tags,

@@ -127,6 +127,8 @@ def how(returncode: int) -> str:
     """Return how a program ended, in words."""
     if returncode >= 0:
         return f"ended with exit code {returncode}"
+    if returncode == -signal.SIGXCPU:
+        return "has used up its CPU time (SIGXCPU)"
     try:
         return f"was ended by {signal.Signals(-returncode).name}"
     except ValueError:
