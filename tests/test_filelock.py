@@ -199,6 +199,7 @@ def test_which_mounts_keep_locks_to_one_host(tmp_path: Path):
         ("lustre", "rw,localflock", False),
         ("cifs", "rw,nobrl", False),
         ("fuse.sshfs", "rw,user_id=0", False),
+        ("fuse.fuse-overlayfs", "rw", True),
         ("ext4", "rw", True),
     ):
         mounts = tmp_path / "mountinfo"

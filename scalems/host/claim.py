@@ -120,7 +120,7 @@ def seen_by_all(path: Path, *, mounts: Path = Path("/proc/self/mountinfo")) -> b
         if fields.split()[2:3] == [wanted]:
             kind, _, options = [*more.split(), "", "", ""][:3]
             if kind.partition(".")[0] in _ONE_HOST:
-                return False
+                return kind == "fuse.fuse-overlayfs"  # of a container, which no other host sees
             return not (kind in _NETWORK and _LOCAL_ONLY & set(options.split(",")))
     return True
 
