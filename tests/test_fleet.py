@@ -7,13 +7,17 @@ import json
 import subprocess
 import sys
 import threading
+import time
+from dataclasses import replace
 
 import pytest
 from homes import LABEL
+from test_parts import Workers
 
 from scalems.errors import BackendError, TaskLost, UsageError
 from scalems.radical import asked
 from scalems.radical.fleet import Fleet
+from scalems.radical.parts import SHOWN, Gathering
 from scalems.workflow.call import Call, Outcome, result
 from scalems.workflow.needs import Needs
 
@@ -95,6 +99,19 @@ class Pilot:
         entries = [(call, done, call.id in begun) for call, done in self.calls.values()]
         self.calls = {}
         self.heir.lost(BackendError("It is gone."), entries, final=final)
+
+    def abandon(self, ident):
+        """Lose a call with its Worker."""
+        self.heir.abandoned([(*self.calls.pop(ident), True)], "It is gone.")
+
+    def part(self, workers):
+        """Run calls until there is a part of several; return it, and whom it tells."""
+        while True:
+            for call, done in list(self.calls.values()):
+                if call.items is not None:
+                    return call, done
+                del self.calls[call.id]
+                done(workers.outcome(call, "alone"))
 
     def take_back(self, most):
         entries = [(*self.calls.pop(ident), False) for ident in list(self.calls)[-most:]]
@@ -237,6 +254,68 @@ def test_calls_of_a_busy_pilot_go_to_an_idle_one(case):
     former, case.pilots[1].put = case.pilots[1].put, lambda *one: taken.set() or former(*one)
     assert taken.wait(30)
     assert case.have()[0] == [2]
+
+
+def tell(workers, call, done, *items):
+    """Tell what some items of a part have given, and that it goes on."""
+    gathering = Gathering(call, done)
+    for item in items:
+        gathering.add(replace(workers.outcome(call, "early"), item=item))
+    gathering.ahead(time.monotonic() + 2 * SHOWN, done)
+
+
+@pytest.mark.parametrize("how", ["Worker", "pilot"])
+def test_of_a_lost_part_only_what_was_not_told_runs_again(case, how):
+    workers = Workers(takes=0.0001)
+    case.fleet.submit(workers.block(1, 100), workers.note)
+    case.pilots[0].ready()
+    call, done = case.pilots[0].part(workers)
+    tell(workers, call, done, *call.items[:3])
+    if how == "Worker":
+        case.pilots[0].abandon(call.id)
+        pilot = case.pilots[0]
+    else:
+        case.pilots[1].ready()
+        case.pilots[0].lose(call.id)
+        pilot = case.pilots[1]
+    (again,) = [one for one, _ in pilot.calls.values() if one.items and one.id != call.id]
+    assert again.items == call.items[3:]
+    workers.calls = [pilot.calls.pop(again.id)]
+    workers.run()
+    while len(workers.told) < 100:
+        workers.calls = [pilot.calls.pop(ident) for ident in list(pilot.calls)]
+        workers.run()
+
+
+def test_an_item_of_a_part_is_cancelled_while_it_waits_and_when_it_comes_back(case):
+    workers = Workers(takes=0.0001)
+    case.fleet.submit(workers.block(1, 100), workers.note)
+    case.pilots[0].ready()
+    cancelled = []
+    case.pilots[0].cancel_item = lambda *which: cancelled.append(which) or True
+    call, _ = case.pilots[0].part(workers)
+    first, second = call.items[:2]
+    assert case.fleet.cancel(1, first)
+    assert cancelled == [(call.id, first)]  # its Worker sees to it, and is lost before
+    case.pilots[0].lose(call.id)
+    assert not workers.told[1, first].ok
+    assert case.fleet.cancel(1, second)  # no pilot has it
+    assert not workers.told[1, second].ok
+    assert not case.fleet.cancel(1, second)
+    case.pilots[1].ready()
+    while len(workers.told) < 100:
+        workers.calls = [case.pilots[1].calls.pop(ident) for ident in list(case.pilots[1].calls)]
+        workers.run()
+    assert sum(not one.ok for one in workers.told.values()) == 2
+
+
+def test_a_pilot_that_takes_nothing_any_more_gets_nothing(case):
+    case.pilots[0].ready()
+    case.pilots[0].put = lambda call, done: False
+    case.submit(1)
+    assert case.have() == [[], []]
+    case.pilots[1].ready()
+    assert case.have() == [[], [1]]
 
 
 # --- real ones ------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ class Workers:
             gathering.give_back(call.items[2:], done)
             gathering.add(replace(self.outcome(call, "second"), item=call.items[1]))
         elif how == "l":
-            self.calls += parts.split(call.id)
+            self.calls += parts.rest(call.id)[0]
             done(failed(call, Failure(type="TaskLost", message="too late")))
         else:
             self.calls.append((call, done))  # its items run again: it is told twice
@@ -156,14 +156,14 @@ def test_what_items_give_goes_ahead_of_a_long_one_and_the_rest_comes_back():
 def test_of_a_lost_part_only_what_was_not_told_runs_again():
     workers = Workers(takes=0.0001)
     parts, call, done = part_of(workers, 10)
-    assert parts.split(call.id) == []  # as it is
+    assert parts.rest(call.id) is None  # as it is
     gathering = Gathering(call, done)
     for item in (call.items[0], call.items[4]):
         gathering.add(replace(workers.outcome(call, "early"), item=item))
     gathering.ahead(time.monotonic() + SHOWN * 2, done)
-    left = parts.split(call.id)
+    left, _ = parts.rest(call.id)
     assert [one.items for one, _ in left] == [call.items[1:4], call.items[5:]]
-    assert parts.split(call.id) == []
+    assert parts.rest(call.id) is None
     workers.calls = left
     workers.run()
     assert len(workers.told) == FIRST + 10

@@ -14,7 +14,7 @@ from scalems.radical.outbox import Outbox
 from scalems.radical.parts import Parts
 from scalems.radical.repeats import Repeats
 from scalems.workflow.block import singles
-from scalems.workflow.call import CANCELLED, LOST, Failure, failed, failure_of
+from scalems.workflow.call import CANCELLED, Failure, failed, failure_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,6 +43,10 @@ class Heir(Protocol):
 
     def returned(self, entries: Sequence[Entry]) -> None:
         """Take calls that were to be given back, and have not begun."""
+        ...
+
+    def abandoned(self, entries: Sequence[Entry], how: str) -> None:
+        """Take calls that were lost with their Worker, while the pilot goes on."""
 
     def lost(self, error: ScalemsError, entries: Sequence[Entry], *, final: bool) -> None:
         """Take all calls of a pilot that has ended; if that is not final, another one starts."""
@@ -403,23 +407,19 @@ class RadicalBackend:
 
     def _on_abandoned(self, idents: Sequence[int], how: str) -> None:
         """Send calls again that were lost with their Worker, if they may be begun twice."""
-        refused: list[tuple[Call, Done, Failure]] = []
         with self._lock:
-            entries = [self._pending[ident] for ident in idents if ident in self._pending]
-            self._outbox.answered(call for call, _ in entries)
-            for call, done in entries:
-                if reason := self._repeats.why_not(call):
-                    del self._pending[call.id]
-                    message = f"{call.name} was lost: {how} It is not run again, since {reason}."
-                    refused.append((call, done, Failure(type=LOST, message=message)))
-                    continue
-                left = self._parts.split(call.id)
-                if left:
-                    del self._pending[call.id]
-                for part, told in left or [(call, done)]:
-                    self._repeats.inherit(part, call)
-                    self._pending[part.id] = (part, told)
-                    self._outbox.add(part)
+            entries = [
+                (*self._pending.pop(ident), True) for ident in idents if ident in self._pending
+            ]
+            self._outbox.answered(call for call, _, _ in entries)
+            if self.heir is None:
+                again, refused = self._repeats.sort(entries, self._parts, how)
+                for call, done in again:
+                    self._pending[call.id] = (call, done)
+                    self._outbox.add(call)
+        if self.heir is not None:
+            self.heir.abandoned(entries, how)
+            return
         for call, done, failure in refused:
             done(failed(call, failure))
 

@@ -18,7 +18,7 @@ from scalems.radical.parts import SOME, Parts
 from scalems.radical.repeats import Repeats
 from scalems.radical.wire import call_row, outcome_row
 from scalems.workflow.block import singles
-from scalems.workflow.call import CANCELLED, LOST, Failure, Outcome, failed, failure_of
+from scalems.workflow.call import CANCELLED, Failure, Outcome, failed, failure_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from scalems.workflow.backend import Done, Notify, Told
     from scalems.workflow.block import Answers
     from scalems.workflow.call import Call
+
+    Refused = tuple[Call, Done, Failure]
+    """A call that does not run again, and what to tell of it."""
 
 _AHEAD = 1.0  # seconds of work that a pilot gets beyond what it runs
 _BALANCE_EVERY = 1.0  # seconds
@@ -151,8 +154,7 @@ class Fleet:
                 _refuse([waits], None)
                 return True
             if several:
-                holders = self._holders(call_id)
-                return any(one.backend.cancel_item(call_id, item) for one in holders)
+                return self._cancel_item(call_id, item)
         with self._changed:
             if (title := self._serving.get(call_id)) is not None:
                 return self._members[title].backend.cancel(call_id)
@@ -167,6 +169,17 @@ class Fleet:
         for member in self._holders(call_id):
             member.backend.cancel(call_id)
         return True
+
+    def _cancel_item(self, number: int, item: int) -> bool:
+        """End one of the items of a part, which waits here or is with a pilot."""
+        with self._changed:
+            refused = []
+            if self._large.pop(number, None) or self._dispatcher.queue.remove(number):
+                refused = self._again([(*self._pending[number], False)], "")[1]
+        if refused:
+            _tell(refused)
+            return True
+        return any(one.backend.cancel_item(number, item) for one in self._holders(number))
 
     def _holders(self, call_id: int) -> list[Member]:
         """Return the pilots that have a call."""
@@ -244,7 +257,7 @@ class Fleet:
         for title, (call, done) in sends:
             member = self._members[title]
             if not member.backend.put(call, partial(self._on_outcome, member)):
-                self._on_returned(member, [(call, done, False)])
+                self._on_returned(member, [(call, done, False)], ended=True)
 
     def _on_outcome(self, member: Member, outcome: Outcome | Answers) -> None:
         assert isinstance(outcome, Outcome)  # blocks are cut to parts before, which have one
@@ -259,18 +272,40 @@ class Fleet:
             entry[1](outcome)
         self._send(member.title)
 
-    def _on_returned(self, member: Member, entries: Sequence[Entry]) -> None:
-        """Queue calls again that a pilot has not begun."""
+    def _on_returned(
+        self, member: Member, entries: Sequence[Entry], how: str = "", *, ended: bool = False
+    ) -> None:
+        """Queue calls again that a pilot gives back, or has lost while it goes on.
+
+        :param how: they were lost.
+        :param ended: it takes none any more, and will tell so.
+        """
         with self._changed:
             place = self._dispatcher.places.get(member.title)
-            for call, _, _ in reversed(entries):
-                if place is not None:
-                    place.lost(call.id)
-                if call.id in self._pending:
-                    self._queue(call, first=True)
             if place is not None:
-                place.recalled, place.stalled = False, True
+                for call, _, _ in entries:
+                    place.lost(call.id)
+                place.recalled, place.stalled, place.paused = False, True, place.paused or ended
+            _, refused = self._again(entries, how)
+        _tell(refused)
         self._send()
+
+    def _again(self, entries: Iterable[Entry], how: str) -> tuple[int, list[Refused]]:
+        """Queue calls that come back, before all others.
+
+        :return: how many; and those that do not run again.
+        """
+        # A call is told by what was noted here: a pilot knows it with one that counts for it.
+        known = [
+            (*self._pending.pop(call.id), begun)
+            for call, _, begun in entries
+            if call.id in self._pending
+        ]
+        again, refused = self._repeats.sort(known, self._parts, how)
+        for call, done in reversed(again):
+            self._pending[call.id] = (call, done)
+            self._queue(call, first=True)
+        return len(again), refused
 
     def _balance(self) -> None:
         """Have calls given back, now and then, that another pilot could begin at once."""
@@ -315,23 +350,12 @@ class Fleet:
         :param final: it has no successor.
         """
         how = error.cause.splitlines()[0]
-        refused: list[tuple[Call, Done, Failure]] = []
-        moved = 0
         with self._changed:
             if self._closing or member.over:
                 return
             member.state = f"ended ({how})" if final else "starting again"
             self._dispatcher.close(member.title)
-            for call, _, begun in reversed(list(entries)):
-                if call.id not in self._pending:
-                    continue
-                if begun and (reason := self._repeats.why_not(call)):
-                    _, done = self._pending.pop(call.id)
-                    message = f"{call.name} was lost: {how} It is not run again, since {reason}."
-                    refused.append((call, done, Failure(type=LOST, message=message)))
-                    continue
-                self._queue(call, first=True)
-                moved += 1
+            moved, refused = self._again(entries, how)
             member.moved += moved
             self._reconsider()
             over = all(one.over for one in self._members.values())
@@ -340,8 +364,7 @@ class Fleet:
             self._lose(error)
         else:
             self._notify(f"{told} {moved} calls go to other pilots")
-        for call, done, failure in refused:
-            done(failed(call, failure))
+        _tell(refused)
         self._send()
 
     def _lose(self, error: ScalemsError) -> None:
@@ -374,8 +397,16 @@ class _Heir:
     def returned(self, entries: Sequence[Entry]) -> None:
         self._fleet._on_returned(self._member, entries)
 
+    def abandoned(self, entries: Sequence[Entry], how: str) -> None:
+        self._fleet._on_returned(self._member, entries, how)
+
     def lost(self, error: ScalemsError, entries: Sequence[Entry], *, final: bool) -> None:
         self._fleet._on_lost(self._member, error, entries, final=final)
+
+
+def _tell(refused: Iterable[Refused]) -> None:
+    for call, done, failure in refused:
+        done(failed(call, failure))
 
 
 def _refuse(entries: Iterable[tuple[Call, Done]], error: ScalemsError | None) -> None:

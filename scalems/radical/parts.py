@@ -15,7 +15,7 @@ import itertools
 import pickle
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from scalems.workflow.block import Answers, singles
@@ -52,6 +52,8 @@ class _Part:
     done: Done
     left: set[int]
     """Positions that have given nothing yet."""
+    unwanted: set[int] = field(default_factory=set)
+    """Those that were cancelled."""
 
 
 class Parts:
@@ -107,20 +109,27 @@ class Parts:
                 return number, False, None
             for number, part in self._away.items():
                 if part.call.id == call_id and item in part.left:
+                    part.unwanted.add(item)
                     return number, True, None
             return 0, False, None
 
-    def split(self, number: int) -> list[Entry]:
-        """Make new parts of what is left of one that was lost; the old one is no more.
+    def rest(self, number: int) -> tuple[list[Entry], list[Entry]] | None:
+        """Make new parts of what is left to do of one that has come back; the old one is no more.
 
-        :return: these, and what they have to tell; none if all of it is left, or it is no part.
+        :return: these, and what they have to tell; and the items that were cancelled meanwhile,
+            which are to be told so. ``None``: it is no part, or goes again as it is.
         """
         with self._lock:
             part = self._away.get(number)
-            if part is None or part.call.items is None or len(part.left) == len(part.call.items):
-                return []
+            if part is None or part.call.items is None:
+                return None
+            if len(part.left) == len(part.call.items) and not part.unwanted:
+                return None
             del self._away[number]
-        return [self._part(replace(part.call, items=run), part.done) for run in _runs(part.left)]
+            unwanted = part.left & part.unwanted
+        wanted = [replace(part.call, items=run) for run in _runs(part.left - unwanted)]
+        ended = [replace(part.call, items=None, item=item) for item in sorted(unwanted)]
+        return [self._part(call, part.done) for call in wanted], [(one, part.done) for one in ended]
 
     def take_held(self) -> Iterator[tuple[Call, Done]]:
         """Yield all items that have not gone, and forget them."""

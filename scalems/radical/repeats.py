@@ -9,8 +9,17 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from scalems.workflow.call import CANCELLED, LOST, Failure
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from scalems.radical.parts import Parts
+    from scalems.workflow.backend import Done
     from scalems.workflow.call import Call
+
+    Entry = tuple[Call, Done, bool]
+    """A call that comes back, and whether it may have begun."""
 
 MOST = 2
 """How often a call is run again: it may be what its Workers are lost by."""
@@ -22,11 +31,34 @@ class Repeats:
     def __init__(self) -> None:
         self._counts: Counter[int] = Counter()
 
-    def inherit(self, call: Call, former: Call) -> None:
-        """Count on for a call that is what was left of another."""
-        self._counts[call.id] = self._counts[former.id]
+    def sort(
+        self, entries: Iterable[Entry], parts: Parts, how: str
+    ) -> tuple[list[tuple[Call, Done]], list[tuple[Call, Done, Failure]]]:
+        """Sort calls that come back.
 
-    def why_not(self, call: Call) -> str:
+        :param parts: that they may be some of: of those only what was not told runs again.
+        :param how: they were lost, for people.
+        :return: those that are to run again; and those that are not, each with what to tell.
+        """
+        again: list[tuple[Call, Done]] = []
+        refused: list[tuple[Call, Done, Failure]] = []
+        for call, done, begun in entries:
+            if begun and (reason := self._why_not(call)):
+                message = f"{call.name} was lost: {how} It is not run again, since {reason}."
+                refused.append((call, done, Failure(type=LOST, message=message)))
+                continue
+            rest = parts.rest(call.id)
+            if rest is None:
+                again.append((call, done))
+                continue
+            for part, told in rest[0]:
+                self._counts[part.id] = self._counts[call.id]
+                again.append((part, told))
+            cancelled = Failure(type=CANCELLED, message=f"{call.name} was cancelled")
+            refused += [(item, told, cancelled) for item, told in rest[1]]
+        return again, refused
+
+    def _why_not(self, call: Call) -> str:
         """Return why a call must not be run again; empty if it is, which counts."""
         if call.needs.once:
             return "it may have begun, and its task has cache=False"
