@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from scalems.workflow.calls import map, reduce, starmap, submit
     from scalems.workflow.executable import Completed, ExecutableError, executable
     from scalems.workflow.file import File, FileError, file
-    from scalems.workflow.future import Future, as_completed, gather, wait
+    from scalems.workflow.future import Future
+    from scalems.workflow.gathering import as_completed, gather, wait
     from scalems.workflow.graph import DependencyError
     from scalems.workflow.service import Address, Service, ServiceError, service
     from scalems.workflow.subgraph import poll, subgraph, while_loop
@@ -73,10 +74,10 @@ _MODULES = {
     "TaskLost": "errors",
     "TaskTimeout": "errors",
     "app": "workflow.app",
-    "as_completed": "workflow.future",
+    "as_completed": "workflow.gathering",
     "executable": "workflow.executable",
     "file": "workflow.file",
-    "gather": "workflow.future",
+    "gather": "workflow.gathering",
     "map": "workflow.calls",
     "poll": "workflow.subgraph",
     "reduce": "workflow.calls",
@@ -85,7 +86,7 @@ _MODULES = {
     "subgraph": "workflow.subgraph",
     "submit": "workflow.calls",
     "task": "workflow.task",
-    "wait": "workflow.future",
+    "wait": "workflow.gathering",
     "while_loop": "workflow.subgraph",
 }
 

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from scalems import invocation
     from scalems.store.store import Store
     from scalems.workflow.future import Future
+    from scalems.workflow.items import Futures
 
 R = TypeVar("R")
 
@@ -267,14 +268,14 @@ class View(concurrent.futures.Executor):
         return View(self._executor, {**self._changes, **options})
 
 
-def _values(futures: list[Future[R]], limit: float | None) -> Iterator[R]:
+def _values(futures: Futures[R], limit: float | None) -> Iterator[R]:
     """Yield values in order; cancel what is left if that is ended early."""
     try:
-        for future in futures:
-            yield future.result(None if limit is None else max(0.0, limit - time.monotonic()))
+        yield from futures.stream(
+            lambda: None if limit is None else max(0.0, limit - time.monotonic())
+        )
     finally:
-        for future in reversed(futures):
-            future.cancel()
+        futures.cancel()
 
 
 def _parsed(parser: argparse.ArgumentParser, options: Mapping[str, object]) -> argparse.Namespace:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from scalems import executor
 from scalems.errors import UsageError
-from scalems.workflow import argument, call, calls, current, future
+from scalems.workflow import argument, call, calls, current, gathering
 from scalems.workflow.app import App
 from scalems.workflow.policy import FailurePolicy, OnError
 from scalems.workflow.task import Task
@@ -144,5 +144,5 @@ def _value(function: Callable[..., Any], args: Sequence[object]) -> Any:
         value = asyncio.run(plain(*args))
     else:
         value = plain(*args)
-    future.gather(argument.futures_in(value))
+    gathering.gather(argument.futures_in(value))
     return argument.resolved(value)

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from scalems.workflow.block import Answers
-    from scalems.workflow.future import Future
     from scalems.workflow.large import Payload
     from scalems.workflow.options import TaskOptions
 
@@ -235,10 +234,11 @@ class Store:
     def begin_many(
         self,
         function: Callable[..., Any],
-        futures: Sequence[Future[Any]],
+        name: str,
+        ids: Sequence[int],
         items: Sequence[tuple[object, ...]],
         options: TaskOptions,
-    ) -> list[tuple[str, Outcome | None]]:
+    ) -> tuple[list[str], dict[int, Outcome]]:
         """Record tasks that call one function; return their keys, and outcomes of former runs."""
         identities: list[Identity | None] = [None] * len(items)
         if options.cache:
@@ -249,14 +249,16 @@ class Store:
                 matters = identity.options(options.matters)
                 identities = [identity.of_arguments(code, args, {}, matters) for args in items]
         keys = [one.key(self._environment) if one is not None else "" for one in identities]
-        outcomes = self._find_many(keys, futures)
-        fresh, used = [], []
-        for future, call, key, args in zip(futures, identities, keys, items, strict=True):
-            row = self._row(future.task_id, future.name, call, args, {}, options.tags)
+        outcomes = self._find_many(keys, ids)
+        fresh, used, reused = [], [], {}
+        for place, (ident, call, args) in enumerate(zip(ids, identities, items, strict=True)):
+            key = keys[place]
+            row = self._row(ident, name, call, args, {}, options.tags)
             outcome = outcomes.get(key)
             if outcome is None:
                 fresh.append(row)
             else:
+                reused[place] = outcome
                 stdout, stderr, host, pid, started, ended, env = _stamp(outcome)
                 used.append(
                     (
@@ -268,12 +270,12 @@ class Store:
         if used:
             self._writer.put_many(_USED, used)
             self._writer.put_many(_TOUCH, [(row[12],) for row in used])
-        return [(key, outcomes.get(key)) for key in keys]
+        return keys, reused
 
-    def _find_many(self, keys: Sequence[str], futures: Sequence[Future[Any]]) -> dict[str, Outcome]:
+    def _find_many(self, keys: Sequence[str], numbers: Sequence[int]) -> dict[str, Outcome]:
         """Return the outcomes that calls had in former runs, by their keys."""
         found: dict[str, Outcome] = {}
-        ids = {key: future.task_id for key, future in zip(keys, futures, strict=True) if key}
+        ids = {key: ident for key, ident in zip(keys, numbers, strict=True) if key}
         if self._rerun:
             return found
         with self._lock:

@@ -55,6 +55,10 @@ class Attribute:
     name: str
 
 
+class Many:
+    """Holds futures, as a list does."""
+
+
 def part_of(value: Any, path: Sequence[Item | Attribute]) -> Any:
     """Return a part of a value, found step by step."""
     for step in path:
@@ -144,8 +148,8 @@ def _items(value: object) -> list[object] | None:
         return None
     if isinstance(value, dict):
         items = [*value.keys(), *value.values()]
-    elif isinstance(value, (list, tuple, set, frozenset)):
-        items = list(value)
+    elif isinstance(value, (list, tuple, set, frozenset, Many)):
+        items = list(value)  # type: ignore[arg-type]
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value)]
         items = [getattr(value, name) for name in names if hasattr(value, name)]
@@ -205,6 +209,8 @@ class _Replacement:
             result = copy.copy(value)
             result[:] = new
             return result
+        if isinstance(value, Many):
+            return new
         make = getattr(type(value), "_make", type(value))  # a namedtuple takes its fields apart
         return make(new)
 

@@ -1,4 +1,4 @@
-"""Calls of one function that are made together, as the graph sees them: a future for each item.
+"""Calls of one function that are made together, as the graph sees them.
 
 What most items do costs next to nothing here: they give a value, and print nothing. Any other
 becomes a task of the usual kind as soon as that shows.
@@ -7,20 +7,23 @@ becomes a task of the usual kind as soon as that shows.
 from __future__ import annotations
 
 import itertools
+import operator
+from bisect import bisect_left
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from scalems.errors import UsageError
-from scalems.workflow import argument, block, current, lightfuture, pickling
+from scalems.workflow import argument, block, current, pickling
 from scalems.workflow.block import Answers
 from scalems.workflow.call import Call
-from scalems.workflow.future import Future
+from scalems.workflow.items import Items
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from scalems.workflow.backend import Backend
     from scalems.workflow.call import Outcome
+    from scalems.workflow.future import Future
     from scalems.workflow.options import TaskOptions
     from scalems.workflow.pickling import Encoded
     from scalems.workflow.results import Results
@@ -72,24 +75,31 @@ class Bulks:
         items: list[tuple[object, ...]],
         name: str,
         options: TaskOptions,
-    ) -> list[Future[Any]]:
+    ) -> Items:
         """Add tasks, see ``Graph.submit_many``; there are no futures in their arguments."""
         graph = self.graph
         if graph.closed:
             raise UsageError(f"The task {name!r} was called after the workflow had ended.")
-        futures: list[Future[Any]] = [
-            Future(task_id=ident, name=name) for ident in itertools.islice(graph.ids, len(items))
-        ]
-        current.children(futures)
-        left, keys = futures, [""] * len(futures)
+        ids = list(itertools.islice(graph.ids, len(items)))
+        keys = [""] * len(items)
+        reused: dict[int, Outcome] = {}
         if graph.results is not None:
-            found = graph.results.begin_many(function, futures, items, options)
-            left, keys, items = self._reused(futures, found, items)
+            keys, reused = graph.results.begin_many(function, name, ids, items, options)
+            if graph.error is not None:
+                reused = {}
+        whole = ids[-1] - ids[0] + 1 == len(ids)  # no other thread has taken numbers meanwhile
+        made = Items(name, range(ids[0], ids[-1] + 1) if whole else ids, reused)
+        current.children(lambda: map(made.future, range(len(made))))
+        if reused:
+            graph.tally.ended(name, "reused", len(reused))
+            graph.tally.moved("done", None, len(reused))
+            graph.tally.reused(len(reused))
+            keys, items = [keys[i] for i in made.fresh], [items[i] for i in made.fresh]
         start = 0
         for count, payload in block.encoded(function, items) if items else ():
             stop = start + count
             sent = Call(
-                id=left[start].task_id,
+                id=ids[made.fresh[start]],
                 name=name,
                 payload=payload,
                 timeout=options.timeout,
@@ -97,92 +107,81 @@ class Bulks:
                 needs=options.needs,
                 items=range(count),
             )
-            bulk = Bulk(self, sent, left[start:stop], keys[start:stop], options)
+            bulk = Bulk(self, sent, made, start, keys[start:stop], options)
             if options.retries:
                 bulk.again = (function, items[start:stop])
             bulk.send()
             start = stop
-        return futures
+        return made
 
     def cancel(self) -> None:
         """Cancel all."""
         for bulk in reversed(list(self.all.values())):
-            for future in reversed(bulk.futures):
-                future.cancel()
+            bulk.items.cancel()
 
     def fail(self, error: BaseException) -> None:
         """End all by an error."""
         for bulk in list(self.all.values()):
             bulk.fail(error)
 
-    def _reused(
-        self,
-        futures: list[Future[Any]],
-        found: Sequence[tuple[str, Outcome | None]],
-        items: list[tuple[object, ...]],
-    ) -> tuple[list[Future[Any]], list[str], list[tuple[object, ...]]]:
-        """Give futures what their calls gave in a former run; return what is left of all."""
-        left, keys, given = [], [], []
-        for future, args, (key, outcome) in zip(futures, items, found, strict=True):
-            if outcome is None or self.graph.error is not None:
-                left.append(future)
-                keys.append(key)
-                given.append(args)
-            else:
-                future._ran = outcome
-                future._reused = True
-                future.set_result(outcome)
-        count = len(futures) - len(left)
-        if count:
-            self.graph.tally.ended(futures[0].name, "reused", count)
-        self.graph.tally.moved("done", None, count)
-        self.graph.tally.reused(count)
-        return left, keys, given
+
+_SMALL = pickling.LEAVES - {bytes}
 
 
-def goes_alone(args: tuple[object, ...]) -> bool:
+def grouped(items: Sequence[tuple[object, ...]]) -> Iterator[tuple[bool, list[tuple[Any, ...]]]]:
+    """Yield calls that can travel together, not too many, and those that go alone; in order."""
+    for start in range(0, len(items), block.MOST):
+        some = list(items[start : start + block.MOST])
+        if _SMALL.issuperset(map(type, itertools.chain.from_iterable(some))):  # in C for each
+            yield False, some
+        else:
+            for alone, group in itertools.groupby(some, _goes_alone):
+                yield alone, list(group)
+
+
+def _goes_alone(args: tuple[object, ...]) -> bool:
     """Return whether a call is none of a block: it waits for others, or holds something large."""
-    if pickling.LEAVES.issuperset(map(type, args)) and bytes not in map(type, args):
+    if _SMALL.issuperset(map(type, args)):
         return False
     return bool(argument.futures_in(*args)) or pickling.is_large(args)
 
 
 class Bulk:
-    """The items of one block.
+    """One block, and the calls of a map that go in it.
 
     :param call: the block.
-    :param futures: of its items, in their order.
+    :param items: some of which are in it.
+    :param start: where those begin among the fresh ones.
     :param keys: of the calls in the store of results; empty ones are not kept.
     """
 
-    __slots__ = ("_bulks", "_left", "again", "call", "futures", "keys", "options")
+    __slots__ = ("_bulks", "_left", "_start", "again", "call", "items", "keys", "options")
 
     def __init__(
         self,
         bulks: Bulks,
         call: Call,
-        futures: list[Future[Any]],
+        items: Items,
+        start: int,
         keys: list[str],
         options: TaskOptions,
     ) -> None:
         self._bulks = bulks
-        self._left = len(futures)
+        self._left = len(keys)
+        self._start = start
         self.call = call
-        self.futures = futures
+        self.items = items
         self.keys = keys
         self.options = options
         self.again: tuple[Callable[..., Any], list[tuple[object, ...]]] | None = None
         """The function and the arguments, if they may be tried again."""
-        for place, future in enumerate(futures):
-            future._withdraw = self._withdraw
-            future._place = place
-            future._started = True
+        items.add(self, start)
 
     def send(self) -> None:
         """Hand it to the backend."""
         graph = self._bulks.graph
         self._bulks.all[self.call.id] = self
-        graph.tally.moved("submitted", None, len(self.futures))
+        graph.tally.moved("submitted", None, len(self.keys))
         graph.start()
         if graph.error is not None:
             self.fail(graph.error)
@@ -194,10 +193,34 @@ class Bulk:
 
     def fail(self, error: BaseException) -> None:
         """End all of its items by an error."""
-        for place, future in enumerate(self.futures):
-            if not future.done():
-                self._adopt(place, error)
+        mine = self._places(range(len(self.keys)))
+        for place in set(self.items.pending()).intersection(mine):
+            self._adopt(self._position(place), error)
         self._bulks.all.pop(self.call.id, None)
+
+    def withdraw(self, future: Future[Any]) -> None:
+        """Forget an item whose future was cancelled just now."""
+        graph = self._bulks.graph
+        future.set_running_or_notify_cancel()  # tells concurrent.futures.wait and its like
+        graph.tally.ended(future.name, "cancelled")
+        graph.tally.moved("cancelled", "submitted")
+        if graph.results is not None:
+            graph.results.ended(future.task_id, "cancelled", "")
+        self.items.ended_apart(future)
+        if not graph.closed:
+            graph.backend.cancel(self.call.id, future._place)
+
+    def _places(self, positions: Sequence[int]) -> Sequence[int]:
+        """Return where items of the block are among the calls of the map."""
+        fresh, start = self.items.fresh, self._start
+        if isinstance(positions, range) and positions.step == 1:
+            return fresh[start + positions.start : start + positions.stop]
+        return [fresh[start + position] for position in positions]
+
+    def _position(self, place: int) -> int:
+        fresh = self.items.fresh
+        at = place if isinstance(fresh, range) else bisect_left(fresh, place)
+        return at - self._start
 
     def _receive(self, told: Outcome | Answers) -> None:
         """Take what the backend tells of some items, in whatever thread."""
@@ -208,52 +231,44 @@ class Bulk:
             self._adopt(told.item or 0, told)
             self._ended(1)
             return
-        for place, outcome in told.others.items():
-            self._adopt(place, outcome)
-        places: Sequence[int] = range(told.first, told.first + len(told))
+        for position, outcome in told.others.items():
+            self._adopt(position, outcome)
+        positions: Sequence[int] = range(told.first, told.first + len(told))
         if told.others:
-            places = [place for place in places if place not in told.others]
+            positions = [position for position in positions if position not in told.others]
         graph = self._bulks.graph
-        if graph.results is None or not places:
-            self._succeed(told, places)
+        if graph.results is None or not positions:
+            self._succeed(told, positions)
             return
         graph.results.finished_many(
             self.call.name,
-            [self.futures[place].task_id for place in places],
-            [self.keys[place] for place in places],
+            [self.items.ids[place] for place in self._places(positions)],
+            [self.keys[position] for position in positions],
             told,
-            places,
-            lambda: graph.work.do(partial(self._succeed, told, places)),
+            positions,
+            lambda: graph.work.do(partial(self._succeed, told, positions)),
         )
 
-    def _succeed(self, told: Answers, places: Sequence[int]) -> None:
-        ended = lightfuture.set_results([self.futures[place] for place in places], told)
+    def _succeed(self, told: Answers, positions: Sequence[int]) -> None:
+        ended = self.items.succeed(self._places(positions), told) if positions else 0
         if ended:
             tally = self._bulks.graph.tally
-            took = [told.ended[n - told.first] - told.started[n - told.first] for n in places]
+            took = [*map(operator.sub, told.ended, told.started)]
+            if told.others:
+                took = [took[position - told.first] for position in positions]
             tally.ended(self.call.name, "done", ended, took)
             tally.moved("done", "submitted", ended)
         self._ended(len(told))
 
-    def _adopt(self, place: int, outcome: Outcome | BaseException) -> None:
+    def _adopt(self, position: int, outcome: Outcome | BaseException) -> None:
         encoded = None
         if self.again is not None:
-            encoded = pickling.encode_apart(self.again[0], self.again[1][place], {})
-        future, key = self.futures[place], self.keys[place]
-        self._bulks.graph.adopt(future, outcome, key, self.options, encoded)
+            encoded = pickling.encode_apart(self.again[0], self.again[1][position], {})
+        future = self.items.apart(self._places([position])[0])
+        graph = self._bulks.graph
+        graph.adopt(future, outcome, self.keys[position], self.options, encoded)
 
     def _ended(self, count: int) -> None:
         self._left -= count
         if self._left == 0:
             self._bulks.all.pop(self.call.id, None)
-
-    def _withdraw(self, future: Future[Any]) -> None:
-        """Forget an item whose future was cancelled just now."""
-        graph = self._bulks.graph
-        future.set_running_or_notify_cancel()  # tells concurrent.futures.wait and its like
-        graph.tally.ended(future.name, "cancelled")
-        graph.tally.moved("cancelled", "submitted")
-        if graph.results is not None:
-            graph.results.ended(future.task_id, "cancelled", "")
-        if not graph.closed:
-            graph.backend.cancel(self.call.id, future._place)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from scalems.errors import UsageError
 from scalems.workflow import call, current
 from scalems.workflow.children import Child
+from scalems.workflow.items import Futures
 from scalems.workflow.options import DEFAULT, TaskOptions
 from scalems.workflow.task import Task
 
@@ -82,10 +83,11 @@ def uncached(
     return submitted(function, args, kwargs, DEFAULT.replaced(cache=False))
 
 
-def map(function: Callable[..., R], /, *iterables: Iterable[object]) -> list[Future[R]]:
+def map(function: Callable[..., R], /, *iterables: Iterable[object]) -> Futures[R]:
     """Call a function as a task for the items of iterables, side by side; return the futures.
 
-    It ends with the shortest of the iterables, as the built-in :func:`map` does.
+    It ends with the shortest of the iterables, as the built-in :func:`map` does. The futures are
+    a sequence, each of which is made when it is asked for: :func:`gather` needs none of them.
 
     :raises UsageError: if no workflow is running, or there is nothing to map over.
     """
@@ -97,7 +99,7 @@ def map(function: Callable[..., R], /, *iterables: Iterable[object]) -> list[Fut
     return mapped(function, list(zip(*iterables, strict=False)), DEFAULT)
 
 
-def starmap(function: Callable[..., R], items: Iterable[Iterable[object]], /) -> list[Future[R]]:
+def starmap(function: Callable[..., R], items: Iterable[Iterable[object]], /) -> Futures[R]:
     """Call a function as a task for each tuple of arguments; return the futures.
 
     :raises UsageError: if no workflow is running.
@@ -107,14 +109,14 @@ def starmap(function: Callable[..., R], items: Iterable[Iterable[object]], /) ->
 
 def mapped(
     function: Callable[..., R], items: Sequence[tuple[object, ...]], options: TaskOptions
-) -> list[Future[R]]:
+) -> Futures[R]:
     """Call a function as a task for each tuple of arguments; they travel together.
 
     :raises SerializationError: if the function or an argument cannot be sent.
     :raises UsageError: if no workflow is running, or this is not a function.
     """
     if not items or not callable(function) or call.running() is not None:
-        return [submitted(function, args, {}, options) for args in items]
+        return Futures([[submitted(function, args, {}, options) for args in items]])
     name = options.label or _name(function)
     if isinstance(function, Task):
         name, options, checked = function.name, function.options, set[int]()

@@ -16,17 +16,16 @@ import signal
 import socket
 import sys
 import threading
-import time
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from scalems.workflow.block import Runner
 from scalems.workflow.call import Call, Outcome
 from scalems.workflow.large import Large
 from scalems.workflow.link import Link
 from scalems.workflow.mpi import execute
 from scalems.workflow.needs import NONE
+from scalems.workflow.records import Recorder, Runner
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -58,6 +57,7 @@ _FIELDS = [field.name for field in fields(Outcome)]
 _PAYLOAD, _STDOUT, _STDERR = (_FIELDS.index(name) for name in ("payload", "stdout", "stderr"))
 _PARENT_POLL = 2.0  # seconds
 _TELL_EVERY = 0.02  # seconds between two words about a block that runs
+_LOOK_EVERY = 0.001  # seconds between two thorough looks at the streams, while a block runs
 
 
 def main(descriptor: int, claims: int, records: int) -> None:
@@ -95,9 +95,10 @@ class _Serve:
     def __init__(self, link: Link, claims: _Claims, records: int) -> None:
         self._link = link
         self._claims = claims
-        self._records = records
+        self._recorder = Recorder(records)
         self._pid = os.getpid()
         self._folder = str(Path.cwd())
+        self._opened = os.open(self._folder, os.O_PATH | os.O_DIRECTORY)
         self._streams = _Streams()
         self._interrupts = _Interrupts()
 
@@ -113,22 +114,25 @@ class _Serve:
 
     def block(self, number: int, call: Call) -> None:
         """Run the items of a block, and record what each gives."""
-        runner = Runner(call, self._records)
-        told = time.monotonic()
+        runner = Runner(call, self._recorder)
+        told = looked = runner.ended
         with runner.ready():
             for position in self._claims.some(number, call.items or ()):
                 self._interrupts.begin()
                 runner.run(position)
                 self._interrupts.end()
-                out, err = self._streams.collected(self._pid)
+                now = runner.ended
+                if whole := not 0 <= now - looked < _LOOK_EVERY:
+                    looked = now
+                out, err = self._streams.collected(self._pid, whole=whole)
                 self._renew()
                 if runner.blobs:
                     self._link.send(BLOBS + b"%d" % len(runner.blobs))
                     self._link.send_blobs(runner.blobs)
                 runner.record(out, err)
-                if time.monotonic() - told > _TELL_EVERY:
+                if not 0 <= now - told < _TELL_EVERY:
                     self._link.send(RECORDED)
-                    told = time.monotonic()
+                    told = now
         self._link.send(ENDED)
 
     def _send(self, outcome: Outcome, out: str, err: str) -> None:
@@ -148,10 +152,11 @@ class _Serve:
 
     def _renew(self) -> None:
         """Make this process as good as new after a call."""
-        try:  # noqa: SIM105 - done after each item
-            os.chdir(self._folder)
-        except OSError:
-            pass  # it may be gone
+        try:
+            os.fchdir(self._opened)  # in less time than by its name
+        except OSError:  # a call has closed what it did not open
+            with contextlib.suppress(OSError):  # it may be gone
+                os.chdir(self._folder)
         self._streams.renew()
 
 
@@ -285,14 +290,21 @@ class _Streams:
         sys.stderr = open(2, "w", 1, "utf-8", "backslashreplace", closefd=False)  # noqa: SIM115
         self._names = (("stdout", sys.stdout), ("stderr", sys.stderr))
 
-    def collected(self, pid: int) -> tuple[str, str]:
+    def collected(self, pid: int, *, whole: bool = True) -> tuple[str, str]:
         """Return what was written since the last time, and forget it; make descriptors good.
 
         :param pid: of this process; a copy of it that a call has made ends here.
+        :param whole: see too whether they lead elsewhere, to where nothing has been written yet.
         """
         self._flush()
         if os.getpid() != pid:
             os._exit(0)  # the other one reports
+        if not whole:
+            try:
+                if not (os.lseek(1, 0, os.SEEK_END) or os.lseek(2, 0, os.SEEK_END)):
+                    return "", ""
+            except OSError:
+                pass  # closed, or another kind of file
         return self._collected(0), self._collected(1)
 
     def renew(self) -> None:

@@ -105,10 +105,13 @@ def child(future: Future[Any]) -> None:
     future.add_done_callback(children.discard)
 
 
-def children(futures: Iterable[Future[Any]]) -> None:
-    """Note that tasks are parts of the subgraph that calls them, see :func:`child`."""
+def children(futures: Callable[[], Iterable[Future[Any]]]) -> None:
+    """Note that tasks are parts of the subgraph that calls them, see :func:`child`.
+
+    :param futures: asked for them if there is one.
+    """
     if _subgraph.get() is not None:
-        for future in futures:
+        for future in futures():
             child(future)
 
 

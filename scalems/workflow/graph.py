@@ -18,12 +18,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from scalems.errors import ScalemsError, UsageError
-from scalems.workflow import argument, block, call, current, spawned
-from scalems.workflow.bulk import Bulks, goes_alone
+from scalems.workflow import argument, call, current, spawned
+from scalems.workflow.bulk import Bulks, grouped
 from scalems.workflow.call import Call, Encoded, Outcome
 from scalems.workflow.failures import DependencyError as DependencyError
 from scalems.workflow.failures import Failed, Failures, error_of
 from scalems.workflow.future import Future
+from scalems.workflow.items import Futures
 from scalems.workflow.node import Node, Promise, guard
 from scalems.workflow.options import DEFAULT, TaskOptions
 from scalems.workflow.policy import GO_ON, FailurePolicy, stopped
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from scalems.workflow.backend import Backend
+    from scalems.workflow.items import Items
     from scalems.workflow.large import Payload
     from scalems.workflow.node import Finish
     from scalems.workflow.results import Results
@@ -154,7 +156,7 @@ class Graph:
         *,
         name: str,
         options: TaskOptions = DEFAULT,
-    ) -> list[Future[Any]]:
+    ) -> Futures[Any]:
         """Add tasks that call one function with different arguments; return their futures.
 
         :param items: the arguments of each call.
@@ -162,16 +164,15 @@ class Graph:
         :raises UsageError: if the run has ended.
         """
         options = self.policy.of(options)
-        futures: list[Future[Any]] = []
-        for alone, group in itertools.groupby(items, goes_alone):
+        pieces: list[Items | list[Future[Any]]] = []
+        for alone, group in grouped(items):
             if alone or options.needs.ranks > 1:
-                futures += [
-                    self.submit(function, args, {}, name=name, options=options) for args in group
-                ]
+                pieces.append(
+                    [self.submit(function, args, {}, name=name, options=options) for args in group]
+                )
             else:
-                while part := list(itertools.islice(group, block.MOST)):
-                    futures += self._bulks.submit(function, part, name, options)
-        return futures
+                pieces.append(self._bulks.submit(function, group, name, options))
+        return Futures(pieces)
 
     def adopt(
         self,

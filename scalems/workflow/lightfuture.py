@@ -190,7 +190,7 @@ class Awaited:
                 with self._lock:
                     self._left += 1
                 future.add_done_callback(self._arrived)
-            elif first_error and _failed(future):
+            elif first_error and has_failed(future):
                 self._over.set()
                 break
         self._arrived(None)
@@ -203,7 +203,7 @@ class Awaited:
         with self._lock:
             self._left -= 1
             last = self._left == 0
-        if last or (self._first_error and future is not None and _failed(future)):
+        if last or (self._first_error and future is not None and has_failed(future)):
             self._over.set()
 
 
@@ -217,5 +217,6 @@ def error_of(future: AnyFuture) -> BaseException | None:
     return concurrent.futures.Future.exception(future)
 
 
-def _failed(future: AnyFuture) -> bool:
+def has_failed(future: AnyFuture) -> bool:
+    """Return whether an ended future has no value: it failed, or was cancelled."""
     return future.cancelled() or error_of(future) is not None

@@ -25,12 +25,13 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from scalems.workflow import block, cores, oom, stamp
-from scalems.workflow.block import Answers, Records
+from scalems.workflow.block import Answers
 from scalems.workflow.call import ENV_VARIABLE, Call, Outcome
 from scalems.workflow.child import APART, BLOBS, OUTPUT_LIMIT, RECORDED, cut, outcome_of, tail
 from scalems.workflow.large import Blob, Large
 from scalems.workflow.link import Link
 from scalems.workflow.needs import NONE, Needs, variables
+from scalems.workflow.records import Records
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -120,7 +121,6 @@ class CallProcess:
         self._claims, self._tokens = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         # In memory, and ours: what an item has given outlives the process that has run it.
         self._memory = os.memfd_create("scalems-records")
-        fcntl.fcntl(self._memory, fcntl.F_SETFL, os.O_APPEND)
         self._records = Records(self._memory)
         ours, theirs = socket.socketpair()
         self._link = Link(ours)

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
 
     from scalems.workflow.block import Answers
     from scalems.workflow.call import Outcome
-    from scalems.workflow.future import Future
     from scalems.workflow.options import TaskOptions
 
 
@@ -57,15 +56,17 @@ class Results(Protocol):
     def begin_many(
         self,
         function: Callable[..., Any],
-        futures: Sequence[Future[Any]],
+        name: str,
+        ids: Sequence[int],
         items: Sequence[tuple[object, ...]],
         options: TaskOptions,
-    ) -> list[tuple[str, Outcome | None]]:
+    ) -> tuple[list[str], dict[int, Outcome]]:
         """Record tasks that call one function, and look all of them up.
 
+        :param ids: their numbers.
         :param items: the arguments of each; there are no futures in them.
-        :return: of each, its key and the outcome that it had in a former run, which is recorded
-            as being used again.
+        :return: the key of each, and the outcomes that some had in a former run, by their
+            places; these are recorded as being used again.
         """
         ...
 
