@@ -165,6 +165,8 @@ def test_a_call_waits_for_another_connection(staging, host, tmp_path):
     host.lost = True
     assert staging.needs(call_with(1, make(tmp_path, "in.txt")), told)
     assert staging.waits(1)
+    with staging._changed:  # the lost connection must not be taken for the next one
+        assert staging._changed.wait_for(lambda: staging._carrier is None, 60)
     host.lost = False
     staging.connected(host)
     assert told.wait(1) is None

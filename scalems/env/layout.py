@@ -29,7 +29,8 @@ class Layout:
         if not self.root.is_dir():
             self.root.parent.mkdir(parents=True, exist_ok=True)
             self.root.mkdir(mode=0o700, exist_ok=True)
-        for folder in (*([self.builds] if builds else []), self.resource("x").parent):
+        made = [self.builds] if builds else []
+        for folder in (*made, self.resource("x").parent, self.seen("x").parent):
             folder.mkdir(mode=0o755, exist_ok=True)
         self.backups().mkdir(mode=0o700, exist_ok=True)
 
