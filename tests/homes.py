@@ -15,6 +15,18 @@ from typing import Any
 
 REPO = Path(__file__).parent.parent
 LABEL = "local.localhost"
+PREFIX_SCRIPT = """
+import sys, scalems
+
+@scalems.task
+def prefix():
+    return sys.prefix
+
+@scalems.app
+def main():
+    print(prefix().result())
+"""
+"""Prints the prefix of the Python that a task runs in."""
 
 
 @functools.cache

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from homes import Scalems, hand_made_venv, make_scalems
+from homes import PREFIX_SCRIPT, Scalems, hand_made_venv, make_scalems
 
 from scalems import probe
 from scalems.env import adopt, enter, unmanaged
@@ -18,18 +18,6 @@ from scalems.env.finding import Severity
 from scalems.env.site import Site
 from scalems.errors import ExitCode, UsageError
 from scalems.resource import definition
-
-SCRIPT = """
-import sys, scalems
-
-@scalems.task
-def prefix():
-    return sys.prefix
-
-@scalems.app
-def main():
-    print(prefix().result())
-"""
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +30,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Scalems:
     (site,) = venv.glob("lib/python3.*/site-packages")
     (theirs,) = client.glob("lib/python3.*/site-packages")
     (site / "client.pth").write_text(f"import site; site.addsitedir({str(theirs)!r})\n")
-    (home.project / "script.py").write_text(SCRIPT)
+    (home.project / "script.py").write_text(PREFIX_SCRIPT)
     return home
 
 
@@ -182,7 +170,7 @@ def test_pilots_in_a_venv_that_radical_pilot_makes_and_updates(
     configs = tmp_path / ".radical" / "pilot" / "configs"
     configs.mkdir(parents=True)
     shutil.copy(synced_home.definition, configs)  # the Task venv is of a resource of ours
-    (tmp_path / "script.py").write_text(SCRIPT)
+    (tmp_path / "script.py").write_text(PREFIX_SCRIPT)
     client = probe.versions(sys.path)["radical-pilot"]
     local = definition.shipped("local")["localhost"]
     argv = [sys.executable, "-m", "scalems.radical", "--resource", "mine.here"]
@@ -212,7 +200,7 @@ def test_workers_of_radical_pilot_run_in_it(small_home: Scalems, tmp_path: Path)
     made = small_home
     venv = hand_made_venv(made, tmp_path)
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
+    script.write_text(PREFIX_SCRIPT)
     argv = [sys.executable, "-m", "scalems.radical", "--resource", "local.localhost"]
     argv += ["--venv", str(venv), "--no-store", str(script)]
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from homes import Scalems, add_task, hand_made_venv, make_scalems
+from homes import PREFIX_SCRIPT, Scalems, add_task, hand_made_venv, make_scalems
 from sshd import FarHost, listening, make_host, require_sshd
 
 FAR = "lab.cluster"
@@ -87,17 +87,6 @@ def main():
     needs().result()
 """
 
-WHERE = """
-import sys, scalems
-
-@scalems.task
-def prefix():
-    return sys.prefix
-
-@scalems.app
-def main():
-    print(prefix().result())
-"""
 
 pytestmark = [pytest.mark.ssh, pytest.mark.radical, pytest.mark.network]
 
@@ -265,7 +254,7 @@ def test_a_venv_there_that_scalems_did_not_build(lab: Scalems, far: FarHost):
     looked = lab.json("env", "check", "--resource", FAR, "--venv", "~/mine")
     assert (looked["ok"], looked["host"], looked["venv"]) == (True, "lab", str(venv))
     assert not (lab.root / "adopted").exists()
-    (lab.project / "where.py").write_text(WHERE)
+    (lab.project / "where.py").write_text(PREFIX_SCRIPT)
     process = start(lab, name="where.py", venv="~/mine")
     stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr

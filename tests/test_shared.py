@@ -12,21 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from homes import LABEL, Scalems, add_task, make_scalems, tree
+from homes import LABEL, PREFIX_SCRIPT, Scalems, add_task, make_scalems, tree
 
 pytestmark = [pytest.mark.radical, pytest.mark.network]
 
-SCRIPT = """
-import sys, scalems
-
-@scalems.task
-def prefix():
-    return sys.prefix
-
-@scalems.app
-def main():
-    print(prefix().result())
-"""
 OTHER = "nobody"
 
 
@@ -92,7 +81,7 @@ def reader() -> Iterator[Reader]:
         made.sync()
         made.root.chmod(0o755)
         (folder / "reader" / "home").mkdir(parents=True)
-        (folder / "reader" / "script.py").write_text(SCRIPT)
+        (folder / "reader" / "script.py").write_text(PREFIX_SCRIPT)
         for path in (folder / "reader", folder / "reader" / "home", folder / "reader/script.py"):
             shutil.chown(path, OTHER, "nogroup")
         yield Reader(made, folder / "reader")

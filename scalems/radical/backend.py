@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Protocol
 
 from scalems.errors import BackendError, ScalemsError
-from scalems.radical import wire
+from scalems.radical import repeats, wire
 from scalems.radical.outbox import Outbox
 from scalems.radical.parts import Parts
 from scalems.radical.repeats import Repeats
@@ -420,8 +420,7 @@ class RadicalBackend:
         if self.heir is not None:
             self.heir.abandoned(entries, how)
             return
-        for call, done, failure in refused:
-            done(failed(call, failure))
+        repeats.tell(refused)
 
     def _on_ended(self, error: ScalemsError, begun: Sequence[int]) -> None:
         """Let another pilot go on when one has ended, if there may be one more."""

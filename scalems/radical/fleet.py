@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from scalems.errors import BackendError, ScalemsError
+from scalems.radical import repeats
 from scalems.radical.dispatch import Dispatcher, Place
 from scalems.radical.parts import SOME, Parts
 from scalems.radical.repeats import Repeats
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from scalems.workflow.backend import Done, Notify, Told
     from scalems.workflow.block import Answers
     from scalems.workflow.call import Call
-
-    Refused = tuple[Call, Done, Failure]
-    """A call that does not run again, and what to tell of it."""
 
 _AHEAD = 1.0  # seconds of work that a pilot gets beyond what it runs
 _BALANCE_EVERY = 1.0  # seconds
@@ -177,7 +175,7 @@ class Fleet:
             if self._large.pop(number, None) or self._dispatcher.queue.remove(number):
                 refused = self._again([(*self._pending[number], False)], "")[1]
         if refused:
-            _tell(refused)
+            repeats.tell(refused)
             return True
         return any(one.backend.cancel_item(number, item) for one in self._holders(number))
 
@@ -287,10 +285,10 @@ class Fleet:
                     place.lost(call.id)
                 place.recalled, place.stalled, place.paused = False, True, place.paused or ended
             _, refused = self._again(entries, how)
-        _tell(refused)
+        repeats.tell(refused)
         self._send()
 
-    def _again(self, entries: Iterable[Entry], how: str) -> tuple[int, list[Refused]]:
+    def _again(self, entries: Iterable[Entry], how: str) -> tuple[int, list[repeats.Refused]]:
         """Queue calls that come back, before all others.
 
         :return: how many; and those that do not run again.
@@ -364,7 +362,7 @@ class Fleet:
             self._lose(error)
         else:
             self._notify(f"{told} {moved} calls go to other pilots")
-        _tell(refused)
+        repeats.tell(refused)
         self._send()
 
     def _lose(self, error: ScalemsError) -> None:
@@ -402,11 +400,6 @@ class _Heir:
 
     def lost(self, error: ScalemsError, entries: Sequence[Entry], *, final: bool) -> None:
         self._fleet._on_lost(self._member, error, entries, final=final)
-
-
-def _tell(refused: Iterable[Refused]) -> None:
-    for call, done, failure in refused:
-        done(failed(call, failure))
 
 
 def _refuse(entries: Iterable[tuple[Call, Done]], error: ScalemsError | None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from scalems.workflow.call import CANCELLED, LOST, Failure
+from scalems.workflow.call import CANCELLED, LOST, Failure, failed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     Entry = tuple[Call, Done, bool]
     """A call that comes back, and whether it may have begun."""
+
+    Refused = tuple[Call, Done, Failure]
+    """A call that does not run again, and what to tell of it."""
 
 MOST = 2
 """How often a call is run again: it may be what its Workers are lost by."""
@@ -33,7 +36,7 @@ class Repeats:
 
     def sort(
         self, entries: Iterable[Entry], parts: Parts, how: str
-    ) -> tuple[list[tuple[Call, Done]], list[tuple[Call, Done, Failure]]]:
+    ) -> tuple[list[tuple[Call, Done]], list[Refused]]:
         """Sort calls that come back.
 
         :param parts: that they may be some of: of those only what was not told runs again.
@@ -41,7 +44,7 @@ class Repeats:
         :return: those that are to run again; and those that are not, each with what to tell.
         """
         again: list[tuple[Call, Done]] = []
-        refused: list[tuple[Call, Done, Failure]] = []
+        refused: list[Refused] = []
         for call, done, begun in entries:
             if begun and (reason := self._why_not(call)):
                 message = f"{call.name} was lost: {how} It is not run again, since {reason}."
@@ -66,3 +69,9 @@ class Repeats:
             return f"it was lost {MOST + 1} times: it may be what its Workers are lost by"
         self._counts[call.id] += 1
         return ""
+
+
+def tell(refused: Iterable[Refused]) -> None:
+    """Tell of calls that they do not run again."""
+    for call, done, failure in refused:
+        done(failed(call, failure))

@@ -95,11 +95,14 @@ def _set(new: dict[str, Package]) -> None:
 def add(name: str, folder: Path) -> str:
     """Let a package travel whole from now on; return the digest of its data files.
 
+    Those are all that are not its code; without any the digest is empty.
+
     :param name: as it is imported.
     :param folder: with its files.
     :raises OSError: a file cannot be read, or there is no place for the archive.
     :raises ValueError: it is too large, or there is no run.
     """
+    import hashlib
     import zipfile
 
     if not file.has_area():
@@ -109,25 +112,18 @@ def add(name: str, folder: Path) -> str:
         raise ValueError(f"it has more than {LARGEST >> 20} MiB of files")
     archive = file.scratch() / "packages" / f"{name}.zip"
     archive.parent.mkdir(exist_ok=True, mode=0o700)
+    digest, has_data = hashlib.sha256(), False
     with file.written_beside(archive) as part, zipfile.ZipFile(part, "w") as opened:
         for path in files:
-            _write(opened, f"{name}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+            inside, content = path.relative_to(folder).as_posix(), path.read_bytes()
+            _write(opened, f"{name}/{inside}", content)
+            if path.suffix not in (".py", ".pyi"):
+                has_data = True
+                digest.update(f"{inside}\0{len(content)}\0".encode() + content)
         for place, data in _told(folder):
             _write(opened, place, data)
     _set({name: Package(name, file.file(archive))})
-    return data_digest(folder)
-
-
-def data_digest(folder: Path) -> str:
-    """Return a digest of the files of a package that are not its code; empty if it has none."""
-    import hashlib
-
-    digest = hashlib.sha256()
-    data = [path for path in _files(folder) if path.suffix not in (".py", ".pyi")]
-    for path in data:
-        content = path.read_bytes()
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{len(content)}\0".encode() + content)
-    return digest.hexdigest() if data else ""
+    return digest.hexdigest() if has_data else ""
 
 
 def _files(folder: Path) -> Iterator[Path]:
