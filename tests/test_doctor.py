@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import resource
 import subprocess
@@ -10,10 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
-from homes import Scalems, changed, in_namespace, tree
+from homes import LABEL, Scalems, changed, debian, in_namespace, tree
+from hypothesis import given
+from hypothesis import strategies as st
 
-from scalems import doctor
-from scalems.doctor import Verdict
+from scalems.doctor import Verdict, places, quota
 from scalems.errors import ExitCode
 
 
@@ -52,6 +55,104 @@ def test_a_low_limit(scalems: Scalems):
     )
     assert "limit of open files: 256; RADICAL-Pilot needs 1024" in done.stdout
     assert "remedy: ulimit -n 1024" in done.stdout
+
+
+def test_an_interface_that_is_not_there(scalems: Scalems):
+    one = found(scalems, RADICAL_DEFAULT_IFACE="lO")["interface"]
+    assert one["verdict"] == "warning"
+    assert "did you mean 'lo'?" in one["detail"]
+    one = found(scalems, RADICAL_DEFAULT_IFACE="lo")
+    assert one["interface"]["verdict"] == "good"
+    assert "127.0.0.1, which RADICAL-Pilot takes" in one["ports"]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "env", "verdict", "told"),
+    [
+        ("$HOME/work", {}, "good", "GiB free in {home}/work"),
+        ("$SCRATCH/me", {}, "error", "names $SCRATCH, which is not set here"),
+        ("$SCRATCH/me", {"SCRATCH": "/etc/passwd"}, "error", "/etc/passwd cannot be written"),
+        ("/scratch/%(pd.project)s", {}, None, ""),
+    ],
+)
+def test_where_sandboxes_go(small_home: Scalems, tmp_path: Path, folder, env, verdict, told):
+    configs = tmp_path / ".radical" / "pilot" / "configs"
+    configs.mkdir(parents=True)
+    definition = {"localhost": {"default_remote_workdir": folder}}
+    (configs / "resource_local.json").write_text(json.dumps(definition))
+    there = found(small_home, code=None, RADICAL_CONFIG_USER_DIR=str(tmp_path), **env)
+    one = there.get(f"sandboxes of {LABEL}")
+    if verdict is None:
+        assert one is None
+    else:
+        assert one is not None
+        assert one["verdict"] == verdict
+        assert told.format(home=small_home.home) in one["detail"]
+
+
+KIB = st.integers(0, 2**40)
+
+
+@given(
+    rows=st.lists(st.tuples(KIB, KIB, KIB, KIB, KIB, KIB, st.booleans())),
+    noise=st.text(alphabet=st.characters(exclude_categories=["Nd", "Cs"])),
+)
+def test_what_quota_prints(rows, noise):
+    lines = ["Disk quotas for user me (uid 1000): ", noise]
+    lines += [
+        f"  /m {number} {used}{'*' * over} {soft} {hard} - {had} {few} {most} 0"
+        for number, (used, soft, hard, had, few, most, over) in enumerate(rows)
+    ]
+    expected = []
+    for number, (used, soft, hard, had, few, most, _) in enumerate(rows):
+        limits, counts = [n for n in (soft, hard) if n], [n for n in (few, most) if n]
+        room = max(min(limits) - used, 0) * 1024 if limits else None
+        files = max(min(counts) - had, 0) if counts else None
+        expected.append(quota.Quota(mount=f"/m {number}", room=room, files=files))
+    assert list(quota.read("\n".join(lines))) == expected
+
+
+@given(st.text())
+def test_no_text_is_too_much_for_it(text):
+    list(quota.read(text))
+
+
+@pytest.mark.parametrize(
+    ("line", "verdict", "told"),
+    [
+        ("/home 9999999* 9000000 10000000 6days 10 0 0 0", "error", "0.0 GiB left"),
+        ("/home 9000000 0 10000000 0 10 0 0 0", "warning", "1.0 GiB left"),
+        ("/home 1 0 0 0 200* 100 200 6days", "error", "0 files left"),
+        ("/home 1 0 100000000 0 1 0 1000000 0", "good", "95.4 GiB and 999999 files left"),
+    ],
+)
+def test_what_a_quota_leaves(scalems: Scalems, tmp_path: Path, line, verdict, told):
+    command = tmp_path / "quota"
+    command.write_text(f"#!/bin/sh\necho 'Disk quotas for user me:'\necho '{line}'\nexit 1\n")
+    command.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    one = found(scalems, code=None, PATH=path)["quota in /home"]
+    assert one["verdict"] == verdict
+    assert told in one["detail"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+def test_a_real_quota_that_is_used_up(tmp_path: Path):
+    debian("mkfs.btrfs", "btrfs-progs")
+    image, mount = tmp_path / "image", tmp_path / "mount"
+    mount.mkdir()
+    image.touch()
+    os.truncate(image, 512 * 2**20)
+    subprocess.run(["mkfs.btrfs", "-q", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, mount], check=True)
+    try:
+        assert quota.reserve(mount) is None
+        for argv in (["quota", "enable", mount], ["qgroup", "limit", "50M", mount]):
+            subprocess.run(["btrfs", *argv], check=True, capture_output=True)
+        assert quota.reserve(mount) == errno.EDQUOT
+        assert list(mount.iterdir()) == []
+    finally:
+        subprocess.run(["umount", mount], check=True)
 
 
 def test_places_that_are_full_or_cannot_be_written(scalems: Scalems):
@@ -115,9 +216,9 @@ def test_processes_that_were_left_over(scalems: Scalems):
 
 def test_the_clock_of_the_home(scalems: Scalems, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SCALEMS_HOME", str(scalems.home))
-    (here,) = doctor._clock()
+    (here,) = places.clock()
     assert here.verdict is Verdict.GOOD
     ahead = time.time() + 3600
-    monkeypatch.setattr(doctor.time, "time", lambda: ahead)
-    (here,) = doctor._clock()
+    monkeypatch.setattr(places.time, "time", lambda: ahead)
+    (here,) = places.clock()
     assert here.verdict is Verdict.WARNING
