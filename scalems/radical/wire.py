@@ -81,12 +81,9 @@ def call_row(call: Call) -> Row:
 
 def call_of(row: Row) -> Call:
     """Return the call that a row is of."""
-    call = object.__new__(Call)
-    # Frozen dataclasses set their fields one by one, which takes most of the time here.
-    call.__dict__.update(zip(_CALL, row, strict=True))
     if row[_NEEDS] is None:
-        call.__dict__["needs"] = NONE
-    return call
+        row = with_needs(row, NONE)
+    return Call(**dict(zip(_CALL, row, strict=True)))
 
 
 def outcome_row(outcome: Outcome) -> Row:
@@ -98,6 +95,7 @@ def outcome_row(outcome: Outcome) -> Row:
 def outcome_of(row: Row) -> Outcome:
     """Return the outcome that a row is of."""
     outcome = object.__new__(Outcome)
+    # Frozen dataclasses set their fields one by one, which takes most of the time here.
     outcome.__dict__.update(zip(_OUTCOME, row, strict=True))
     return outcome
 

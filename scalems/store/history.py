@@ -16,6 +16,7 @@ from scalems.errors import UsageError
 from scalems.host.process import lives
 from scalems.store import database
 from scalems.store.database import FOLDER
+from scalems.store.identity import KNOWN
 from scalems.workflow import ensemble, stamp
 from scalems.workflow.call import hostname
 from scalems.workflow.file import OBJECTS, object_path
@@ -256,7 +257,7 @@ class History:
 
     def _nearest(self, task: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the finished task of a former run that it has most in common with."""
-        mine = json.loads(task["args"])
+        mine = _digests(task["args"])
 
         def common(row: tuple[int, int, str, Mapping[str, str]]) -> tuple[object, ...]:
             run, ident, own_code, theirs = row
@@ -276,10 +277,10 @@ class History:
         of_name = (task["name"], task["run"])
         if of_name not in self._former:
             rows = self._database.execute(f"{chosen} ORDER BY run DESC, id LIMIT 10000", of_name)
-            self._former[of_name] = [(*row[:3], json.loads(row[3])) for row in map(tuple, rows)]
+            self._former[of_name] = [(*row[:3], _digests(row[3])) for row in map(tuple, rows)]
         same = self._database.execute(f"{chosen} AND id=?", (*of_name, task["id"]))
         return [
-            *((*row[:3], json.loads(row[3])) for row in map(tuple, same)),
+            *((*row[:3], _digests(row[3])) for row in map(tuple, same)),
             *self._former[of_name],
         ]
 
@@ -375,8 +376,13 @@ def _software(former: Mapping[str, Any], task: Mapping[str, Any]) -> Iterator[Di
             yield Difference("the software of the site", f"{name}: {was} became {now}")
 
 
+def _digests(text: str) -> dict[str, str]:
+    """Return the recorded digests of arguments; former versions wrote whole ones."""
+    return {name: digest[:KNOWN] for name, digest in json.loads(text).items()}
+
+
 def _arguments(former: Mapping[str, Any], task: Mapping[str, Any]) -> Iterator[Difference]:
-    before, after = json.loads(former["args"]), json.loads(task["args"])
+    before, after = _digests(former["args"]), _digests(task["args"])
     names = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
     if not names:
         return

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _RECORDED = 10_000  # values of other tasks of which it is written down which task gave which
 _SHORT = 12  # digits of a digest, where it only tells whether two differ
+KNOWN = 16  # the same, of an argument of a recorded task
 
 
 @dataclass(frozen=True)
@@ -87,12 +88,12 @@ def options(matters: Mapping[str, object]) -> dict[str, str]:
     return {f"option {name}": digest.of(value) for name, value in matters.items()}
 
 
-def as_json(texts: Mapping[str, str]) -> str:
-    """Return an object in JSON; this is done for each task."""
-    joined = "".join(texts)
+def as_json(digests: Mapping[str, str]) -> str:
+    """Return digests by name in short, as an object in JSON; this is done for each task."""
+    joined = "".join(digests)
     if not joined.isascii() or '"' in joined or "\\" in joined or not joined.isprintable():
-        return json.dumps(dict(texts))
-    return "{" + ", ".join([f'"{name}": "{text}"' for name, text in texts.items()]) + "}"
+        return json.dumps({name: text[:KNOWN] for name, text in digests.items()})
+    return "{" + ", ".join([f'"{name}": "{text[:KNOWN]}"' for name, text in digests.items()]) + "}"
 
 
 def _names(known: Sequence[str], count: int) -> list[str]:

@@ -136,6 +136,7 @@ class Writer:
                         then()
                     except Exception:
                         log.exception("what waited for the store failed")
+            batch.clear()  # nothing of it is held while there is nothing to do
         self._database.close()
 
     def _gathered(self) -> list[Any]:

@@ -49,7 +49,7 @@ _SIZED = (bytes, str)
 _OURS = __file__.removesuffix("call.py")  # frames of these modules tell a user nothing
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Call:
     """A function call as a backend gets it."""
 

@@ -179,10 +179,8 @@ def _received(link: Link) -> tuple[int, list[Call]]:
             return Large(stream, link.receive_blobs(count))
         return payload  # type: ignore[no-any-return]
 
-    found = []
-    for ident, name, payload, area, needs, items, function in calls:
-        call = object.__new__(Call)  # as above; what is not set here is as in the class
-        call.__dict__.update(
+    found = [
+        Call(
             id=ident,
             name=name,
             payload=payload if type(payload) is bytes else whole(payload),
@@ -191,7 +189,8 @@ def _received(link: Link) -> tuple[int, list[Call]]:
             items=items,
             function=function,
         )
-        found.append(call)
+        for ident, name, payload, area, needs, items, function in calls
+    ]
     return number, found
 
 

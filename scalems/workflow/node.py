@@ -40,8 +40,8 @@ class Node:
     """
 
     __slots__ = (
-        *("attempt", "children", "dependencies", "encoded", "finish", "future", "identity", "key"),
-        *("missing", "options", "printed", "state", "take", "template"),
+        *("_key", "attempt", "children", "dependencies", "encoded", "finish", "future"),
+        *("identity", "missing", "options", "printed", "state", "take", "template"),
     )
 
     def __init__(self, future: Future[Any], finish: Finish | None, options: TaskOptions) -> None:
@@ -51,7 +51,7 @@ class Node:
         self.encoded: Encoded | None = None  # kept for another attempt, if there may be one
         self.finish = finish
         self.identity: Any = None  # what the call is, for the store of results
-        self.key = ""
+        self._key = b""
         self.state: State = "waiting"
         self.template: Payload = b""
         self.dependencies: Sequence[AnyFuture[Any]] = ()
@@ -59,6 +59,15 @@ class Node:
         self.children: Sequence[Future[Any]] = ()  # that its value waits for
         self.printed = ("", "")  # before it waited for them
         self.take: Callable[[Node, Outcome], None] | None = None
+
+    @property
+    def key(self) -> str:
+        """Of its call in the store of results, in hexadecimal digits; kept in half the memory."""
+        return self._key.hex()
+
+    @key.setter
+    def key(self, key: str) -> None:
+        self._key = bytes.fromhex(key)
 
     def __call__(self, outcome: Outcome | Answers) -> None:
         """Take the outcome of its call."""
