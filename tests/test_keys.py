@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scalems.env import fingerprint, keys
 from scalems.env.keys import Key
 from scalems.env.lock import Pin
+from scalems.errors import ExitCode
 
 names = st.from_regex(r"[a-z][a-z0-9]{0,4}", fullmatch=True)
 pins = st.lists(
@@ -98,6 +99,21 @@ def test_a_change_of_the_lock_is_named(small_home: Scalems, tmp_path):
 
 
 @pytest.mark.network
+def test_a_spec_that_changed_after_its_lock_is_told(small_home: Scalems, tmp_path):
+    project = tmp_path / "project"
+    shutil.copytree(small_home.project, project)
+    spec = project / "envs" / "pilot.toml"
+    asked = ("env", "explain-key", f"{LABEL}/pilot", "--project", str(project))
+    assert small_home.json(*asked)["same"]
+    spec.write_text(spec.read_text().replace("dependencies = [", 'dependencies = ["six", ', 1))
+    found = small_home.json(*asked, code=ExitCode.FAILED)
+    assert (found["same"], found["items"]) == (False, {})
+    assert "pilot.toml changed" in found["sides"][1]["stale"]
+    told = small_home.run(*asked, code=ExitCode.FAILED).stdout
+    assert "scalems env lock pilot" in told
+    assert "the same fingerprint" in told
+
+
 def test_changed_files_of_scalems_are_named(small_home: Scalems, tmp_path):
     """An older build, as a build whose manifest was made for other files of scalems."""
     folder = small_home.build("pilot")

@@ -23,6 +23,11 @@ def add_module(made: Scalems):
 
 def test_repair_builds_anew_what_is_not_well(small_home):
     path = add_module(small_home)
+    (report,) = small_home.json("env", "check", "--repair", "--dry-run", code=ExitCode.NOT_READY)
+    assert [one["subject"] for one in report["findings"]] == ["extra.py"]
+    assert path.exists()
+    told = small_home.run("env", "check", "--repair", "--dry-run", code=ExitCode.NOT_READY).stdout
+    assert "dry run: nothing was changed" in told
     (report,) = small_home.json("env", "check", "--repair")
     assert report["ok"]
     assert not path.exists()

@@ -35,7 +35,15 @@ def print_key_difference(difference: KeyDifference) -> None:
     """Print why two fingerprints differ."""
     out = console()
     one, other = difference.sides
-    if difference.same:
+    for side in difference.sides:
+        if side.stale:
+            name = side.name.partition(":")[2]
+            out.print(
+                f"[yellow]{name}: a sync would resolve its lock first,[/] for {side.stale}\n"
+                f"what is known now is below; to know all: scalems env lock {name}",
+                soft_wrap=True,
+            )
+    if one.digest == other.digest:
         out.print(f"[green]the same fingerprint:[/] {one.digest[:16]}", soft_wrap=True)
         return
     columns = [f"{side.name} ({side.digest[:8]})" for side in difference.sides]

@@ -13,7 +13,7 @@ from typing import Any
 from scalems import probe
 from scalems.env import compile, fingerprint, layout, lock, manifest, mpi, site, spec, target, wheel
 from scalems.env.engine import choose
-from scalems.env.locking import Notify, Options
+from scalems.env.locking import Notify, Options, current
 from scalems.env.manifest import Manifest
 from scalems.env.package import Prepared
 from scalems.env.prepare import workshop
@@ -31,6 +31,7 @@ class Key:
     :param items: values by what they are of, such as ``distribution numpy``.
     :param files: digests of the files of scalems.
     :param complete: whether all of it is known: a build of an older scalems lacks its pins.
+    :param stale: why a sync would resolve its lock first, so that other pins may come.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Key:
     items: Mapping[str, str]
     files: Mapping[str, str] = field(default_factory=dict)
     complete: bool = True
+    stale: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +56,17 @@ class KeyDifference:
 
     @property
     def same(self) -> bool:
-        """Whether both are the same fingerprint."""
-        return self.sides[0].digest == self.sides[1].digest
+        """Whether both are the same fingerprint, and will be when they are built."""
+        one, other = self.sides
+        return one.digest == other.digest and not (one.stale or other.stale)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it in values that JSON can hold."""
         return {
-            "sides": [{"name": one.name, "input_digest": one.digest} for one in self.sides],
+            "sides": [
+                {"name": one.name, "input_digest": one.digest, "stale": one.stale}
+                for one in self.sides
+            ],
             "same": self.same,
             "items": {name: list(pair) for name, pair in self.items.items()},
             "scalems_files": list(self.files),
@@ -157,6 +163,7 @@ def _planned(text: str, folder: Path | None, notify: Notify) -> Key:
     compiled = compile.select(one, pins, interpreter, {"site": taken, "mpi": world})
     scalems_digest = wheel.source_digest()
     base = _planned(f"lock:{one.base.name}", folder, notify) if one.base else None
+    _, stale = current(one, packages, target.client(), interpreter, lock.base_of(one))
     return Key(
         name=text,
         digest=fingerprint.input_digest(
@@ -176,6 +183,7 @@ def _planned(text: str, folder: Path | None, notify: Notify) -> Key:
             **{f"built here {each.pin.name}": each.key[:16] for each in compiled},
             **({f"adds to {base.name.removeprefix('lock:')}": base.digest[:16]} if base else {}),
         },
+        stale=stale or (base.stale if base else ""),
         files={
             name: hashlib.sha256(data).hexdigest() for name, data in wheel.source_files().items()
         },

@@ -188,7 +188,7 @@ def ensure(
         interpreter = interpreters.get(one.name) or target.find_interpreter(one)
         own = packages[one.name]
         base = (locks.get(one.base.name) or lock.base_of(one)) if one.base else None
-        former, reason = _current_lock(one, own, client, interpreter, base)
+        former, reason = current(one, own, client, interpreter, base)
         if options.upgrade:
             named = ""
             if not isinstance(options.upgrade, bool):
@@ -230,14 +230,18 @@ def ensure(
     return locks, results
 
 
-def _current_lock(
+def current(
     one: EnvSpec,
     packages: Sequence[Prepared],
     client: Side,
     interpreter: Interpreter,
     base: Lock | None,
 ) -> tuple[Lock | None, str]:
-    """Return the lock of a spec, and why it is not current (empty if it is)."""
+    """Return the lock of a spec, and why it is not current (empty if it is).
+
+    :param packages: its local packages.
+    :param base: the lock of the environment that it adds to.
+    """
     try:
         former = lock.load(one.lock_path)
     except FileNotFoundError:

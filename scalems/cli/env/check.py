@@ -52,6 +52,9 @@ def _add_check(commands: Commands) -> None:
     command.add_argument(
         "--repair", action="store_true", help="then sync what is not ready, and check it again"
     )
+    command.add_argument(
+        "--dry-run", action="store_true", help="with --repair: show what it would do"
+    )
     command.set_defaults(run=_check, depth="normal")
 
 
@@ -78,8 +81,11 @@ def _check(options: argparse.Namespace) -> int:
     from scalems.cli import render
     from scalems.env.check import Depth
     from scalems.env.verification import examine
+    from scalems.errors import UsageError
     from scalems.host.address import HostError
 
+    if options.dry_run and not options.repair:
+        raise UsageError("--dry-run is for --repair", remedy="a check alone changes nothing")
     labels = _labels(options)
     reports, unreached = [], []
     for label in labels:
@@ -94,7 +100,8 @@ def _check(options: argparse.Namespace) -> int:
         for report in reports:
             if not report.ok:
                 _repair(report, options)
-        reports = [examine(report.label, depth=Depth(options.depth)) for report in reports]
+        if not options.dry_run:
+            reports = [examine(report.label, depth=Depth(options.depth)) for report in reports]
     if options.json:
         render.print_json([*(report.to_dict() for report in reports), *unreached])
     elif not options.quiet:
@@ -140,8 +147,10 @@ def _repair(report: Report, options: argparse.Namespace) -> None:
     if not quiet:
         render.print_findings(report.findings)
     with render.progress(quiet=quiet) as notify:
-        deep = options.depth == "deep"
-        sync(Project(report.synced.project), report.label, Options(deep=deep), notify=notify)
+        plan = Options(deep=options.depth == "deep", dry_run=options.dry_run)
+        result = sync(Project(report.synced.project), report.label, plan, notify=notify)
+    if options.dry_run and not quiet:
+        render.print_sync(result, dry_run=True)
 
 
 def _watch(options: argparse.Namespace) -> int:
