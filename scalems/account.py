@@ -63,6 +63,8 @@ class Account:
         if self.graph is not None and not self.quiet:
             for line in [*self._numbers(), *([] if told else self._reasons())]:
                 print(line, file=sys.stderr)
+            if self.store is not None and self.store.writes and self.store.lost:
+                say(f"warning: not all results were kept: {self.store.lost}")
             say(self._last_line())
         return code
 
@@ -99,7 +101,8 @@ class Account:
                 for name, one in (graph.tally.names() if graph is not None else {}).items()
             ],
             "store": None if self.store is None else str(self.store.folder),
-            "run": None if self.store is None else self.store.run,
+            "run": None if self.store is None else self.store.run or None,
+            "lost": None if self.store is None else self.store.lost or None,
             "error": None if self.error is None else call.summary(self.error),
             "failures": [
                 {

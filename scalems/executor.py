@@ -92,7 +92,7 @@ class Executor(concurrent.futures.Executor):
         backend = make_backend(_parsed(parser, options), lambda line: None)
         self._store = _open(Path(store), backend, rerun) if store is not None else None
         self._within = contextlib.ExitStack()
-        folder = None if self._store is None else self._store.folder
+        folder = self._store.folder if self._store is not None and self._store.writes else None
         area = self._within.enter_context(file.area(folder))
         self._graph = Graph(backend, results=self._store, area=area, policy=policy)
         self._ended = False
@@ -326,15 +326,7 @@ def _words(options: Mapping[str, object]) -> list[str]:
 
 
 def _open(folder: Path, backend: Any, rerun: bool) -> Store:
-    from scalems.store.store import Store
+    from scalems.store.opening import opened
 
-    store = Store(folder.absolute(), rerun=rerun, warn=say)
-    store.begin(
-        script=sys.argv[0] if sys.argv else "",
-        argv=sys.argv[1:],
-        backend=backend.name,
-        label=backend.label,
-        env=backend.environment,
-        environments=backend.environments,
-    )
-    return store
+    script = sys.argv[0] if sys.argv else ""
+    return opened(folder, backend, script=script, argv=sys.argv[1:], rerun=rerun, warn=say)

@@ -294,25 +294,24 @@ def _open_store(
     if options.no_store:
         return None
     from scalems.store.database import StoreError
-    from scalems.store.store import FOLDER, Store
+    from scalems.store.opening import opened
+    from scalems.store.store import FOLDER
 
     folder = options.store or script.path.parent / FOLDER
     try:
-        store = Store(folder.absolute(), rerun=options.rerun, warn=say)
-        store.begin(
+        return opened(
+            folder,
+            backend,
             script=str(script.path),
             argv=arguments,
-            backend=backend.name,
-            label=backend.label,
-            env=backend.environment,
-            environments=backend.environments,
+            rerun=options.rerun,
+            warn=say,
         )
     except StoreError as error:
         if options.store is not None:
             raise
         say(f"warning: no results are kept: {error.cause}")
         return None
-    return store
 
 
 class Run:
@@ -343,7 +342,7 @@ class Run:
 
         :raises BaseException: what the app raised; the backend is closed then too.
         """
-        folder = None if self.store is None else self.store.folder
+        folder = self.store.folder if self.store is not None and self.store.writes else None
         with file.area(folder) as area, contextlib.ExitStack() as stack:
             graph = Graph(
                 backend,

@@ -3,6 +3,7 @@ wrongly, what is wrong is told with a remedy, and the next run goes on."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -167,6 +168,7 @@ def place(tmp_path: Path) -> Scalems:
 def test_a_disk_that_is_full_and_one_that_is_read_only(place: Scalems):
     run = f'{sys.executable} -m scalems.local -q -j 1 --store "$HOME/store" script.py'
     show = f'{sys.executable} -m scalems show --json --store "$HOME/store"'
+    runs = f'{sys.executable} -m scalems runs --json --store "$HOME/store"'
     count = 'wc -c < "$LOG"; rm "$LOG"'
     script = f"""
         set -e
@@ -174,14 +176,19 @@ def test_a_disk_that_is_full_and_one_that_is_read_only(place: Scalems):
         mount -o remount,size=50m "$HOME"
         {run}; {count}
         {run}; test ! -e "$LOG"
+        ! cat /dev/zero > "$HOME/fill"
+        {run}; test ! -e "$LOG"
         mount -o remount,ro "$HOME"
-        ! {run}
+        {run}; test ! -e "$LOG"
+        ! {run.replace("--store", "--rerun --store")}
         {show} | grep -c '"state": "done"'
+        {runs}
     """
     done = in_namespace('mount -t tmpfs -o size=4m none "$HOME"', ["sh", "-c", script], place)
     assert done.returncode == 0, done.stderr
     words = done.stdout.split()
     assert words[0:5:2] == [ANSWER] * 3
+    assert words[5:7] == [ANSWER] * 2  # on a full disk, and where nothing may be written
     first, again = int(words[1]), int(words[3])
     assert first == 26
     assert 0 < again < 6  # small ones and some of the large ones were kept
@@ -190,7 +197,56 @@ def test_a_disk_that_is_full_and_one_that_is_read_only(place: Scalems):
     assert "Read-only file system" in done.stderr
     assert "--no-store" in done.stderr
     assert "Traceback" not in done.stderr
-    assert int(words[5]) >= 26
+    assert int(words[7]) >= 26
+    assert "results are taken from it, but new ones are not kept there" in done.stderr
+    first, second, *_ = json.loads(" ".join(words[8:]))
+    assert "No space left on device" in first["lost"]
+    assert first["state"] == "done"
+    assert second["lost"] is None
+
+
+def test_that_the_database_could_not_be_written_is_recorded_where_that_can_be(place: Scalems):
+    place.project.joinpath("script.py").write_text("""
+import scalems
+
+@scalems.task
+def made(x):
+    return x
+
+@scalems.task(cache=False)
+def fill(path):
+    try:
+        with open(path, "wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+    except OSError:
+        pass
+
+@scalems.app
+def main():
+    fill("home/fill").result()
+    print(sum(scalems.gather([made(x) for x in range(2000)])))
+""")
+    store = '--store "$HOME/store"'
+    script = f"""
+        set -e
+        {sys.executable} -m scalems.local -j 1 --json {store} script.py > run.json
+        {sys.executable} -m scalems show --json {store} > show.json
+        {sys.executable} -m scalems show {store} | tail -n 1
+        {sys.executable} -m scalems runs {store} | grep -o kept
+    """
+    done = in_namespace('mount -t tmpfs -o size=4m none "$HOME"', ["sh", "-c", script], place)
+    assert done.returncode == 0, done.stderr
+    run = place.project.joinpath("run.json").read_text()
+    told = json.loads(run[run.index("{") :])
+    shown = json.loads(place.project.joinpath("show.json").read_text())
+    assert run.startswith("1999000")
+    assert (shown["state"], shown["exit_code"]) == ("done", 0)
+    assert shown["lost"] == told["lost"]
+    assert "disk is full" in shown["lost"]
+    assert f"warning: not all results were kept: {shown['lost']}" in done.stderr
+    assert f"not all results of this run were kept: {shown['lost']}" in done.stdout
+    assert done.stdout.endswith("kept\n")
 
 
 def test_clocks_that_jump(place: Scalems):

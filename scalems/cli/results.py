@@ -131,7 +131,7 @@ def _runs(options: argparse.Namespace) -> int:
             "tasks": str(run["tasks"]),
             "reused": str(run["reused"] or ""),
             "failed": str(run["failed"] or ""),
-            "state": run["state"],
+            "state": run["state"] + (", not all kept" if run["lost"] else ""),
         }
         for run in runs
     ]
@@ -173,6 +173,8 @@ def _show(options: argparse.Namespace) -> int:
         print(f"… and {left:,} more tasks; --all shows them, --names how many of each name")
     for name, words in mixtures.items():
         print(f"{name} is mixed: {words}")
+    if run["lost"]:
+        print(f"not all results of this run were kept: {run['lost']}")
     return ExitCode.DONE
 
 
@@ -219,6 +221,8 @@ def _by_name(row: dict[str, Any]) -> dict[str, str]:
 def _ended_how(task: dict[str, Any], run: dict[str, Any]) -> str:
     if task["reused"]:
         return "reused"
+    if task["state"] == "waiting" and run["lost"]:
+        return "not recorded"
     if task["state"] == "waiting" and run["state"] != "running":
         return "not finished"
     return str(task["state"])

@@ -19,7 +19,8 @@ from scalems.host import filelock
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FORMAT = 5
+FORMAT = 6
+_READABLE = 5  # the oldest format that can be read without being brought up to date
 FILE = "results.sqlite"
 FOLDER = ".scalems"
 
@@ -29,7 +30,8 @@ _NETWORK = ("nfs", "lustre", "gpfs", "beegfs", "cifs", "smb", "fuse", "afs", "ce
 _SCHEMA = """
 CREATE TABLE runs (
     run INTEGER PRIMARY KEY AUTOINCREMENT, script TEXT, argv TEXT, backend TEXT, label TEXT,
-    env TEXT, host TEXT, pid INTEGER, started REAL, ended REAL, exit_code INTEGER
+    env TEXT, host TEXT, pid INTEGER, started REAL, ended REAL, exit_code INTEGER,
+    lost TEXT
 );
 CREATE TABLE tasks (
     run INTEGER, id INTEGER, name TEXT, state TEXT, key TEXT, code TEXT, args TEXT, env TEXT,
@@ -50,6 +52,7 @@ CREATE TABLE environments (env TEXT PRIMARY KEY, versions TEXT) WITHOUT ROWID;
 
 _ENVIRONMENTS = "CREATE TABLE IF NOT EXISTS environments (env TEXT PRIMARY KEY, versions TEXT)"
 _ADDED = {
+    "runs": ("lost TEXT",),
     "results": ("files TEXT", "stamp TEXT", "crc INTEGER"),
     "tasks": ("stamp TEXT", "tags TEXT", "given TEXT"),
 }
@@ -57,6 +60,7 @@ _ADDED = {
 
 
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _ELSEWHERE = "run with --no-store, or with another folder: --store FOLDER"
 _FULL = "free some space; what had finished before is kept"
 
@@ -111,7 +115,7 @@ def connect(folder: Path, *, create: bool) -> sqlite3.Connection:
 
 
 def connect_to_read(folder: Path) -> sqlite3.Connection:
-    """Open the database of a store, also one that may not be written.
+    """Open the database of a store, also one that may not be written, or on a full disk.
 
     :raises UsageError: there is none, or it is of a newer version of scalems.
     :raises StoreError: it is damaged, or cannot be opened.
@@ -119,24 +123,50 @@ def connect_to_read(folder: Path) -> sqlite3.Connection:
     try:
         return connect(folder, create=False)
     except StoreError as error:
-        read_only = isinstance(error.__cause__, OSError) and error.__cause__.errno in _READ_ONLY
-        if not read_only:
+        if not only_unwritable(error):
             raise
     path = folder / FILE
     with errors(path):
-        # A log of others' can only be read with shared memory, for which there must be a file.
-        how = "mode=ro" if Path(f"{path}-shm").exists() else "immutable=1"
-        database = sqlite3.connect(
-            f"{path.absolute().as_uri()}?{how}", uri=True, isolation_level=None
-        )
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-    if version != FORMAT:
+        database, version = _opened_to_read(path)
+    if not _READABLE <= version <= FORMAT:
         database.close()
         raise UsageError(
             f"the store in {folder} is of another version of scalems, and may not be written",
             remedy="use that version, or copy the folder to where it can be brought up to date",
         )
     return database
+
+
+def _opened_to_read(path: Path) -> tuple[sqlite3.Connection, int]:
+    """Open a database without writing anything; return it and its format.
+
+    :raises sqlite3.Error: it cannot be read.
+    """
+    # A log of others' can only be read with shared memory, for which there must be a file.
+    shared = Path(f"{path}-shm").exists()
+    for how in ("mode=ro", "immutable=1") if shared else ("immutable=1",):
+        database = sqlite3.connect(
+            f"{path.absolute().as_uri()}?{how}", uri=True, isolation_level=None,
+            check_same_thread=False,
+        )  # fmt: skip
+        try:
+            (version,) = database.execute("PRAGMA user_version").fetchone()
+            return database, int(version)
+        except sqlite3.Error as error:
+            database.close()
+            failed = error
+    raise failed
+
+
+def only_unwritable(error: StoreError) -> bool:
+    """Return whether a store that has failed can perhaps be read all the same."""
+    cause = error.__cause__
+    if isinstance(cause, OSError):
+        return cause.errno in (*_READ_ONLY, *_NO_ROOM)
+    # "disk I/O error" is what SQLite says if there is no room for its shared memory.
+    return isinstance(cause, sqlite3.OperationalError) and bool(
+        re.search("readonly|full|disk I/O", str(cause))
+    )
 
 
 def _renew(database: sqlite3.Connection) -> None:
@@ -181,7 +211,7 @@ def told(error: OSError, path: Path) -> StoreError:
     :param path: what it is of, if it does not say so.
     """
     remedy = _ELSEWHERE
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in _NO_ROOM:
         remedy = _FULL
     return StoreError(
         f"the store {error.filename or path}: {error.strerror or error}", remedy=remedy

@@ -106,7 +106,15 @@ class History:
             " WHERE runs.run=?1 OR ?1 IS NULL GROUP BY runs.run",
             number,
         )
-        return [{**row, "state": _state(row), "argv": json.loads(row["argv"])} for row in rows]
+        return [
+            {
+                **row,
+                "state": _state(row),
+                "argv": json.loads(row["argv"]),
+                "lost": row.get("lost"),  # a store of an older version that may only be read
+            }
+            for row in rows
+        ]
 
     def by_environment(self) -> dict[str, tuple[int, int]]:
         """Return the number of results and their bytes, by content fingerprint."""

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scalems.failpoint import failpoint
 from scalems.workflow import file as file_of
 from scalems.workflow.file import OBJECTS, object_path
 from scalems.workflow.large import Blob
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def keep(folder: Path, blob: Blob) -> str:
@@ -58,6 +62,12 @@ def is_whole(folder: Path, name: str) -> bool:
         return file_of.content_digest(str(path), key) == name
     except OSError:
         return False
+
+
+def lend(folder: Path, names: Sequence[str]) -> None:
+    """Let a run that keeps its files elsewhere find those of a store."""
+    for name in names:
+        file_of.borrow(name, object_path(folder / OBJECTS, name))
 
 
 def _write(descriptor: int, view: memoryview) -> None:

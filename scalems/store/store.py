@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -17,7 +18,8 @@ from scalems.store.database import FOLDER as FOLDER
 from scalems.store.database import StoreError, now
 from scalems.store.identity import Identity, as_json, checksum
 from scalems.store.lookup import RESULT, Lookup
-from scalems.store.writer import Rows, Writer
+from scalems.store.reserve import Reserve
+from scalems.store.writer import Nowhere, Rows, Writer
 from scalems.workflow.call import Outcome, hostname
 from scalems.workflow.large import Blob, Large
 
@@ -60,24 +62,38 @@ class Store:
     :param folder: of the store.
     :param rerun: take nothing out, only put in.
     :param warn: told, once, that the store cannot be written any more.
+    :param writes: if not, only take out.
     """
 
     def __init__(
-        self, folder: Path, *, rerun: bool = False, warn: Callable[[str], None] = print
+        self,
+        folder: Path,
+        *,
+        rerun: bool = False,
+        warn: Callable[[str], None] = print,
+        writes: bool = True,
     ) -> None:
         self.folder = folder
+        self.writes = writes
         self._rerun = rerun
         self._warn = warn
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._codes: set[str] = set()
         self._given: dict[int, str] = {}  # of tasks that run: what others gave them
-        self._writer = Writer(folder, failed=self._lose)
-        self._reader = database.connect(folder, create=False)
+        self._writer: Writer | Nowhere
+        if writes:
+            self._writer = Writer(folder, failed=self._lose)
+            self._reader = database.connect(folder, create=False)
+        else:
+            self._reader = database.connect_to_read(folder)
+            self._writer = Nowhere()
         self._lookup = Lookup(self._reader)
+        self._reserve = Reserve(folder)
         self.run = 0
-        """Number of the run."""
+        """Number of the run; 0 if it is not recorded."""
+        self.lost = ""
+        """Why results are not kept any more, or not at all; empty if they are."""
         self._environment = ""
-        self._lost = False
 
     def begin(
         self,
@@ -89,13 +105,16 @@ class Store:
         env: str,
         environments: Mapping[str, Mapping[str, str]] = {},
     ) -> int:
-        """Record that a run begins; return its number.
+        """Record that a run begins, if the store is written; return its number, or 0.
 
         :param env: content fingerprint of the environment that computes.
         :param environments: the versions in this one, and in others that may compute.
         """
         self._environment = env
         with database.errors(self.folder / database.FILE), self._lock:
+            if not self.writes:
+                self._lookup.begin(0, shown.plain(script))
+                return 0
             cursor = self._reader.execute(
                 "INSERT INTO runs (script, argv, backend, label, env, host, pid, started)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -117,13 +136,21 @@ class Store:
                     (digest, json.dumps(dict(versions))),
                 )
             self._lookup.begin(self.run, shown.plain(script))
+            self._reserve.make()
         return self.run
 
     def end(self, exit_code: int) -> None:
         """Record the end of the run, and close the store."""
-        self._writer.put(
-            "UPDATE runs SET ended=?, exit_code=? WHERE run=?", (now(), int(exit_code), self.run)
-        )
+        ending = ("UPDATE runs SET ended=?, exit_code=? WHERE run=?", (now(), exit_code, self.run))
+        self._writer.put(*ending)
+        self._writer.close()
+        if self.lost and self.writes:
+            self._note_loss()
+            self._try(*ending)
+        self._reader.close()
+
+    def close(self) -> None:
+        """Close the store of a run that has not begun."""
         self._writer.close()
         self._reader.close()
 
@@ -229,6 +256,8 @@ class Store:
         fields["files"] = tuple((fields["files"] or "").split())
         if not all(objects.is_whole(self.folder, name) for name in fields["files"]):
             return None  # removed or changed by hand
+        if not self.writes:
+            objects.lend(self.folder, fields["files"])
         return Outcome(id=ident, ok=True, payload=payload, **fields)
 
     def begin_many(
@@ -338,7 +367,7 @@ class Store:
         :param then: called when it is durable.
         """
         state = "failed" if error else "done"
-        if outcome.ok and key:
+        if outcome.ok and key and self.writes:
             try:
                 payload, names = self._keep(outcome)
             except OSError as failure:
@@ -428,10 +457,20 @@ class Store:
             self._lose(told)
 
     def _lose(self, error: StoreError) -> None:
-        if not self._lost:
-            self._lost = True
+        if not self.lost:
+            self.lost = error.cause
             how = f" ({error.remedy})" if error.remedy else ""
             self._warn(f"warning: {error.cause}; results are no longer kept{how}")
+            self._reserve.give_back()
+            self._note_loss()
+
+    def _note_loss(self) -> None:
+        """Record that the run does not keep its results any more, if that can be recorded."""
+        self._try("UPDATE runs SET lost=? WHERE run=?", (shown.plain(self.lost), self.run))
+
+    def _try(self, statement: str, values: Sequence[object]) -> None:
+        with contextlib.suppress(sqlite3.Error), self._lock:
+            self._reader.execute(statement, values)
 
 
 def _nothing() -> None:

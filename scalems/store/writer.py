@@ -63,6 +63,34 @@ class Rows:
         return min(_TOGETHER, 999 // self.columns)
 
 
+class Nowhere:
+    """Writes nothing: of a store that may only be read."""
+
+    broken = True
+
+    def put(
+        self,
+        what: Rows | str,
+        values: Sequence[object],
+        then: Callable[[], None] | None = None,
+    ) -> None:
+        """Call `then`."""
+        if then is not None:
+            then()
+
+    def put_many(
+        self,
+        what: Rows,
+        rows: Sequence[Sequence[object]],
+        then: Callable[[], None] | None = None,
+    ) -> None:
+        """Call `then`."""
+        self.put(what, (), then)
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 class Writer:
     """Writes to the database in a thread of its own.
 
@@ -77,7 +105,8 @@ class Writer:
         self._database.execute(f"PRAGMA cache_size={-_CACHE * 1024}")
         self._database.execute(f"PRAGMA wal_autocheckpoint={_PAGES}")
         self._failed = failed
-        self._broken = False
+        self.broken = False
+        """Whether nothing is written any more."""
         self._waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._more = 0  # rows that wait, beyond one for each thing in the queue
@@ -157,7 +186,7 @@ class Writer:
         return batch
 
     def _commit(self, batch: Sequence[Any]) -> None:
-        if self._broken:
+        if self.broken:
             return
         told = any(then is not None for *_, then in batch)  # somebody waits for it
         try:
@@ -176,7 +205,7 @@ class Writer:
                         self._database.execute("ROLLBACK")
                     raise
         except StoreError as error:
-            self._broken = True  # the workflow goes on without it
+            self.broken = True  # the workflow goes on without it
             self._failed(error)
 
 

@@ -286,6 +286,14 @@ def kept_path(digest: str) -> Path | None:
     return path
 
 
+def borrow(digest: str, path: Path) -> None:
+    """Have an object that lies elsewhere among those of this run, by a link."""
+    target = _object(digest)
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with contextlib.suppress(FileExistsError):
+        target.symlink_to(path)
+
+
 def object_path(objects: Path, digest: str) -> Path:
     """Return the path of the object with a content."""
     return objects / digest[:2] / digest[2:]
