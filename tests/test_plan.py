@@ -59,7 +59,7 @@ def test_runs_and_results_that_are_touched_are_named(made: Scalems):
     (digest,) = [
         one["content_digest"] for one in made.json("env", "list") if one["folder"] == str(folder)
     ]
-    store = made.project / ".scalems"
+    store = made.project / "scripts" / ".scalems"  # a script's is beside it
     connection = database.connect(store, create=True)
     connection.execute(
         "INSERT INTO results (key, size, env) VALUES ('k', 5, ?), ('l', 7, ?), ('m', 1, 'x')",
@@ -77,8 +77,9 @@ def test_runs_and_results_that_are_touched_are_named(made: Scalems):
     envs = {one["resource"]: one["envs"] for one in plan["resources"]}
     assert envs[LABEL][0]["in_use"]
     assert plan["steps"][0]["command"].endswith("--upgrade-package idna==3.12")
-    (kept,) = [one for one in plan["results"]["envs"] if one["content_digest"] == digest]
-    assert (kept["results"], kept["bytes"]) == (2, 12)
+    (kept,) = plan["results"]["envs"]
+    assert kept["computes"] == digest == envs[LABEL][0]["computes"]
+    assert (kept["results"], kept["bytes"], kept["store"]) == (2, 12, str(store))
     assert [line.split()[1:] for line in envs[LABEL][0]["changes"]] == [
         ["idna", "3.11", "->", "3.12"]
     ]

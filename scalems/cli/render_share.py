@@ -93,8 +93,8 @@ def print_plan(
         out.print(f"scalems pilot stop {pilot['name']}, and start it again", soft_wrap=True)
     for one in results["envs"]:
         out.print(
-            f"{one['results']} results of {one['env']} ({size(one['bytes'])}) are kept, but the "
-            "new environment computes its own",
+            f"{one['results']} results of {one['env']} ({size(one['bytes'])}) are kept in "
+            f"{one['store']}, but the new environment computes its own",
             soft_wrap=True,
         )
     if not plan.steps and not plan.problems:

@@ -22,6 +22,8 @@ from scalems.env.parity import Side
 from scalems.env.prepare import workshop
 from scalems.env.role import Role
 from scalems.env.spec import EnvSpec
+from scalems.env.state import Synced
+from scalems.env.verification import build_of
 from scalems.errors import UsageError
 from scalems.probe import normalize
 from scalems.resource.config import Project
@@ -36,7 +38,8 @@ class EnvImpact:
     :param problem: why its lock cannot have the upgrade; empty if it can.
     :param build: the build in use, if it was synced.
     :param in_use: whether a run uses that build now; ``None`` if it is on another host.
-    :param content_digest: what results of that build are kept under.
+    :param content_digest: content fingerprint of that build.
+    :param computes: what results of that build are kept under.
     """
 
     name: str
@@ -46,6 +49,7 @@ class EnvImpact:
     build: Path | None = None
     in_use: bool | None = False
     content_digest: str = ""
+    computes: str = ""
 
     @property
     def affected(self) -> bool:
@@ -63,6 +67,7 @@ class EnvImpact:
             "build": str(self.build) if self.build else None,
             "in_use": self.in_use,
             "content_digest": self.content_digest,
+            "computes": self.computes,
         }
 
 
@@ -155,11 +160,7 @@ def upgrade(project: Project, text: str, options: Options, *, notify: Notify) ->
     resources = []
     for config in configs:
         synced = state.read(layout.default(), config.label)
-        builds = {env.name: env.folder for env in synced.envs} if synced else {}
-        away = synced is not None and synced.host is not None
-        envs = [
-            _impact(specs[name], found[name], builds.get(name), away=away) for name in config.envs
-        ]
+        envs = [_impact(specs[name], found[name], synced) for name in config.envs]
         number = synced.generation if synced else 0
         resources.append(ResourceImpact(label=config.label, generation=number, envs=tuple(envs)))
     plan = UpgradePlan(package=text, client=changes, resources=tuple(resources))
@@ -263,19 +264,21 @@ def _lock(
     return result.changes, ""
 
 
-def _impact(
-    one: EnvSpec, found: tuple[tuple[str, ...], str], build: Path | None, *, away: bool
-) -> EnvImpact:
+def _impact(one: EnvSpec, found: tuple[tuple[str, ...], str], synced: Synced | None) -> EnvImpact:
     changes, problem = found
-    known = manifest.read(build) if build and not away else None
-    return EnvImpact(
-        name=one.name,
-        role=one.role,
-        changes=changes,
-        problem=problem,
-        build=build,
-        in_use=None if away else bool(build and lease.held(build)),
+    env = next((env for env in synced.envs if env.name == one.name), None) if synced else None
+    impact = EnvImpact(name=one.name, role=one.role, changes=changes, problem=problem)
+    if synced is None or env is None:
+        return impact
+    if synced.host is not None:
+        return replace(impact, build=env.folder, in_use=None)
+    known = manifest.read(env.folder)
+    return replace(
+        impact,
+        build=env.folder,
+        in_use=lease.held(env.folder),
         content_digest=known.content_digest if known else "",
+        computes=build_of(synced, env, {one.name: known}).computes if known else "",
     )
 
 

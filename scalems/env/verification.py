@@ -169,7 +169,7 @@ def verify(
     if refused:
         raise not_ready(resource, refused)
     builds = {
-        env.name: _build(report.synced, env, report.manifests)
+        env.name: build_of(report.synced, env, report.manifests)
         for env in report.synced.envs
         if env.name in report.manifests
     }
@@ -308,7 +308,11 @@ def _chosen(synced: Synced, tasks: Sequence[str] | None) -> list[SyncedEnv]:
     return [by_name[name] for name in tasks]
 
 
-def _build(synced: Synced, env: SyncedEnv, manifests: Mapping[str, Manifest]) -> Build:
+def build_of(synced: Synced, env: SyncedEnv, manifests: Mapping[str, Manifest]) -> Build:
+    """Return the build that an environment of a resource has.
+
+    :param manifests: that of its build, and that of its base if it has one, by their names.
+    """
     known = manifests[env.name]
     base = manifests.get(env.base.name) if env.base else None
     return Build(

@@ -9,6 +9,8 @@ from scalems.cli.command import ENGINES, Commands, add, add_project
 from scalems.errors import ExitCode, ScalemsError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from scalems.env.plan import UpgradePlan
     from scalems.resource.config import Project
 
@@ -77,25 +79,37 @@ def _pilots(found: UpgradePlan) -> list[dict[str, str]]:
 
 
 def _results(project: Project, found: UpgradePlan) -> dict[str, Any]:
-    """Return how many results of the project's store the new environments will not find."""
+    """Return how many results in the project's stores the new environments will not find."""
     from scalems.store import history
-    from scalems.store.store import FOLDER
 
-    digests = {
-        env.content_digest: f"{one.label}/{env.name}"
-        for one in found.resources
-        for env in one.envs
-        if env.affected and env.content_digest
-    }
-    store = project.root / FOLDER
-    try:
-        with history.History(store).closing() as past:
-            kept = past.by_environment()
-    except ScalemsError:
-        return {"store": None, "envs": []}
-    envs = [
-        {"env": digests[digest], "content_digest": digest, "results": count, "bytes": size}
-        for digest, (count, size) in kept.items()
-        if digest in digests
-    ]
-    return {"store": str(store), "envs": envs}
+    names: dict[str, list[str]] = {}
+    for one in found.resources:
+        for env in one.envs:
+            if env.affected and env.computes:
+                names.setdefault(env.computes, []).append(f"{one.label}/{env.name}")
+    envs = []
+    stores = _stores(project)
+    for store in stores:
+        try:
+            with history.History(store).closing() as past:
+                kept = past.by_environment()
+        except ScalemsError:
+            continue
+        envs += [
+            {"env": ", ".join(names[digest]), "computes": digest, "store": str(store),
+             "results": count, "bytes": size}
+            for digest, (count, size) in kept.items()
+            if digest in names
+        ]  # fmt: skip
+    return {"stores": [str(store) for store in stores], "envs": envs}
+
+
+def _stores(project: Project) -> list[Path]:
+    """Return the stores of scripts in the project's folder, and in folders down to two below it."""
+    from scalems.store.database import FILE, FOLDER
+
+    return sorted(
+        path.parent
+        for depth in ("", "*/", "*/*/")
+        for path in project.root.glob(f"{depth}{FOLDER}/{FILE}")
+    )
