@@ -10,9 +10,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from packaging.requirements import InvalidRequirement, Requirement
+from packaging.requirements import InvalidRequirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
+from scalems.env import pep508
 from scalems.errors import UsageError
 
 _SPEC = re.compile(r"(?:[^\s:]+::)?(?P<name>[A-Za-z0-9_][\w.-]*)\s*(?P<version>.*)")
@@ -113,7 +114,7 @@ def _translated(line: str) -> tuple[str, str]:
     if name == "python":
         return "python", _python(limits)
     try:
-        return "package", str(Requirement(renamed + limits))
+        return "package", str(pep508.parse(renamed + limits))
     except InvalidRequirement:
         return "left", line
 

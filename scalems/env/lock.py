@@ -18,10 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from packaging.markers import Marker, UndefinedComparison, UndefinedEnvironmentName
-from packaging.requirements import InvalidRequirement, Requirement
+from packaging.requirements import InvalidRequirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion
 
+from scalems.env import pep508
 from scalems.env.canonical import digest
 from scalems.env.package import Prepared
 from scalems.env.spec import EnvSpec
@@ -110,8 +111,8 @@ class Lock:
 
 def requirements(spec: EnvSpec) -> list[str]:
     """Return everything that an environment asks for, one normalized line each, sorted."""
-    wanted = {str(Requirement(text)) for text in spec.dependencies}
-    named = {normalize(Requirement(text).name) for text in wanted}
+    wanted = {str(pep508.parse(text)) for text in spec.dependencies}
+    named = {normalize(pep508.parse(text).name) for text in wanted}
     wanted.update(name for name in ALWAYS if normalize(name) not in named)
     return sorted(wanted)
 
@@ -122,7 +123,7 @@ def constraints(spec: EnvSpec, pins: Mapping[str, str], base: Lock | None = None
     :param pins: versions by distribution that the client has and the environment must have.
     :param base: lock of the environment that it adds to, whose packages it uses as they are.
     """
-    limits = {str(Requirement(text)) for text in spec.constraints}
+    limits = {str(pep508.parse(text)) for text in spec.constraints}
     limits.update(f"{name}=={version}" for name, version in pins.items())
     for pin in base.pins if base else ():
         limits.add(f"{pin.name}=={pin.version}" + (f" ; {pin.marker}" if pin.marker else ""))
@@ -284,8 +285,8 @@ def _pin(line: str) -> Pin:
     hashes = tuple(sorted(match["hash"] for match in _HASH.finditer(line)))
     bare = _HASH.sub("", line).strip()
     try:
-        requirement = Requirement(bare)
-    except (InvalidRequirement, RecursionError) as error:
+        requirement = pep508.parse(bare)
+    except InvalidRequirement as error:
         raise ValueError(f"{_cut(bare)!r} is not a pinned requirement") from error
     specifiers = list(requirement.specifier)
     if len(specifiers) != 1 or specifiers[0].operator != "==" or "*" in specifiers[0].version:

@@ -15,7 +15,19 @@ from typing import Any
 from packaging.requirements import InvalidRequirement, Requirement
 
 from scalems import probe
-from scalems.env import layout, lease, lock, locking, manifest, parity, spec, state, target, wheel
+from scalems.env import (
+    layout,
+    lease,
+    lock,
+    locking,
+    manifest,
+    parity,
+    pep508,
+    spec,
+    state,
+    target,
+    wheel,
+)
 from scalems.env.engine import Engine, ResolveError, choose
 from scalems.env.locking import Notify, Options
 from scalems.env.parity import Side
@@ -169,7 +181,7 @@ def upgrade(project: Project, text: str, options: Options, *, notify: Notify) ->
 
 def _requirement(text: str) -> Requirement:
     try:
-        wanted = Requirement(text)
+        wanted = pep508.parse(text)
     except InvalidRequirement as error:
         raise UsageError(
             f"{text!r} is not a package to upgrade to: {error}",

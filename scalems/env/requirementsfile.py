@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from packaging.requirements import InvalidRequirement, Requirement
+from packaging.requirements import InvalidRequirement
 
 from scalems import tomlfile
-from scalems.env import repository
+from scalems.env import pep508, repository
 from scalems.errors import UsageError
 
 Package = dict[str, Any]
@@ -80,7 +80,7 @@ def package(line: str, *, beside: Path, specs: Path) -> tuple[str, Package] | No
     reference = editable[1] if editable else line
     name, extras = "", set[str]()
     try:
-        requirement = Requirement(reference)
+        requirement = pep508.parse(reference)
     except InvalidRequirement:
         if bare := _EXTRAS.fullmatch(reference):
             reference, extras = bare[1], set(re.split(r"[\s,]+", bare[2].strip()))

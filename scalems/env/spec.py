@@ -13,7 +13,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from scalems import tomlfile
-from scalems.env import package, site
+from scalems.env import package, pep508, site
 from scalems.env.canonical import digest
 from scalems.env.package import Package
 from scalems.env.role import Role
@@ -169,8 +169,8 @@ def _mistakes(data: Mapping[str, Any], *, beside: Path) -> Iterator[tomlfile.Mis
                 continue  # the schema reports it
             where = (key, index)
             try:
-                requirement = Requirement(text)
-            except (InvalidRequirement, RecursionError) as error:
+                requirement = pep508.parse(text)
+            except InvalidRequirement as error:
                 yield where, f"{text!r} is not a requirement: {str(error).splitlines()[0]}"
                 continue
             for what in _contradictions(key, requirement, seen):

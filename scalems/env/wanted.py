@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from packaging.requirements import InvalidRequirement, Requirement
+from packaging.requirements import InvalidRequirement
 
 from scalems import probe, tomlfile
-from scalems.env import condafile, requirementsfile
+from scalems.env import condafile, pep508, requirementsfile
 from scalems.env.lock import ALWAYS
 from scalems.env.requirementsfile import Package
 from scalems.errors import UsageError
@@ -144,7 +144,7 @@ class _Collector:
                 self._packages[normalize(name)] = table
             return
         try:
-            requirement = Requirement(line)
+            requirement = pep508.parse(line)
         except InvalidRequirement:
             self.left.append(line)
             return
@@ -209,7 +209,7 @@ class _Pyproject:
         https://docs.astral.sh/uv/concepts/projects/dependencies/#dependency-sources
         """
         try:
-            requirement = Requirement(line)
+            requirement = pep508.parse(line)
         except InvalidRequirement:
             return line
         source = _table(self._sources.get(normalize(requirement.name)))
@@ -230,7 +230,7 @@ class _Pyproject:
         own = normalize(str(self._project.get("name", "")))
         for line in lines:
             try:
-                requirement = Requirement(line)
+                requirement = pep508.parse(line)
             except InvalidRequirement:
                 yield line  # told of as left
                 continue
@@ -284,7 +284,7 @@ def _venv(folder: Path) -> Wanted:
     for dist in importlib.metadata.distributions(path=[str(site)]):
         there[normalize(dist.metadata["Name"])] = dist.version
         for text in dist.requires or ():
-            requirement = Requirement(text)
+            requirement = pep508.parse(text)
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 required.add(normalize(requirement.name))
     wanted = sorted(there.keys() - required - set(map(normalize, _OURS)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -71,6 +72,7 @@ def parse(options: Sequence[str], plain: Mapping[str, Any] | None = None) -> dic
     return {**given, **found}
 
 
+@functools.cache
 def _schema() -> dict[str, str]:
     """Return the fields of RP's PilotDescription, each with the kind of its value."""
     try:

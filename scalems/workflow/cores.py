@@ -21,6 +21,7 @@ PIN = "SCALEMS_PIN"
 which of the first two it came."""
 
 _TOPOLOGY = Path("/sys/devices/system/cpu")
+_CPUS = 1 << 16  # Linux is built for 8192 at most
 _ON_NODE = {
     "SLURM_JOB_ID": "SLURM_CPUS_ON_NODE",
     "PBS_JOBID": "NCPUS",
@@ -133,5 +134,7 @@ def numbers(text: str) -> list[int]:
     found: list[int] = []
     for part in text.strip().split(","):
         first, _, last = part.partition("-")
+        if int(last or first) >= _CPUS:
+            raise ValueError(f"no machine has the CPUs of {text[:50]!r}")
         found.extend(range(int(first), int(last or first) + 1))
     return found

@@ -232,7 +232,10 @@ def size_of(text: str) -> int:
     if found is None:
         raise ValueError(f"{text!r} is no size such as '2GB' or '512 MiB'")
     number, unit, binary = found.groups()
-    return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(unit.upper() or " "))
+    size = float(number) * (1024 if binary else 1000) ** " KMGT".index(unit.upper() or " ")
+    if size >= 2**63:
+        raise ValueError(f"{text!r} is more than any machine has")
+    return int(size)
 
 
 NONE = Needs()

@@ -17,7 +17,7 @@ def kills(root: Path = _ROOT, own: Path = _OWN) -> int | None:
     See cgroup-v2 of Linux (``memory.events``) and cgroup-v1/memory (``memory.oom_control``).
     """
     try:
-        entries = [line.split(":", 2) for line in own.read_text().splitlines()]
+        entries = [line.split(":", 2) for line in own.read_text(errors="replace").splitlines()]
     except OSError:
         return None
     for _, controllers, path in (entry for entry in entries if len(entry) == 3):
