@@ -41,7 +41,7 @@ def test_a_job_that_is_being_ended_may_say_already_why():
 
 RUNS, ENDS = (Job(ident="1", state=state) for state in ("RUNNING", "COMPLETING"))
 TIMEOUT = Job(ident="1", state="TIMEOUT", reason="TimeLimit")
-ITS_TIME = End("Slurm has ended job 1: its run time is over (TimeLimit).", cancelled=False)
+ITS_TIME = End(f"{TIMEOUT.text()}.", False, "ask for more --runtime")
 FAILED = End("The pilot has failed.", cancelled=False)
 
 

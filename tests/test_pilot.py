@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -52,6 +54,46 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Scalems:
     return made
 
 
+HOLD = """
+import os, sys, time
+from pathlib import Path
+import scalems
+
+@scalems.task
+def hold(path):
+    if not path.exists():
+        path.touch()
+        time.sleep(1000)
+    return os.environ["RP_SESSION_ID"]
+
+@scalems.app
+def main():
+    print(hold(Path(sys.argv[1])).result())
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short(made: Scalems, tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen]:
+    """Use a pilot that has a minute, where nobody else sees it, while the other tests run."""
+    folder = tmp_path_factory.mktemp("short")
+    (folder / "hold.py").write_text(HOLD)
+    words = shlex.join(["pilot", "start", "--resource", LABEL, "--venv", "task"])
+    line = f"{shlex.join(made.argv())} {words} --runtime 1 -q && exec {shlex.join(runs())} "
+    line += f"{folder / 'hold.py'} {folder / 'begun'}"
+    env = {**made.env, "XDG_STATE_HOME": str(folder)}
+    with subprocess.Popen(
+        ["bash", "-c", line],
+        **{**place(made), "env": env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        yield process
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
 @pytest.fixture
 def record(made: Scalems) -> Iterator[dict[str, object]]:
     """Start a warm pilot; afterwards nothing of it is left."""
@@ -76,6 +118,10 @@ def script(made: Scalems, *words: str, code: int = 0) -> subprocess.CompletedPro
     )
     assert done.returncode == code, done.stderr
     return done
+
+
+def runs() -> list[str]:
+    return [sys.executable, *argv()]
 
 
 def argv(*words: str) -> list[str]:
@@ -166,6 +212,25 @@ def test_one_that_does_not_fit_is_not_used_and_it_is_said_why(made: Scalems, rec
         done = script(made, *words, "script.py", code=ExitCode.USAGE)
         assert reason in done.stderr
         assert "remedy" in done.stderr
+    (file,) = (made.home / ".local" / "state" / "scalems" / "pilots").glob("*.json")
+    fields = json.loads(file.read_text())
+    file.write_text(json.dumps({**fields, "until": time.time() + 10}))
+    assert "its run time is over in" in script(made, "script.py").stderr  # in another one
+
+
+def test_a_run_is_told_that_its_pilot_was_stopped(
+    made: Scalems, record: dict, tmp_path: Path
+) -> None:
+    client = subprocess.Popen(
+        [sys.executable, *argv("script.py", str(tmp_path))],
+        **place(made),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until(lambda: list(tmp_path.iterdir()))
+    assert "1 run uses it" in made.run("pilot", "stop").stderr
+    assert "The warm pilot 'task' was ended by somebody" in client.communicate()[1]
+    assert client.returncode == 1
 
 
 def test_a_wrong_use_tells_what_to_do(made: Scalems) -> None:
@@ -175,3 +240,13 @@ def test_a_wrong_use_tells_what_to_do(made: Scalems) -> None:
     assert "there is no warm pilot" in done.stderr
     words = ("pilot", "start", "--resource", LABEL, "--venv", "task", "--name")
     assert "named" in made.run(*words, "../x", code=ExitCode.USAGE).stderr
+
+
+def test_a_run_outlives_the_run_time_of_a_warm_pilot(short: subprocess.Popen) -> None:
+    """It did not ask for that one, so it goes on in one of its own."""
+    printed, told = short.communicate(timeout=3 * LIMIT)
+    assert short.returncode == 0, told
+    begun = [line for line in told.splitlines() if "the run time of the warm pilot task" in line]
+    assert len(begun) == 1, told
+    assert "its run time of 1 minute is over. Going on in another pilot, 1 calls are left" in told
+    assert printed.startswith("scalems.")

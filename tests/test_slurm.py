@@ -275,10 +275,36 @@ def test_ranks_that_radical_pilot_starts_on_two_nodes_and_a_service(lab, tmp_pat
     assert jobs(folder) == []
 
 
-def test_a_warm_pilot_ends_when_its_job_is_cancelled(lab, tmp_path):
+TWO = (
+    SCRIPT_OF_ALL.partition("@scalems.app")[0]
+    + """
+@scalems.task
+def stay(n, warm):
+    job = os.environ["SLURM_JOB_ID"]
+    Path(run, f"{n}-{job}").touch()
+    time.sleep(1000 if job == warm else 0.2)
+    return job
+
+@scalems.app
+def main():
+    jobs, end, warm = set(), time.monotonic() + 100, sys.argv[3]
+    while len(jobs) < 2 and time.monotonic() < end:
+        jobs |= set(scalems.gather([where(n) for n in range(4)]))
+    held = [stay(n, warm) for n in range(4)]
+    while not list(run.glob(f"*-{warm}")) and time.monotonic() < end:
+        time.sleep(0.1)
+    subprocess.run(["scancel", warm], check=True)
+    tell(jobs=sorted(jobs), moved=[one.result() for one in held])
+"""
+)
+
+
+def test_two_partitions_share_the_calls_until_one_job_is_cancelled(lab, tmp_path):
+    """One pilot is a warm one, whose job is ended; the other one does what it had."""
     made, folder = lab
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT_OF_ALL.partition("    nodes =")[0])
+    script, begun = tmp_path / "script.py", tmp_path / "begun"
+    script.write_text(TWO)
+    begun.mkdir()
     started = made.json(
         *("pilot", "start", "--resource", "lab.slurm", "--venv", "task", "--queue", "short"),
         *("--cores", "2", "--runtime", "10"),
@@ -286,9 +312,18 @@ def test_a_warm_pilot_ends_when_its_job_is_cancelled(lab, tmp_path):
     assert started["slots"] == 2
     (job,) = jobs(folder)
     assert on(folder, "squeue", "--noheader", "--format=%P %l").split() == ["short", "10:00"]
-    done = python(made, "--pilot", "warm", "--no-store", *map(str, (script, folder, tmp_path, 1)))
-    assert json.loads(done.stdout) == {"job": job, "hosts": ["node1"]}
-    on(folder, "scancel", job)
+    words = ["--resource", "lab.slurm:queue=main,cores=2,runtime=20", "--no-store"]
+    done = python(made, *words, *map(str, (script, folder, begun, job)))
+    print(done.stdout, done.stderr)  # shown if it fails
+    told = json.loads(done.stdout)
+    (other,) = set(told["jobs"]) - {job}
+    assert job in told["jobs"]
+    assert set(told["moved"]) == {other}
+    states = on(folder, "squeue", "--noheader", "--states=all", f"--jobs={job},{other}", "-o%i %P")
+    assert {f"{job} short", f"{other} main"} <= set(states.splitlines())
+    assert f"pilot 1 (lab.slurm): Slurm has ended job {job}: it was cancelled" in done.stderr
+    assert "calls go to other pilots" in done.stderr
+    assert jobs(folder) == []
     limit = time.monotonic() + LIMIT
     while made.json("pilot", "list"):
         assert time.monotonic() < limit, "the warm pilot is still there"

@@ -290,9 +290,13 @@ def _stop(given: argparse.Namespace) -> int:
         _pilots(given.resource) as pilots,
         render.progress(quiet=given.quiet or given.json) as notify,
     ):
-        found = [one for one, _ in pilots.known()] if given.all else [pilots.one(given.name)]
+        known = pilots.known()
+        found = [one for one, _ in known] if given.all else [pilots.one(given.name)]
+        reports = {one.name: report or {} for one, report in known}
         for pilot in found:
-            notify(f"ending {pilot.name}")
+            users = int(reports.get(pilot.name, {}).get("clients", 0))
+            who = f", though {users} run{' uses' if users == 1 else 's use'} it" if users else ""
+            notify(f"ending {pilot.name}{who}")
             pilots.stop(pilot)
     if given.json:
         render.print_json({"stopped": [pilot.name for pilot in found]})

@@ -54,7 +54,7 @@ def backend(options: argparse.Namespace, pilots: Pilots, notify: Notify) -> Radi
         environment=settings.environment,
         environments={settings.build.content_digest: settings.build.versions},
         preflight=preflight,
-        pilots=1 if taken else options.max_pilots,
+        pilots=options.max_pilots,
     )
 
 
@@ -76,11 +76,12 @@ def _server(
         from scalems.radical.remote import RemoteServer  # most are on this machine
         from scalems.radical.staging import Staging
 
-        return RemoteServer(settings, notify, Staging(settings.host.name, notify), chosen)
+        staging = Staging(settings.host.name, notify)
+        return RemoteServer(settings, notify, staging, chosen, counts=options.pilot != "auto")
     pilot = chosen()
     if pilot is None:
         return OwnServer(settings)
-    return WarmServer(pilot)
+    return WarmServer(pilot, settings, counts=options.pilot != "auto")
 
 
 def _fleet(
@@ -95,7 +96,7 @@ def _fleet(
             server,
             notify=partial(_titled, notify, title),
             label=title,
-            pilots=1 if isinstance(server, WarmServer) else options.max_pilots,
+            pilots=options.max_pilots,
         )
         for title, server in servers.items()
     }

@@ -333,8 +333,11 @@ class RadicalBackend:
                 self._on_message(kind, *values)
         except (OSError, EOFError):
             if not self._closing and self._hung is None and self._over is None:
-                what = "The RADICAL-Pilot session ended unexpectedly."
-                self._lose(self._server.failure(what))
+                error = self._server.failure("The RADICAL-Pilot session ended unexpectedly.")
+                if self._ready.is_set() and self._error is None:
+                    self._on_ended(error, None)
+                else:
+                    self._lose(error)
         over, self._over = self._over, None
         if over is not None and not self._closing:
             threading.Thread(
@@ -422,19 +425,27 @@ class RadicalBackend:
             return
         repeats.tell(refused)
 
-    def _on_ended(self, error: ScalemsError, begun: Sequence[int]) -> None:
+    def _on_ended(self, error: ScalemsError, begun: Sequence[int] | None) -> None:
         """Let another pilot go on when one has ended, if there may be one more."""
-        if self._closing or self._pilots_left < 1:
-            remedy = "what has finished is kept: run it again, with more --runtime or --max-pilots"
-            self._lose(BackendError(error.cause, remedy=f"{remedy}; {error.remedy}"))
+        left = self._pilots_left - self._server.counts
+        if self._closing or left < 0:
+            remedy = f"{self._server.afterwards}; {error.remedy}"
+            self._lose(BackendError(error.cause, remedy=remedy), begun)
             return
-        self._pilots_left -= 1
+        self._pilots_left = left
         self._over = error
         self._end_services(error.cause)
         if self.heir is not None:
             self._hand_over(error, begun, final=False)
         else:
-            self._on_abandoned(begun, error.cause.splitlines()[0])
+            sent = self._sent() if begun is None else begun
+            self._on_abandoned(sent, error.cause.splitlines()[0])
+
+    def _sent(self) -> list[int]:
+        """Return the calls that a server has had; the others are sent when there is another one."""
+        with self._lock:
+            waiting = [i for i in self._pending if not self._is_staged(i)]
+            return [ident for ident in waiting if not self._outbox.remove(ident)]
 
     def _lose(self, error: ScalemsError, begun: Sequence[int] | None = None) -> None:
         with self._lock:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from scalems.workflow.backend import Notify
 
 
+_SHORT = 20.0  # seconds of run time that are not worth to begin in
+_SOON = 24 * 3600.0  # seconds; who has more left needs not be told
+
+
 def choose(
     options: argparse.Namespace,
     settings: Settings,
@@ -39,13 +43,13 @@ def choose(
             return None
         if reason := _why_not(pilot, settings):
             raise _unfit(pilot, reason)
-        return pilot
+        return _used(pilot, notify)
     reasons: list[tuple[WarmPilot, str]] = []
     for pilot in known():
         if pilot.name in taken:
             continue
         if not (reason := _why_not(pilot, settings)):
-            return pilot
+            return _used(pilot, notify)
         if (pilot.label, pilot.env) == (settings.label, settings.build.name):
             reasons.append((pilot, reason))
     if options.pilot == "warm":
@@ -61,11 +65,19 @@ def choose(
     return None
 
 
+def _used(pilot: WarmPilot, notify: Notify) -> WarmPilot:
+    if (left := pilot.until - warm.now()) < _SOON:
+        notify(f"the run time of the warm pilot {pilot.name} is over in {warm.age(left)}")
+    return pilot
+
+
 def _why_not(pilot: WarmPilot, settings: Settings) -> str:
     if reason := pilot.why_not(settings.label, settings.build, settings.slots):
         return reason
     if not pilot.alive:
         return "its process has ended"
+    if (left := pilot.until - warm.now()) < _SHORT:
+        return f"its run time is over in {warm.age(left)}"
     if settings.options or settings.runtime:
         return "pilot options were given, and they are for a new pilot"
     return ""

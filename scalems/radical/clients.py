@@ -72,10 +72,6 @@ class Clients:
         self._listener = Listener(str(address), family="AF_UNIX", authkey=key)
         threading.Thread(target=self._accept, name="scalems-accept", daemon=True).start()
 
-    def numbers(self) -> list[int]:
-        """Return all that are connected."""
-        return list(self._links)
-
     def tell(self, client: int, *message: object) -> None:
         """Send a message to a client; nothing happens if it is gone."""
         link = self._links.get(client)

@@ -37,6 +37,16 @@ class Server(Protocol):
         """RP's label of the resource."""
         ...
 
+    @property
+    def counts(self) -> bool:
+        """Whether its pilot is one of those that the run may start (``--max-pilots``)."""
+        ...
+
+    @property
+    def afterwards(self) -> str:
+        """What can be done when its pilot has ended before the run had."""
+        ...
+
     def connect(self) -> Connection[Any, Any]:
         """Return a connection with it; a server of one's own is started.
 
@@ -75,10 +85,26 @@ class Server(Protocol):
         ...
 
 
+OWN_AFTERWARDS = (
+    "what has finished is kept: run it again; with --max-pilots 2 another pilot goes on by itself"
+)
+"""See :attr:`Server.afterwards`, of a pilot that the run has started."""
+
+
+def warm_afterwards(label: str, env: str) -> str:
+    """Return :attr:`Server.afterwards` of a warm pilot."""
+    return (
+        "what has finished is kept: run it again, on a pilot of its own with --pilot new, "
+        f"or after `scalems pilot start --resource {label} --venv {env}`"
+    )
+
+
 class OwnServer:
     """A server for this client, in a process of its own."""
 
     staging: Staging | None = None
+    counts = True
+    afterwards = OWN_AFTERWARDS
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -149,12 +175,19 @@ class OwnServer:
 
 
 class WarmServer:
-    """The server of a warm pilot, which others may be using too."""
+    """The server of a warm pilot, which others may be using too.
+
+    :param settings: of the pilot that goes on when this one has ended.
+    :param counts: whether it is what was asked for; else it was taken because it was there, and
+        the run goes on without it.
+    """
 
     staging: Staging | None = None
 
-    def __init__(self, pilot: WarmPilot) -> None:
+    def __init__(self, pilot: WarmPilot, settings: Settings, *, counts: bool) -> None:
         self._pilot = pilot
+        self._settings = settings
+        self.counts = counts
 
     @property
     def folder(self) -> Path:
@@ -165,6 +198,11 @@ class WarmServer:
     def resource(self) -> str:
         """See :attr:`Server.resource`."""
         return self._pilot.label
+
+    @property
+    def afterwards(self) -> str:
+        """See :attr:`Server.afterwards`."""
+        return warm_afterwards(self._pilot.label, self._pilot.env)
 
     def connect(self) -> Connection[Any, Any]:
         """See :meth:`Server.connect`."""
@@ -195,6 +233,6 @@ class WarmServer:
         """See :meth:`Server.failure`."""
         return diagnosis.failure(what, Place(label=self.resource, folder=self.folder))
 
-    def renewed(self) -> WarmServer:
-        """Not this client's to do: a pilot that became a warm one did not hang."""
-        return self
+    def renewed(self) -> OwnServer:
+        """Return one of the run's own; what is left of this one is not this client's to end."""
+        return OwnServer(self._settings)

@@ -21,6 +21,7 @@ from scalems.errors import BackendError, ScalemsError
 from scalems.host.address import HostError
 from scalems.radical import elsewhere, runs, wire
 from scalems.radical.diagnosis import BUNDLE
+from scalems.radical.launch import OWN_AFTERWARDS, warm_afterwards
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,6 +43,7 @@ class RemoteServer:
     :param notify: told why a connection was lost.
     :param staging: brings files there and back.
     :param choose: tells which of the host's warm pilots is to be used, if one is.
+    :param counts: whether a warm one is what was asked for.
     """
 
     def __init__(
@@ -50,12 +52,15 @@ class RemoteServer:
         notify: Notify,
         staging: Staging,
         choose: Choose = lambda known: None,
+        *,
+        counts: bool = True,
     ) -> None:
         self.settings = settings
         self._notify = notify
         self.staging: Staging | None = staging
         self._staging = staging
         self._choose = choose
+        self._warm_counts = counts
         self._link: Link | None = None
         self._warm = False  # whether it is that of a warm pilot
         self._over = threading.Event()
@@ -72,6 +77,18 @@ class RemoteServer:
     def resource(self) -> str:
         """See :attr:`scalems.radical.launch.Server.resource`."""
         return self.settings.label
+
+    @property
+    def counts(self) -> bool:
+        """See :attr:`scalems.radical.launch.Server.counts`."""
+        return self._warm_counts or not self._warm
+
+    @property
+    def afterwards(self) -> str:
+        """See :attr:`scalems.radical.launch.Server.afterwards`."""
+        if self._warm:
+            return warm_afterwards(self.settings.label, self.settings.build.name)
+        return OWN_AFTERWARDS
 
     def connect(self) -> Connection[Any, Any]:
         """See :meth:`scalems.radical.launch.Server.connect`."""

@@ -65,20 +65,18 @@ _TICK = 1.0  # seconds
 log = logging.getLogger(__name__)
 
 
-class _Hung(Exception):
+class _Over(Exception):
+    def __init__(self, error: BackendError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class _Hung(_Over):
     """RP does not go on with the start, and would if it were started again."""
 
-    def __init__(self, error: BackendError) -> None:
-        super().__init__(error)
-        self.error = error
 
-
-class _Ended(Exception):
+class _Ended(_Over):
     """The pilot has ended, and another one could go on with what is left to do."""
-
-    def __init__(self, error: BackendError) -> None:
-        super().__init__(error)
-        self.error = error
 
 
 class _Closed(Exception):
@@ -137,6 +135,7 @@ class _Server:
         parent = os.getppid()
         self._owner = 0  # the first client; it speaks at once
         self._users = {self._owner}
+        self._closer = -1  # who has asked for the end
         self._clients.add(link, lambda: os.getppid() == parent)
 
     def serve(self) -> None:
@@ -150,6 +149,9 @@ class _Server:
                 self._step()
         except _Closed:
             log.info("the session is closed")
+            self._users.discard(self._closer)
+            name = f"warm pilot {self._record.name!r}" if self._record else "session"
+            self._tell_end("failed", BackendError(f"The {name} was ended by somebody else."))
         except _Hung as hung:
             log.error("the start hangs: %s", hung.error)
             self._clients.tell_all("hung", hung.error)
@@ -177,6 +179,7 @@ class _Server:
         if event.message == ("close",) or (
             event.message is None and event.client == self._owner and not needed
         ):
+            self._closer = event.client
             self._close()
         else:
             self._events.put(event)
@@ -282,11 +285,9 @@ class _Server:
         self._tell_end("failed", error)
 
     def _tell_end(self, kind: str, error: ScalemsError) -> None:
-        for client in self._clients.numbers():
-            self._clients.tell(client, kind, error, self._begun(client))
-
-    def _begun(self, client: int) -> list[int]:
-        return self._plane.begun(client) + self._own.begun(client)
+        for client in list(self._users):
+            begun = self._plane.begun(client) + self._own.begun(client)
+            self._clients.tell(client, kind, error, begun)
 
     # --- the loop -------------------------------------------------------------------------
 
@@ -362,9 +363,12 @@ class _Server:
             self._gone.remove((due, event))
             what = self._session.staff[event.uid]
             lost = self._lost(f"The {what} has ended ({event.state}).", uid=event.uid)
-            told = self._staffing.replace(event.uid, lost.cause.splitlines()[0]) if self._up else ""
-            if not told:
-                raise _Ended(lost) if self._up else lost
+            if not self._up:
+                raise lost
+            try:
+                told = self._staffing.replace(event.uid, lost)
+            except BackendError as error:
+                raise _Ended(error) from None
             log.error("%s", lost)
             self._clients.tell_all("note", told)
             self._clients.tell_all("status", self._status())

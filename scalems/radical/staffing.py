@@ -6,6 +6,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from scalems.errors import BackendError
+
 if TYPE_CHECKING:
     from scalems.radical.plane import Plane
     from scalems.radical.session import PilotSession
@@ -34,17 +36,19 @@ class Staffing:
         self._heard.add(worker)
         return True
 
-    def replace(self, uid: str, how: str) -> str:
+    def replace(self, uid: str, lost: BackendError) -> str:
         """Put another one in the place of a member of the staff that has ended.
 
-        :param how: it has ended, for people.
-        :return: what was done, for people; empty if the run cannot go on.
+        :param lost: how it has ended.
+        :return: what was done, for people.
+        :raises BackendError: the run cannot go on without it.
         """
         what = self._session.staff[uid]
+        how = lost.cause.splitlines()[0]
         allowed = self._allowed()
         if not what.startswith("Worker"):
             if not allowed or not self._plane.lively():
-                return ""
+                raise lost if allowed else self._too_many(lost)
             self._session.renew_master(uid)
             return f"{how} Another one was started; calls go on"
         self._plane.lose(uid, how)
@@ -53,8 +57,20 @@ class Staffing:
             return f"{how} {name} takes its place"
         self._session.dismiss(uid)
         if not self._session.workers:
-            return ""
-        return f"{how} It is not replaced: too many were lost in {_SPAN / 60:.0f} minutes"
+            raise self._too_many(lost)
+        return f"{how} {self._why()}"
+
+    def _too_many(self, lost: BackendError) -> BackendError:
+        how, *why = lost.cause.splitlines()
+        remedy = f"find what ends them, such as a call that takes all memory; {lost.remedy}"
+        return BackendError("\n".join([f"{how} {self._why()}", *why]), remedy=remedy)
+
+    def _why(self) -> str:
+        """Return why one is not replaced."""
+        return (
+            f"It is not replaced: {len(self._recent)} were, in {_SPAN / 60:.0f} minutes, "
+            "and were lost as well."
+        )
 
     def _allowed(self) -> bool:
         now = time.monotonic()

@@ -20,6 +20,7 @@ IN_VAIN = 20.0
 """Seconds that a job may wait for what will not come; the reason may be of a moment."""
 NO_JOB = 5.0
 """Seconds for it to say that there is a job."""
+_MORE = "ask for more --runtime"
 
 
 class End(NamedTuple):
@@ -61,7 +62,7 @@ class Verdict:
         :param runtime: minutes that it had.
         :param in_queue: whether it is a job of a batch system that can be asked.
         """
-        end = End(_told(state, runtime), state == "CANCELED")
+        end = End(_told(state, runtime), state == "CANCELED", _MORE if state == "DONE" else "")
         if not in_queue:
             return end
         self._wait(end)
@@ -75,7 +76,8 @@ class Verdict:
         elif self._in_vain is None:
             self._in_vain = self._clock()
         if job.ended:
-            own = End(f"{job.text()}.", job.state == "CANCELLED")
+            more = _MORE if job.timed_out else ""
+            own = End(f"{job.text()}.", job.state == "CANCELLED", more)
             return self._end if self._end is not None and job.ended_itself else own
         if job.ending:
             self._wait(End(f"{job.text()}.", False))
@@ -101,7 +103,8 @@ class Verdict:
 
 def _told(state: str, runtime: int) -> str:
     if state == "DONE":
-        return f"The pilot has ended; its run time was {runtime} minutes (see --runtime)."
+        span = f"{runtime} minute{'s' * (runtime != 1)}"
+        return f"The pilot has ended: its run time of {span} is over."
     if state == "CANCELED":
         return "The pilot was cancelled by somebody else."
     return "The pilot has failed."
