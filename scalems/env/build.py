@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
 from scalems import probe
-from scalems.env import fingerprint, layer, lease, manifest, mpi
+from scalems.env import codecache, fingerprint, layer, lease, manifest, mpi
 from scalems.env.compile import Compiled
-from scalems.env.engine import Engine, InstallError, explain
+from scalems.env.engine import Engine, InstallError
 from scalems.env.fingerprint import Entry
 from scalems.env.layout import Layout
 from scalems.env.lock import Pin
@@ -33,7 +31,10 @@ from scalems.host import filelock
 from scalems.host.local import CommandFailed, run
 from scalems.host.process import mark
 
-IMPORTED = ("radical", "zmq", "msgpack", "dill", "cloudpickle", "scalems", "psij", "requests")
+IMPORTED = (
+    *("radical", "zmq", "msgpack", "dill", "cloudpickle", "scalems", "psij", "requests", "urllib3"),
+    *("charset_normalizer", "colorama", "idna", "regex", "certifi", "rc"),
+)
 """What RP and the Worker import at start: compiled at build, the rest when first used."""
 
 
@@ -142,6 +143,7 @@ def ensure(
                 holding=descriptor,
                 notify=notify,
                 house=house,
+                store=layout.compiled,
             )
         except BaseException:
             discard(folder)
@@ -160,6 +162,7 @@ def _make(
     holding: int,
     notify: Notify,
     house: Wheelhouse | None,
+    store: Path,
 ) -> Manifest:
     started = time.monotonic()
     venv = folder / "venv"
@@ -198,22 +201,27 @@ def _make(
         layer.link(venv, folder.with_name(_name(plan.base)) / "venv")
     failpoint("build.installed")
     notify(f"{plan.name}: verifying")
-    with ThreadPoolExecutor(1) as pool:
-        compiling = pool.submit(_compile, venv, plan.interpreter, holding=holding)
-        entries = fingerprint.scan(venv)
+    entries = fingerprint.scan(venv)
     if engine.unpacked_cache and (spoilt := fingerprint.spoilt(venv, entries)):
         # Somebody has edited a file of a venv of their own that is a hard link into the cache.
         notify(f"{plan.name}: {engine.name}'s cache was changed; again: {', '.join(spoilt)}")
         install(afresh=spoilt)
         entries = fingerprint.scan(venv)
-        _compile(venv, plan.interpreter, "-f", holding=holding)
-    else:
-        compiling.result()  # not before: what is spoilt may be no Python
+    # What every run imports; measured to take seconds off the agent's start.
+    compiled = codecache.compile_into(
+        venv,
+        codecache.units(venv, entries, IMPORTED),
+        entries,
+        store=store,
+        interpreter=plan.interpreter,
+        facts=plan.facts,
+        holding=holding,
+    )
     failpoint("build.compiled")
     # Only now, with all as it must be, does anything of it run.
     _verify(plan, venv, scalems_version=wheel.name.split("-")[1])
     failpoint("build.verified")
-    entries.update(fingerprint.scan_compiled(venv))
+    entries.update(fingerprint.scan_compiled(venv, known=compiled))
     return _record(plan, folder, entries, engine=engine.version(), started=started)
 
 
@@ -315,28 +323,6 @@ def _verify(plan: BuildPlan, venv: Path, *, scalems_version: str) -> None:
             f"the environment {plan.name!r} does not hold what its lock says: "
             + ", ".join(f"{name} {version}" for name, version in differing)
         )
-
-
-def _compile(venv: Path, interpreter: Path, *options: str, holding: int) -> None:
-    """Byte-compile what every run imports; measured to take seconds off the agent's start.
-
-    :param options: of ``compileall``, besides.
-    """
-    site = probe.site_packages(venv)
-    folders = [str(site / name) for name in IMPORTED if (site / name).is_dir()]
-    if not folders:
-        return  # a layer: its base has been compiled
-    # Beside it the files are digested, and most often another build is made.
-    jobs = str(max(1, (os.cpu_count() or 1) // 2))
-    try:
-        run(
-            [interpreter, "-I", "-S", "-m", "compileall", "-q", "-j", jobs, *options, *folders],
-            cwd=Path("/"),
-            holding=holding,
-        )
-    except CommandFailed as error:
-        cause, remedy = explain(error, doing=f"compiling what is in {venv}")
-        raise InstallError(cause, remedy=remedy) from error
 
 
 def discard(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from collections.abc import Iterator, Mapping
 from enum import Enum
@@ -11,7 +10,6 @@ from pathlib import Path
 from scalems import probe
 from scalems.env import bytecode, fingerprint, manifest
 from scalems.env.finding import Finding
-from scalems.env.fingerprint import Entry
 from scalems.env.manifest import Manifest
 
 
@@ -164,7 +162,7 @@ def _files(name: str, folder: Path, known: Manifest, *, deep: bool) -> Iterator[
     now = dict(fingerprint.walk(venv))
     owners = _Owners(venv)
     both = sorted(now.keys() & table.keys())
-    looked_at = both if deep else [path for path in both if _touched(table[path], now[path])]
+    looked_at = both if deep else [path for path in both if not table[path].seen(now[path])]
     read = fingerprint.read(venv, [(path, now[path]) for path in looked_at])
     changed = {path for path, entry in read.items() if entry.sha256 != table[path].sha256}
     gone, more = table.keys() - now.keys(), now.keys() - table.keys()
@@ -198,10 +196,6 @@ def _files(name: str, folder: Path, known: Manifest, *, deep: bool) -> Iterator[
                 expected=f"{before:04o}",
                 found=f"{after:04o}",
             )
-
-
-def _touched(was: Entry, status: os.stat_result) -> bool:
-    return (status.st_size, status.st_mtime_ns) != (was.size, was.mtime_ns)
 
 
 def _permits_otherwise(before: int, after: int) -> bool:

@@ -42,6 +42,10 @@ class Entry:
     sha256: str
     mode: int = 0
 
+    def seen(self, status: os.stat_result) -> bool:
+        """Whether a file has the size and time that it had."""
+        return (status.st_size, status.st_mtime_ns) == (self.size, self.mtime_ns)
+
 
 def input_digest(
     pins: Iterable[Pin],
@@ -153,12 +157,16 @@ def scan(venv: Path) -> dict[str, Entry]:
     return read(venv, [item for item in walk(venv) if not bytecode.is_cached(item[0])])
 
 
-def scan_compiled(venv: Path) -> dict[str, Entry]:
+def scan_compiled(venv: Path, *, known: Mapping[str, Entry] | None = None) -> dict[str, Entry]:
     """Read what Python has compiled in a venv; return it as :func:`scan` does the rest.
 
+    :param known: what was written into it just now; that is not read again.
     :raises OSError: something in it cannot be read.
     """
-    return read(venv, [item for item in walk(venv) if bytecode.is_cached(item[0])])
+    known = known or {}
+    found = {path: status for path, status in walk(venv) if bytecode.is_cached(path)}
+    same = {path: one for path, one in known.items() if path in found and one.seen(found[path])}
+    return {**same, **read(venv, [item for item in found.items() if item[0] not in same])}
 
 
 def read(venv: Path, files: Iterable[tuple[str, os.stat_result]]) -> dict[str, Entry]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scalems.env import build, lease, manifest, state
+from scalems.env import build, codecache, lease, manifest, state
 from scalems.env.guard import waiting
 from scalems.env.layout import Layout
 from scalems.env.locking import Notify
@@ -20,7 +20,7 @@ from scalems.env.state import Synced
 from scalems.failpoint import failpoint
 from scalems.host import filelock
 
-_COLLECTED_KEPT = 30 * 86400.0  # seconds that collected wheels are kept after their last use
+_KEPT = 30 * 86400.0  # seconds that what can be had again is kept after its last use
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,13 +71,14 @@ class Collection:
     :param builds: those that nothing refers to.
     :param forgotten: generations that cannot be returned to afterwards.
     :param wheels: those of scalems but the newest, and those of local packages that no build has.
+    :param compiled: what Python has compiled for builds, long ago.
     :param bytes: size of all of it.
     """
 
     builds: tuple[Kept, ...]
     forgotten: tuple[Synced, ...]
     wheels: tuple[Path, ...]
-
+    compiled: tuple[Path, ...]
     bytes: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -86,6 +87,7 @@ class Collection:
             "builds": [one.to_dict() for one in self.builds],
             "forgotten": [f"{one.label}#{one.generation}" for one in self.forgotten],
             "wheels": [str(path) for path in self.wheels],
+            "compiled": [str(path) for path in self.compiled],
             "bytes": self.bytes,
         }
 
@@ -140,11 +142,13 @@ def collect(place: Layout, *, keep: int, dry_run: bool, notify: Notify) -> Colle
         wheels = sorted(place.wheels.rglob("*.whl"), key=lambda path: path.stat().st_mtime)[:-1]
         wheels += _unused_packages(place, {one.folder for one in unused})
         wheels += _long_unused(place)
+        compiled = codecache.unused(place.compiled, since=time.time() - _KEPT)
         result = Collection(
             builds=unused,
             forgotten=tuple(forgotten),
             wheels=tuple(wheels),
-            bytes=sum(one.bytes for one in unused) + sum(map(_size, wheels)),
+            compiled=tuple(compiled),
+            bytes=sum(one.bytes for one in unused) + sum(map(_size, [*wheels, *compiled])),
         )
         if not dry_run:
             _remove(place, result, notify)
@@ -167,7 +171,7 @@ def _long_unused(place: Layout) -> list[Path]:
         if one.manifest
         for package in one.manifest.packages.values()
     }
-    limit = time.time() - _COLLECTED_KEPT
+    limit = time.time() - _KEPT
     found = []
     for path in sorted((place.wheelhouse / "files").glob("*/*.whl")):
         status = path.stat()
@@ -186,7 +190,7 @@ def _remove(place: Layout, what: Collection, notify: Notify) -> None:
                 notify(f"removing {kept.folder.name}")
                 build.discard(kept.folder)
                 failpoint("gc.removed")
-    for path in what.wheels:
+    for path in (*what.wheels, *what.compiled):
         path.unlink(missing_ok=True)
         failpoint("gc.wheel")
         with contextlib.suppress(OSError):

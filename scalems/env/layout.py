@@ -59,6 +59,11 @@ class Layout:
         """Folder of the wheels of local packages, each in a folder named after its files."""
         return self.root / "packages"
 
+    @property
+    def compiled(self) -> Path:
+        """Folder of what Python has compiled for builds, see :mod:`scalems.env.codecache`."""
+        return self.root / "compiled"
+
     def build(self, name: str, input_digest: str) -> Path:
         """Folder of one build, named after what decided it."""
         return self.builds / f"{name}-{input_digest[:16]}"

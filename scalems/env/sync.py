@@ -86,8 +86,7 @@ def sync(project: Project, label: str, options: Options, *, notify: Notify) -> S
         asked = change = definition.plan(config, virtenv=venv)
         if options.dry_run:
             return _dry(place, config, plans, results, change, options)
-        definition.validate(asked) if asked.diff else None
-        envs = _build_all(place, plans, engine, shop, options, notify=notify)
+        envs = _build_all(place, plans, asked, engine, shop, options, notify=notify)
         failpoint("sync.built")
         _prove_parity(place, plans, client, label)
         failpoint("sync.parity")
@@ -159,22 +158,29 @@ def _plans(
 def _build_all(
     place: Layout,
     plans: Sequence[BuildPlan],
+    asked: Change,
     engine: Engine,
     shop: Workshop,
     options: Options,
     *,
     notify: Notify,
 ) -> list[EnvResult]:
-    own = wheel.pack(place.wheels)
-    failpoint("sync.packed")
-    make = functools.partial(_build, place, engine, own, shop, options, notify=notify)
+    """Make the builds, while RP is asked whether it accepts the definition that they get.
+
+    :raises DefinitionError: it does not; what was begun is taken away.
+    """
     results: list[EnvResult] = []
-    for layers in (False, True):  # which link to what is there
-        several = [plan for plan in plans if bool(plan.base) is layers]
-        if several:
-            with local.threads(len(several)) as pool:
-                running = [pool.submit(make, plan) for plan in several]
-                wait(running)  # a build that fails does not spoil the others
+    with local.threads(len(plans) + 1) as pool:
+        # RP takes a while to say so, and mostly does: meanwhile, builds are begun.
+        accepted = pool.submit(definition.validate, asked) if asked.diff else None
+        own = wheel.pack(place.wheels)
+        failpoint("sync.packed")
+        make = functools.partial(_build, place, engine, own, shop, options, notify=notify)
+        for layers in (False, True):  # which link to what is there
+            running = [pool.submit(make, plan) for plan in plans if bool(plan.base) is layers]
+            if accepted:
+                accepted.result()
+            wait(running)  # a build that fails does not spoil the others
             results += [one.result() for one in running]
     return results
 

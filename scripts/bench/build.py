@@ -3,15 +3,21 @@
     python scripts/bench/build.py             warm caches
     python scripts/bench/build.py --no-pip    without those that take a minute each
     python scripts/bench/build.py --cold      empty caches: minutes, needs a package index
+    python scripts/bench/build.py --steps     only where the seconds of one environment go
 
 All of them install both committed locks, hashes enforced. Ours also byte-compiles what RP
-imports, imports it, digests every file, compares versions and writes RP's definition. The last
-lines have what is left of ours without the byte-compiling, which is timed by itself, as a ratio
-to uv: as it is by default (hard links into its cache), when it copies as ours does, and when it
-byte-compiles, too (all files).
+imports, imports it, digests every file, compares versions and writes RP's definition. What was
+byte-compiled for former builds is kept, as uv keeps wheels: "warm" is with that too, "first" is
+without. The last lines have ours as a ratio to uv; of "first" what is left without the
+byte-compiling, which is timed by itself. uv is shown as it is by default (hard links into its
+cache), when it copies as ours does, and when it byte-compiles, too (all files).
 
 A second table has both environments at once beside one after the other; the last one where the
-seconds of one environment go, by step, byte-compiling and digesting side by side.
+seconds of one environment go, by step.
+
+What a run has made is moved away before the next, and removed at the end: ext4 looks at all inodes
+that were freed within a minute before it gives out a new one, so that whoever makes files just
+after many were removed waits many times as long. Name a folder on another file system in TMPDIR.
 """
 
 from __future__ import annotations
@@ -24,16 +30,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from timing import ROOT, SCALEMS, Case, command, compare
+from timing import ROOT, SCALEMS, Case, command, compare, processors
 
-from scalems.env import build, fingerprint
+import scalems.env.sync as synchronize
+from scalems.env import build, codecache, fingerprint, manifest, state, wheel
 from scalems.env.build import IMPORTED
 from scalems.env.engine.uv import UvEngine
 from scalems.env.locking import Options
-from scalems.env.sync import sync
+from scalems.resource import definition
 from scalems.resource.config import Project
 
 LABEL = "local.localhost"
@@ -49,44 +55,65 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--cold", action="store_true", help="empty the caches before each run")
     parser.add_argument("--no-pip", action="store_true", help="leave out the slow ones")
+    parser.add_argument("--steps", action="store_true", help="only the steps of a build")
     options = parser.parse_args()
     os.environ["PYTHONDONTWRITEBYTECODE"] = ""  # of whoever runs this; a client venv is compiled
     with tempfile.TemporaryDirectory(prefix="scalems-bench-") as name:
         folder = Path(name)
-        ours, compiling = _ours(folder, "uv"), _compiling(folder)
-        peers = [
-            _uv(folder, "uv venv; uv pip sync"),
-            _uv(folder, "the same, --link-mode copy", "--link-mode", "copy"),
-            _uv(
-                folder,
-                "the same, --link-mode copy --compile-bytecode",
-                *("--link-mode", "copy", "--compile-bytecode"),
-            ),
-        ]
-        cases = [ours, *peers]
-        if not options.no_pip:
-            cases += [_ours(folder, "pip"), _pip_sync(folder), _pip(folder)]
-        if not options.cold:
-            for case in cases:  # fill the caches
-                case.prepare()
-                case.run()
-        for case in cases if options.cold else []:
-            case.prepare = _both(case.prepare, folder / "cache")
-        cases.insert(1, compiling)  # of what ours has just made
-        compare("cold sync" if options.cold else "warm sync", cases, runs=options.runs)
-        for peer in peers:
-            wall = (ours.median - compiling.median) / peer.median
-            cpu = (ours.median_cpu - compiling.median_cpu) / peer.median_cpu
-            print(f"ours beyond byte-compiling : {peer.name} = {wall:.2f} (CPU {cpu:.2f})")
-        if not options.cold:
-            compare("two environments", _together(folder), runs=options.runs)
+        (folder / "former").mkdir()
+        if not options.steps:
+            _compare(folder, options)
         _steps(folder)
 
 
-def _both(prepare: Callable[[], object], cache: Path) -> Callable[[], None]:
+def _compare(folder: Path, options: argparse.Namespace) -> None:
+    first, compiling = _ours(folder, "uv", first=True), _compiling(folder)
+    warm = _ours(folder, "uv")
+    peers = [
+        _uv(folder, "uv venv; uv pip sync"),
+        _uv(folder, "the same, --link-mode copy", "--link-mode", "copy"),
+        _uv(
+            folder,
+            "the same, --link-mode copy --compile-bytecode",
+            *("--link-mode", "copy", "--compile-bytecode"),
+        ),
+    ]
+    ours = [first] if options.cold else [warm, first]
+    cases = [*ours, *peers]
+    if not options.no_pip:
+        cases += [_ours(folder, "pip"), _pip_sync(folder), _pip(folder)]
+    for case in cases:
+        if options.cold:
+            case.prepare = _both(case.prepare, folder)
+        else:  # fill the caches
+            case.prepare()
+            case.run()
+    cases.insert(len(ours), compiling)  # of what ours has just made
+    compare("cold sync" if options.cold else "warm sync", cases, runs=options.runs)
+    for one, less in ((warm, None), (first, compiling)):
+        for peer in peers if one.seconds else ():
+            shares = (
+                (one.median - (less.median if less else 0)) / peer.median,
+                (min(one.seconds) - (min(less.seconds) if less else 0)) / min(peer.seconds),
+                (one.median_cpu - (less.median_cpu if less else 0)) / peer.median_cpu,
+            )
+            what = f"{one.name}{' beyond byte-compiling' if less else ''} : {peer.name}"
+            print(f"{what} = {shares[0]:.2f} (minima {shares[1]:.2f}, CPU {shares[2]:.2f})")
+    if not options.cold:
+        compare("two environments", _together(folder), runs=options.runs)
+
+
+def _away(place: Path, folder: Path) -> None:
+    """Move what a run has made away."""
+    if place.exists():
+        former = folder / "former"
+        place.rename(former / f"{len(os.listdir(former))}-{place.name}")  # noqa: PTH208
+
+
+def _both(prepare: Callable[[], object], folder: Path) -> Callable[[], None]:
     def cold() -> None:
         prepare()
-        shutil.rmtree(cache, ignore_errors=True)
+        _away(folder / "cache", folder)
 
     return cold
 
@@ -101,34 +128,49 @@ def _environment(folder: Path, state: Path) -> dict[str, str]:
     }
 
 
-def _ours(folder: Path, engine: str) -> Case:
+def _ours(folder: Path, engine: str, *, first: bool = False) -> Case:
     state = folder / f"scalems-{engine}"
     sync = [SCALEMS, "env", "sync", "--resource", LABEL, "--engine", engine]
+    name = f"scalems env sync --engine {engine}"
     return Case(
-        f"scalems env sync --engine {engine}",
+        f"{name}, first" if first else name,
         command(sync, env=_environment(folder, state)),
-        lambda: shutil.rmtree(state, ignore_errors=True),
+        lambda: _anew(state, folder, first=first),
     )
 
 
+def _anew(state: Path, folder: Path, *, first: bool) -> None:
+    """Leave nothing of a state folder but what was byte-compiled.
+
+    :param first: not that either.
+    """
+    _away(state, folder)
+    newest = max((folder / "former").glob(f"*-{state.name}/compiled"), key=_number, default=None)
+    if newest and not first:
+        shutil.copytree(newest, state / "compiled")
+
+
+def _number(path: Path) -> int:
+    return int(path.parent.name.partition("-")[0])
+
+
 def _compiling(folder: Path) -> Case:
-    """Return the byte-compiling that ours has done just before, done again by itself."""
+    """Return the byte-compiling that the first sync has done just before, done by itself.
+
+    Both environments have the same packages of those that are compiled.
+    """
     builds = folder / "scalems-uv" / "builds"
 
     def prepare() -> None:
-        for cached in builds.rglob("*.pyc"):
-            cached.unlink()
-
-    def one(site: Path) -> None:
-        folders = [site / name for name in IMPORTED if (site / name).is_dir()]
-        jobs = str(max(1, (os.cpu_count() or 1) // 2))
-        argv = [sys.executable, "-I", "-S", "-m", "compileall", "-q", "-j", jobs, *folders]
-        subprocess.run(argv, check=True)
+        for number, cached in enumerate(sorted(builds.rglob("__pycache__"))):
+            cached.rename(builds / f"former-{number}")
 
     def run() -> None:
-        sites = list(builds.glob("*/venv/lib/python*/site-packages"))
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(one, sites))
+        (site,) = builds.glob("pilot-*/venv/lib/python*/site-packages")
+        folders = [site / name for name in IMPORTED if (site / name).is_dir()]
+        jobs = str(os.cpu_count() or 1)
+        argv = [sys.executable, "-I", "-S", "-m", "compileall", "-q", "-j", jobs, *folders]
+        subprocess.run(argv, check=True)
 
     return Case("of that, byte-compiling", run, prepare)
 
@@ -146,7 +188,7 @@ def _by_hand(
     return Case(
         name,
         lambda: [step() for step in todo],
-        lambda: shutil.rmtree(place, ignore_errors=True),
+        lambda: _away(place, folder),
     )
 
 
@@ -209,13 +251,36 @@ def _together(folder: Path) -> list[Case]:
         both()
 
     def prepare() -> None:
-        shutil.rmtree(state, ignore_errors=True)
+        _anew(state, folder, first=False)
 
     return [Case("pilot and task", both, prepare), Case("pilot, then task", one_by_one, prepare)]
 
 
+STEPS: tuple[tuple[object, str, str], ...] = (
+    (synchronize.locking, "ensure", "read locks"),
+    (definition, "validate", "show RP its definition, meanwhile"),
+    (wheel, "pack", "pack scalems"),
+    (UvEngine, "create", "make the venv (uv)"),
+    (UvEngine, "install", "install (uv)"),
+    (fingerprint, "scan", "digest all files"),
+    (fingerprint, "spoilt", "compare with the RECORDs"),
+    (codecache, "_compile", "byte-compile what RP imports"),
+    (codecache, "compile_into", "all for what is byte-compiled"),
+    (build, "_verify", "import the stack"),
+    (fingerprint, "scan_compiled", "digest what else was compiled"),
+    (fingerprint, "content_digest", "content fingerprint"),
+    (manifest, "write_files", "write the table of files"),
+    (manifest, "write_stats", "write the list of sizes and times"),
+    (manifest, "write", "write the manifest"),
+    (build, "_make", "all of the build"),
+    (definition, "write", "write RP's definition"),
+    (state, "write", "write what was synced"),
+)
+"""Functions to time, each in the module that it is called by."""
+
+
 def _steps(folder: Path) -> None:
-    """Sync one environment in this process, and print how long each step of its build took."""
+    """Sync one environment in this process, and print when each step began and what it took."""
     state, project = folder / "scalems-steps", folder / "steps"
     shutil.copytree(ROOT / "envs", project / "envs")
     (project / "resource-configs").mkdir()
@@ -225,38 +290,50 @@ def _steps(folder: Path) -> None:
     os.environ.update(_environment(folder, state))
     here = Path(__file__).resolve().parent
     sys.path = [one for one in sys.path if Path(one).resolve() != here]  # radical.py is no package
-    seconds: dict[str, float] = {}
+    taken: list[tuple[float, float, float, str]] = []
+    began = 0.0
 
     def timed(owner: object, name: str, what: str) -> None:
         former = getattr(owner, name)
 
         def call(*words: object, **named: object) -> object:
-            started = time.perf_counter()
+            used, started = processors(), time.perf_counter()
             try:
                 return former(*words, **named)
             finally:
-                seconds[what] = seconds.get(what, 0.0) + time.perf_counter() - started
+                seconds = time.perf_counter() - started
+                taken.append((started - began, seconds, processors() - used, what))
 
         setattr(owner, name, call)
 
-    for owner, name, what in (
-        (UvEngine, "create", "make the venv (uv)"),
-        (UvEngine, "install", "install (uv)"),
-        (build, "_compile", "byte-compile what RP imports"),
-        (fingerprint, "scan", "digest all files, meanwhile"),
-        (fingerprint, "spoilt", "compare with the RECORDs"),
-        (build, "_verify", "import the stack"),
-        (fingerprint, "scan_compiled", "digest what was compiled"),
-        (build, "_record", "write manifest and tables"),
-        (build, "_make", "all of the build"),
-    ):
+    def whole() -> None:
+        options = Options(engine="uv")
+        synchronize.sync(Project(project), LABEL, options, notify=lambda *_, **__: None)
+
+    for owner, name, what in STEPS:
         timed(owner, name, what)
-    started = time.perf_counter()
-    sync(Project(project), LABEL, Options(engine="uv"), notify=lambda *_, **__: None)
-    seconds["all of the sync"] = time.perf_counter() - started
-    print("\nwhere the seconds of one environment go (the pilot's)")
-    for what, taken in seconds.items():
-        print(f"  {what:32}{taken:7.3f}")
+    for title in ("filling uv's cache", "first sync", "later, with what was compiled before"):
+        _anew(state, folder, first=not title.startswith("later"))
+        taken.clear()
+        began, used = time.perf_counter(), processors()
+        whole()
+        taken.append((0.0, time.perf_counter() - began, processors() - used, "all of the sync"))
+        if not title.startswith("filling"):
+            print(f"\nwhere the seconds of one environment go (the pilot's), {title}")
+            print(f"  {'':36}{'begins':>8}{'takes':>8}{'CPU':>8}   (CPU: of all that runs then)")
+            for start, seconds, cpu, what in sorted(taken):
+                print(f"  {what:36}{start:8.3f}{seconds:8.3f}{cpu:8.3f}")
+    start = [
+        sys.executable,
+        "-c",
+        "import scalems.__main__, scalems.cli.env.sync, scalems.env.sync",
+    ]
+    case = Case("", command(start, env={}))
+    case.run()
+    used, began = processors(), time.perf_counter()
+    case.run()
+    print(f"  {'before: Python, and load the code':44}", end="")
+    print(f"{time.perf_counter() - began:8.3f}{processors() - used:8.3f}")
 
 
 if __name__ == "__main__":

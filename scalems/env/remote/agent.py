@@ -379,6 +379,7 @@ def _collect(place: layout.Layout, notify: Notify, *, keep: int, dry_run: bool) 
         "builds": [_kept(one) for one in result.builds],
         "forgotten": [state.to_dict(one) for one in result.forgotten],
         "wheels": [str(path) for path in result.wheels],
+        "compiled": [str(path) for path in result.compiled],
         "bytes": result.bytes + shipped,
     }
 

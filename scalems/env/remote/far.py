@@ -96,6 +96,7 @@ def collect(synced: Synced, *, keep: int, dry_run: bool, notify: Notify) -> Coll
         builds=gone,
         forgotten=tuple(one for one in forgotten if one),
         wheels=tuple(map(Path, told["wheels"])),
+        compiled=tuple(map(Path, told["compiled"])),
         bytes=told["bytes"],
     )
 
