@@ -12,8 +12,9 @@ without. The last lines have ours as a ratio to uv; of "first" what is left with
 byte-compiling, which is timed by itself. uv is shown as it is by default (hard links into its
 cache), when it copies as ours does, and when it byte-compiles, too (all files).
 
-A second table has both environments at once beside one after the other; the last one where the
-seconds of one environment go, by step.
+Further tables have both environments at once beside one after the other, and a sync that builds
+them where 50 other builds of each are kept, with a generation for each; the last one shows where
+the seconds of one environment go, by step.
 
 What a run has made is moved away before the next, and removed at the end: ext4 looks at all inodes
 that were freed within a minute before it gives out a new one, so that whoever makes files just
@@ -101,6 +102,7 @@ def _compare(folder: Path, options: argparse.Namespace) -> None:
             print(f"{what} = {shares[0]:.2f} (minima {shares[1]:.2f}, CPU {shares[2]:.2f})")
     if not options.cold:
         compare("two environments", _together(folder), runs=options.runs)
+        compare("and former ones", [_kept(folder, 0), _kept(folder, 50)], runs=options.runs)
 
 
 def _away(place: Path, folder: Path) -> None:
@@ -254,6 +256,27 @@ def _together(folder: Path) -> list[Case]:
         _anew(state, folder, first=False)
 
     return [Case("pilot and task", both, prepare), Case("pilot, then task", one_by_one, prepare)]
+
+
+def _kept(folder: Path, number: int) -> Case:
+    """Return a sync that builds both environments where so many others are kept."""
+    state = folder / f"scalems-kept-{number}"
+    sync = command([SCALEMS, "env", "sync", "--resource", LABEL], env=_environment(folder, state))
+    sync()
+    (first,) = (state / "generations" / LABEL).glob("1.json")
+    for generation in range(2, number + 2):
+        text = first.read_text().replace('"generation": 1', f'"generation": {generation}')
+        for made in (state / "builds").glob("[!.]*-[!0]*"):
+            former = made.with_name(f"{made.name.partition('-')[0]}-{generation:016x}")
+            shutil.copytree(made, former, symlinks=True, copy_function=os.link)
+            text = text.replace(made.name, former.name)
+        first.with_name(f"{generation}.json").write_text(text)
+
+    def prepare() -> None:
+        for made in (state / "builds").glob("[!.]*-[!0]*"):
+            _away(made, folder)
+
+    return Case(f"{number} kept", sync, prepare)
 
 
 STEPS: tuple[tuple[object, str, str], ...] = (
