@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -86,13 +87,29 @@ def test_a_real_program_tells_its_version(modulepath):
             Site(software=(Software(name="x", command="echo a", pattern="(.+)", range=">=2"),)),
             "is a, needs >=2",
         ),
+        (Site(software=(Software(name="x", command="sleep 60", pattern="(.)"),)), "`sleep 60` did"),
+        (Site(software=(Software(name="x", command="kill -9 $$", pattern="(.)"),)), "SIGKILL"),
     ],
 )
-def test_what_is_not_there_is_named(modulepath, wanted, told):
+def test_what_is_not_there_is_named(modulepath, monkeypatch, caplog, wanted, told):
+    monkeypatch.setattr(site, "_LIMIT", 1.5)
+    monkeypatch.setattr(site, "_PATIENCE", 1.0)
     with pytest.raises(EnvironmentNotReady) as caught:
         site.require(wanted, env="task")
     assert told in caught.value.cause
     assert "envs/task.toml" in str(caught.value.remedy)
+    assert ("waiting for the version of x" in caplog.text) is ("sleep" in told)
+
+
+def test_what_a_program_leaves_behind_holds_nothing_up(tmp_path):
+    left = tmp_path / "left"
+    leave = f"setsid sh -c 'echo $$ >{left}; exec sleep 300'"
+    command = f"echo 1.0; {leave} & while [ ! -s {left} ]; do :; done"
+    found = site.require(
+        Site(software=(Software(name="x", command=command, pattern="(.+)"),)), env="task"
+    )
+    os.kill(int(left.read_text()), signal.SIGKILL)  # it still holds what the program printed to
+    assert found == {"x": "1.0"}
 
 
 @here
@@ -190,8 +207,12 @@ def test_it_is_built_checked_and_entered(tmp_path):
     before = made.build("task")
     write_modules(folder, wrapper="2018.1")
     report = made.check("--fast", code=ExitCode.NOT_READY)
-    assert [one["kind"] for one in report["findings"]] == ["missing software"]
-    assert "is 2018.1, needs >=2019" in report["findings"][0]["subject"]
+    (finding,) = report["findings"]
+    assert finding["kind"] == "unfit version of software"
+    assert (finding["expected"], finding["found"]) == (">=2019", "2018.1")
+    assert "[software] in envs/task.toml" in finding["remedy"]
+    row = next(row for row in report["parity"]["rows"] if row["what"] == "gromacs")
+    assert (row["values"]["task"], row["severity"]) == ("2018.1", "error")
     write_modules(folder, wrapper="2031.1")
     report = made.check("--fast", code=ExitCode.NOT_READY)
     finding = report["findings"][0]

@@ -138,7 +138,7 @@ def _same_software(env: SyncedEnv) -> bool:
     from scalems.env import site  # only now: most environments have none
 
     taken = site.Site.from_dict(built.site)
-    return not list(site.check(env.name, taken, built.software, remedy=""))
+    return not list(site.check(env.name, taken, built.software))
 
 
 def _sources(env: SyncedEnv) -> list[Finding]:

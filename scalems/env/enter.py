@@ -66,8 +66,9 @@ def ready(text: str, resource: str | None, *, verified: bool) -> tuple[Host | No
     findings = [finding for one in (seen, *base) for finding in one.findings]
     if findings and verified:
         problem = not_ready(synced.label, findings)
+        steps = [step for step in (problem.remedy, sync_command(synced.label)) if step]
         raise EnvironmentNotReady(
-            problem.cause, remedy=f"{sync_command(synced.label)}; or enter it with --no-check"
+            problem.cause, remedy=f"{'; then '.join(steps)}; or enter it with --no-check"
         )
     site = Site.from_dict(seen.manifest.site) if seen.manifest else Site()
     more = (env.lines + synced.lines).pre_exec if env.role.plays(Role.TASK) else ()

@@ -66,7 +66,7 @@ def _look(name: str, folder: Path, *, depth: Depth, hold: bool) -> Seen:
     findings = check.inspect(name, folder, depth=depth)
     known = manifest.read(folder)
     if known:
-        findings += site.check(name, Site.from_dict(known.site), known.software, remedy="")
+        findings += site.check(name, Site.from_dict(known.site), known.software)
         if known.mpi:
             from scalems.env import mpi  # only now: most environments have none
 

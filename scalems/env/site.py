@@ -6,6 +6,7 @@ so the version that counts is the one that a task would get.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,10 @@ from scalems.errors import EnvironmentNotReady
 if TYPE_CHECKING:
     from scalems.host.local import CommandFailed
 
+log = logging.getLogger(__name__)
+
 _LIMIT = 60.0  # seconds for a program to tell its version
+_PATIENCE = 2.0  # seconds without a word
 
 # `module` is a shell function that only login shells are sure to have. These are where
 # Environment Modules (https://modules.readthedocs.io) and Lmod (https://lmod.readthedocs.io)
@@ -35,7 +39,8 @@ _INIT = (
 _MODULE = (
     "type module >/dev/null 2>&1 || "
     f"for scalems_file in {' '.join(_INIT)}; do "
-    'if [ -r "$scalems_file" ]; then . "$scalems_file"; break; fi; done; unset scalems_file'
+    'if [ -r "$scalems_file" ]; then . "$scalems_file"; fi; '
+    "if type module >/dev/null 2>&1; then break; fi; done; unset scalems_file"
 )
 
 
@@ -112,10 +117,19 @@ def probe(site: Site) -> list[Probed]:
     """Ask each program of a site for its version, all at once."""
     if not site.software:
         return []
-    from concurrent.futures import ThreadPoolExecutor  # most environments have none
+    from concurrent.futures import wait  # most environments have none
 
-    with ThreadPoolExecutor(max_workers=len(site.software)) as pool:
-        return list(pool.map(lambda one: _probe(site, one), site.software))
+    from scalems.host import local
+
+    with local.threads(len(site.software)) as pool:
+        asked = [pool.submit(_probe, site, one) for one in site.software]
+        wait(asked, timeout=_PATIENCE)
+        if late := [
+            one.name for one, its in zip(site.software, asked, strict=True) if not its.done()
+        ]:
+            names = ", ".join(late)
+            log.warning("waiting for the version of %s, up to %.0f s", names, _LIMIT)
+        return [its.result() for its in asked]
 
 
 def require(site: Site, *, env: str) -> dict[str, str]:
@@ -129,21 +143,38 @@ def require(site: Site, *, env: str) -> dict[str, str]:
         listed = "\n".join(f"  {one.name}: {one.problem}" for one in problems)
         raise EnvironmentNotReady(
             f"software that {env!r} needs is not here:\n{listed}",
-            remedy=f"correct `modules`, `shell` or [software] in envs/{env}.toml; "
-            "`module avail` lists what the site has",
+            remedy=_remedy(env),
         )
     return {one.name: one.version for one in found}
 
 
-def check(env: str, site: Site, versions: Mapping[str, str], *, remedy: str) -> Iterator[Finding]:
+def _remedy(env: str) -> str:
+    return (
+        f"correct `modules`, `shell` or [software] in envs/{env}.toml; "
+        "`module avail` lists what the site has"
+    )
+
+
+def check(env: str, site: Site, versions: Mapping[str, str]) -> Iterator[Finding]:
     """Compare the software that is there now with what was found when a build was made.
+
+    A finding without a remedy is mended by a sync.
 
     :param versions: by name, as they were then.
     """
-    for one in probe(site):
-        if one.problem:
+    for wanted, one in zip(site.software, probe(site), strict=True):
+        if one.version and one.problem:
+            yield Finding(
+                env=env,
+                kind="unfit version of software",
+                subject=one.name,
+                expected=wanted.range,
+                found=one.version,
+                remedy=_remedy(env),
+            )
+        elif one.problem:
             subject = f"{one.name}: {one.problem}"
-            yield Finding(env=env, kind="missing software", subject=subject, remedy=remedy)
+            yield Finding(env=env, kind="missing software", subject=subject, remedy=_remedy(env))
         elif one.version != versions.get(one.name):
             yield Finding(
                 env=env,
@@ -151,7 +182,6 @@ def check(env: str, site: Site, versions: Mapping[str, str], *, remedy: str) -> 
                 subject=one.name,
                 expected=versions.get(one.name, ""),
                 found=one.version,
-                remedy=remedy,
             )
 
 
@@ -204,8 +234,7 @@ def _probe(site: Site, software: Software) -> Probed:
         try:
             done = run(["bash", "-c", script], cwd=Path(empty), limit=_LIMIT)
         except CommandFailed as error:
-            printed = _tail(error)
-            return Probed(name=software.name, version="", problem=printed or error.cause)
+            return Probed(name=software.name, version="", problem=_failure(software, error))
     match = re.search(software.pattern, f"{done.stdout}\n{done.stderr}")
     if match is None:
         problem = f"`{software.command}` printed nothing that matches {software.pattern!r}"
@@ -227,14 +256,31 @@ def _misfit(software: Software, version: str) -> str:
     return "" if fits else f"is {version or '(empty)'}, needs {software.range}"
 
 
-def _tail(error: CommandFailed) -> str:
+def _failure(software: Software, error: CommandFailed) -> str:
+    from scalems.host.local import CommandLate
+
+    if isinstance(error, CommandLate):
+        return f"`{software.command}` did not end in {_LIMIT:.0f} s"
     if error.completed is None:
-        return ""
+        return error.cause
     printed = error.completed.stderr.strip() or error.completed.stdout.strip()
     # bash says so when a module's function is ended amid its work.
     lines = [line.strip() for line in printed.splitlines() if "pop_var_context" not in line]
-    shown = "; ".join(line for line in lines if line)[-300:]
-    return f"exit code {error.completed.returncode}: {shown}" if shown else ""
+    shown = "; ".join(line for line in lines if line)
+    if len(shown) > 400:  # the module that is missing is named first, what else failed last
+        shown = f"{shown[:200]} ... {shown[-200:]}"
+    end = _end(error.completed.returncode)
+    return f"{end}: {shown}" if shown else f"`{software.command}`: {end}"
+
+
+def _end(code: int) -> str:
+    """Say how a program ended whose exit code, or that of the shell around it, is given."""
+    import signal
+
+    number = -code if code < 0 else code - 128
+    if number in {one.value for one in signal.Signals}:
+        return f"ended by {signal.Signals(number).name}"
+    return f"exit code {code}"
 
 
 def mistakes(data: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], str]]:

@@ -383,16 +383,19 @@ def _same_packages(asked: Sequence[Package], known: Manifest) -> bool:
 def _software(manifests: Mapping[str, Manifest], findings: Sequence[Finding]) -> list[Row]:
     """Return rows of the parity table for what is not Python."""
     names = sorted({name for known in manifests.values() for name in known.software})
-    return _world(manifests, findings) + [
-        Row(
-            what=name,
-            values={env: known.software.get(name, "") for env, known in manifests.items()},
-            severity=Severity.ERROR
-            if any(f.subject.partition(":")[0] == name and "software" in f.kind for f in findings)
-            else None,
+    told = {
+        (one.env, one.subject.partition(":")[0]): one
+        for one in findings
+        if one.kind.endswith(" software")
+    }
+    rows = _world(manifests, findings)
+    for name in names:
+        values = {env: known.software.get(name, "") for env, known in manifests.items()}
+        now = {env: told[env, name].found for env in values if (env, name) in told}
+        rows.append(
+            Row(what=name, values={**values, **now}, severity=Severity.ERROR if now else None)
         )
-        for name in names
-    ]
+    return rows
 
 
 def _world(manifests: Mapping[str, Manifest], findings: Sequence[Finding]) -> list[Row]:

@@ -10,10 +10,11 @@ import shlex
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from scalems.errors import ScalemsError
 
@@ -36,6 +37,9 @@ class Completed:
     stderr: str
 
 
+_GRACE = 1.0  # seconds for what a command has printed to be read after its end
+
+
 class CommandFailed(ScalemsError):
     """A command could not start, or ended with a non-zero exit code.
 
@@ -47,6 +51,10 @@ class CommandFailed(ScalemsError):
     ) -> None:
         super().__init__(cause, remedy=remedy)
         self.completed = completed
+
+
+class CommandLate(CommandFailed):
+    """A command has reached its limit of time, and was killed."""
 
 
 def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -127,48 +135,71 @@ def run(
         )
     except OSError as error:
         raise CommandFailed(f"cannot run {words[0]}: {error.strerror or error}") from error
+    stdout: list[str] = []
+    stderr: list[str] = []
     with _ended_with_us(process):
-        stderr: list[str] = []
-        reader = threading.Thread(target=_read, args=(process, stderr, on_line), daemon=True)
-        reader.start()
-        timer = threading.Timer(limit or 0.0, _kill, [process])
-        if limit is not None:
-            timer.start()
-        assert process.stdout is not None
-        stdout = process.stdout.read()
-        reader.join()
+        readers = [
+            threading.Thread(target=_read, args=one, daemon=True)
+            for one in ((process.stdout, stdout, None), (process.stderr, stderr, on_line))
+        ]
+        for reader in readers:
+            reader.start()
+        late = limit is not None and _is_late(process, readers, limit)
+        _join(readers, None if limit is None else _GRACE)
         process.wait()
-        timed_out = limit is not None and timer.finished.is_set()
-        timer.cancel()
-    if timed_out:
-        raise CommandFailed(f"{shlex.join(words)[:200]} did not end in {limit:.0f} s")
+    if late:
+        raise CommandLate(f"{shlex.join(words)[:200]} did not end in {limit:.0f} s")
     done = Completed(
         argv=words,
         returncode=process.returncode,
-        stdout=stdout,
+        stdout="".join(stdout),
         stderr=without_credentials("".join(stderr)),
     )
     if done.returncode:
-        stdout = without_credentials(stdout)
-        shown = (done.stderr.strip() or stdout.strip()).splitlines()[-25:]
+        printed = without_credentials(done.stdout)
+        shown = (done.stderr.strip() or printed.strip()).splitlines()[-25:]
         command = without_credentials(shlex.join(words[:6]))
-        log.debug("failed (%d): %s\n%s\n%s", done.returncode, command, stdout, done.stderr)
+        log.debug("failed (%d): %s\n%s\n%s", done.returncode, command, printed, done.stderr)
         raise CommandFailed(
             f"{command}{' ...' if len(words) > 6 else ''} "
             f"ended with exit code {done.returncode}:\n" + "\n".join(f"    {s}" for s in shown),
-            completed=replace(done, stdout=stdout),
+            completed=replace(done, stdout=printed),
         )
     return done
 
 
-def _read(
-    process: subprocess.Popen[str], lines: list[str], on_line: Callable[[str], None] | None
-) -> None:
-    assert process.stderr is not None
-    for line in process.stderr:
-        lines.append(line)
-        if on_line:
-            on_line(without_credentials(line.rstrip()))
+def _is_late(
+    process: subprocess.Popen[str], readers: Sequence[threading.Thread], limit: float
+) -> bool:
+    """Whether a command does not end within a limit. Nothing of it runs on afterwards."""
+    waiter = threading.Thread(target=_wait, args=(process.pid,), daemon=True)
+    waiter.start()
+    waiter.join(limit)
+    late = waiter.is_alive()
+    if not late:  # what it has left behind may hold its output open
+        _join(readers, _GRACE)
+    _kill(process)
+    return late
+
+
+def _join(readers: Sequence[threading.Thread], limit: float | None) -> None:
+    end = None if limit is None else time.monotonic() + limit
+    for reader in readers:
+        reader.join(None if end is None else max(0.0, end - time.monotonic()))
+
+
+def _wait(pid: int) -> None:
+    """Wait for the end of a child that keeps its number."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
+def _read(stream: IO[str], lines: list[str], on_line: Callable[[str], None] | None) -> None:
+    with stream:
+        for line in stream:
+            lines.append(line)
+            if on_line:
+                on_line(without_credentials(line.rstrip()))
 
 
 @contextlib.contextmanager
@@ -185,9 +216,6 @@ def _ended_with_us(process: subprocess.Popen[str]) -> Iterator[None]:
         raise
     finally:
         _running.discard(process)
-        for stream in (process.stdout, process.stderr):
-            if stream and process.returncode is not None:
-                stream.close()
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
