@@ -11,7 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from scalems import probe
-from scalems.env import compile, fingerprint, layout, lock, manifest, mpi, site, spec, target, wheel
+from scalems.env import (
+    bytecode,
+    compile,
+    fingerprint,
+    layout,
+    lock,
+    manifest,
+    mpi,
+    site,
+    spec,
+    target,
+    wheel,
+)
 from scalems.env.engine import choose
 from scalems.env.locking import Notify, Options, current
 from scalems.env.manifest import Manifest
@@ -226,7 +238,7 @@ def _files(folder: Path, known: Manifest) -> dict[str, str]:
     return {
         path.removeprefix(f"{prefix}/"): entry.sha256
         for path, entry in table.items()
-        if path.startswith(start)
+        if path.startswith(start) and not bytecode.is_cached(path)
     }
 
 
