@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from homes import PREFIX_SCRIPT, Scalems, hand_made_venv, make_scalems
+from homes import PREFIX_SCRIPT, REPO, Scalems, hand_made_venv, make_scalems
 
 from scalems import probe
 from scalems.env import adopt, enter, unmanaged
@@ -74,7 +74,9 @@ def test_what_differs_from_the_client_is_named_at_once(made: Scalems):
     info = add(made, "cloudpickle", "0.1")
     done = made.run("env", "adopt", made.home / "mine", code=ExitCode.NOT_READY)
     assert "version differs from the client's: cloudpickle: expected" in done.stdout
-    assert "bin/python -m pip install" in done.stdout
+    (remedy,) = [line for line in done.stdout.splitlines() if line.startswith("remedy: ")]
+    assert "/mine/bin/python -m pip install cloudpickle==" in remedy
+    assert "radical-pilot" not in remedy  # it is the client's
     (info / "METADATA").unlink()
     info.rmdir()
     bare = made.home / "bare"
@@ -91,6 +93,8 @@ def test_what_differs_from_the_client_is_named_at_once(made: Scalems):
     assert "sees the packages of its Python" not in {one["kind"] for one in shown["findings"]}
     missing = {one["subject"] for one in shown["findings"] if one["found"] == ""}
     assert {"radical-pilot", "cloudpickle"} <= missing
+    (own,) = [one["remedy"] for one in shown["findings"] if one["subject"] == "scalems"]
+    assert f"&& {bare}/bin/python -m pip install --force-reinstall --no-deps {REPO}" in own
 
 
 def test_what_is_no_venv(made: Scalems, tmp_path: Path):

@@ -129,7 +129,8 @@ def test_equal_files_have_equal_digests_wherever_they_are(tmp_path_factory, file
     [
         ("[packages.x]", "task.toml:2: packages.x: needs either `path` or `git`"),
         ('[packages.x]\npath = "../x"\ngit = "file:///x"', "needs either `path` or `git`"),
-        ('[packages.x]\npath = "../nowhere"', "packages.x.path: there is no Python project"),
+        ('[packages.x]\npath = "../nowhere"', "packages.x.path: there is no folder"),
+        ('[packages.x]\npath = ".."', "packages.x.path: there is no Python project"),
         ('[packages.x]\npath = "../mine"\nrev = "a"', "packages.x.rev: is only for packages with"),
         ('[packages.x]\ngit = "file:///x"\neditable = true', "is only for packages with `path`"),
         ('[packages.x]\npth = "../mine"', "unknown key (did you mean 'path'"),

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 from scalems.env import layout, parity, state, target, venv, verification
 from scalems.env.canonical import digest
@@ -78,7 +79,7 @@ def inspect(folder: str, resource: str | None = None) -> Adopted:
         scalems_digest=seen.scalems_digest,
     )
     client = target.client()
-    compared = parity.compare(client, [side], remedy=_install(seen, host))
+    compared = parity.compare(client, [side], remedy=_mend(side, client, seen, host))
     findings = (*_kinds(seen, side.name), *compared.findings)
     adopted = Adopted(venv=seen, host=host, side=side, parity=compared, findings=findings)
     return replace(adopted, findings=(*findings, *_drift(adopted, resource)))
@@ -176,12 +177,37 @@ def _kinds(seen: Venv, name: str) -> Iterator[Finding]:
         yield warn("sees packages of pip --user", shown, "export PYTHONNOUSERSITE=1")
 
 
-def _install(seen: Venv, host: Host | None, *more: str) -> str:
-    client = target.client()
-    wanted = [f"{name}=={version}" for name, version in parity.pins(client.versions).items()]
-    wanted += [f"scalems=={client.versions.get('scalems', '')}"]
-    words = [f"{seen.path}/bin/python", "-m", "pip", "install", *more, *wanted]
-    return (f"on {host.name}: " if host else "") + shlex.join(words)
+def _mend(side: Side, client: Side, seen: Venv, host: Host | None) -> str:
+    """Return the commands that make a venv equal to the client."""
+    pins = parity.pins(client.versions)
+    wanted = [f"{name}=={pin}" for name, pin in pins.items() if side.versions.get(name) != pin]
+    commands = [_install(seen, *wanted)] if wanted else []
+    if side.scalems_digest != client.scalems_digest:
+        # Other code of the same version is there already for pip.
+        fresh = ("--force-reinstall", "--no-deps", _source(client, host))
+        commands.append(_install(seen, *fresh))
+    return (f"on {host.name}: " if host else "") + " && ".join(commands)
+
+
+def _install(seen: Venv, *words: str) -> str:
+    return shlex.join([f"{seen.path}/bin/python", "-m", "pip", "install", *words])
+
+
+def _source(client: Side, host: Host | None) -> str:
+    """Return what pip installs the client's scalems from: where it came from itself (PEP 610)."""
+    import importlib.metadata
+
+    try:
+        text = importlib.metadata.distribution("scalems").read_text("direct_url.json")
+        origin = json.loads(text or "{}")
+        url = origin.get("url", "")
+        if "vcs_info" in origin:
+            return f"{origin['vcs_info']['vcs']}+{url}@{origin['vcs_info']['commit_id']}"
+        if "dir_info" in origin and host is None and url.startswith("file://"):
+            return unquote(url.removeprefix("file://"))
+    except (importlib.metadata.PackageNotFoundError, ValueError, KeyError, TypeError):
+        pass  # it came from an index
+    return f"scalems=={client.versions.get('scalems', '')}"
 
 
 def _worker(adopted: Adopted) -> list[Finding]:
@@ -196,7 +222,13 @@ def _worker(adopted: Adopted) -> list[Finding]:
             env=adopted.side.name,
             kind="no Worker can start in it",
             subject=f"bin/{venv.WORKER} of radical.pilot is missing",
-            remedy=_install(adopted.venv, adopted.host, "--force-reinstall", "--no-deps"),
+            remedy=(f"on {adopted.host.name}: " if adopted.host else "")
+            + _install(
+                adopted.venv,
+                "--force-reinstall",
+                "--no-deps",
+                f"radical.pilot=={target.client().versions.get('radical-pilot', '')}",
+            ),
         )
     ]
 

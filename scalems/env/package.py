@@ -129,11 +129,13 @@ def _table_mistakes(
     if isinstance(path, str):
         try:
             folder = (beside / Path(path).expanduser()).resolve()
+            missing = not folder.is_dir()
             there = _is_project(folder)
         except (OSError, ValueError, RuntimeError):
-            there = False
+            missing, there = True, False
         if not there and normalize(where[-1]) not in bundled.read(beside):
-            yield (*where, "path"), f"there is no Python project in {path!r}: no pyproject.toml"
+            project = f"there is no Python project in {path!r}: no pyproject.toml"
+            yield (*where, "path"), f"there is no folder {path!r}" if missing else project
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -119,9 +119,11 @@ def _reach(url: str, *words: str) -> Completed:
         return _git(*words)
     except CommandFailed as error:
         said = error.completed.stderr.strip() if error.completed else error.cause
+        remedy = "check the URL, the network and your rights: git ls-remote URL"
+        if "transport 'file' not allowed" in said:  # since git 2.38.1, of submodules
+            remedy = "if you trust them: git config --global protocol.file.allow always"
         raise EnvironmentNotReady(
-            f"the repository {url} cannot be read: {said}",
-            remedy="check the URL, the network and your rights: git ls-remote URL",
+            f"the repository {url} cannot be read: {said}", remedy=remedy
         ) from error
 
 

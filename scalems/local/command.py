@@ -85,7 +85,9 @@ def make_backend(options: argparse.Namespace, notify: Notify) -> LocalBackend | 
         workers=workers,
         pin=options.pin,
         build=build,
-        label=f"local {options.resource}/{options.venv}",
+        label=f"local {options.venv}"
+        if "/" in options.venv
+        else f"local {options.resource}/{options.venv}",
         environment=invocation.environment(resource, options.venv),
     )
 
