@@ -6,7 +6,6 @@ so the version that counts is the one that a task would get.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,8 +18,6 @@ from scalems.errors import EnvironmentNotReady
 
 if TYPE_CHECKING:
     from scalems.host.local import CommandFailed
-
-log = logging.getLogger(__name__)
 
 _LIMIT = 60.0  # seconds for a program to tell its version
 _PATIENCE = 2.0  # seconds without a word
@@ -117,7 +114,8 @@ def probe(site: Site) -> list[Probed]:
     """Ask each program of a site for its version, all at once."""
     if not site.software:
         return []
-    from concurrent.futures import wait  # most environments have none
+    import logging  # most environments have none
+    from concurrent.futures import wait
 
     from scalems.host import local
 
@@ -128,6 +126,7 @@ def probe(site: Site) -> list[Probed]:
             one.name for one, its in zip(site.software, asked, strict=True) if not its.done()
         ]:
             names = ", ".join(late)
+            log = logging.getLogger(__name__)
             log.warning("waiting for the version of %s, up to %.0f s", names, _LIMIT)
         return [its.result() for its in asked]
 
