@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -23,6 +25,13 @@ WEB = [sys.executable, "-u", "-m", "http.server", "--bind", "{host}", "{port}"]
 
 def fetch(address):
     return len(urllib.request.urlopen(f"http://{address}/", timeout=LIMIT).read())
+
+
+def until(condition):
+    limit = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
 
 
 def processes_with(word):
@@ -55,6 +64,57 @@ def test_a_service_is_stopped_with_all_that_it_has_started(graph, tmp_path):
         held.address.result(LIMIT)
     assert held.stop(LIMIT)
     assert processes_with(str(tmp_path)) == []
+
+
+def test_its_words_may_be_futures_and_it_is_started_when_they_are_there(graph, tmp_path):
+    folder = scalems.submit(str, tmp_path)
+    script = 'echo "$NAME at ${HERE##*:}"; sleep 1000; :'
+    env = {"NAME": scalems.submit("".join, ["a", "b"]), "HERE": "{host}:{port}"}
+    made = scalems.service(["bash", "-c", script, folder], ready=r"ab at (?P<port>\d+)$", env=env)
+    assert made.address.result(LIMIT).port > 0
+    assert processes_with(str(tmp_path))
+    failed = scalems.service(["sleep", scalems.submit(int, "no")], port=9)
+    error = failed.address.exception(LIMIT)
+    assert "was not started" in str(error)
+    assert "int" in str(error)
+    wrong = scalems.service(["sleep", scalems.submit(list)], port=9)
+    assert "argument 1 is a list" in str(wrong.address.exception(LIMIT))
+    never = scalems.service(["sleep", scalems.submit(time.sleep, 5)], port=9)
+    assert never.stop(1)  # before it has begun
+    assert never.address.cancelled()
+
+
+TWICE = """
+import http.server, os, sys
+class Handler(http.server.SimpleHTTPRequestHandler):
+    def do_GET(self):
+        super().do_GET()
+        if self.path == "/die":
+            os._exit(3)
+http.server.HTTPServer((sys.argv[1], int(sys.argv[2])), Handler).serve_forever()
+"""
+
+
+def test_one_that_dies_is_started_again_at_the_same_address(graph, tmp_path, caplog):
+    argv = [sys.executable, "-c", TWICE, "{host}", "{port}"]
+    web = scalems.service(argv, restarts=1, cwd=tmp_path)
+    address = web.address.result(LIMIT)
+
+    def answers():
+        try:
+            return fetch(address) > 50
+        except OSError:
+            return False
+
+    for restarted in (True, False):
+        until(answers)
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"http://{address}/die", timeout=LIMIT).read()
+        if restarted:
+            assert web.exception() is None
+            assert web.address.result() == address
+    assert "ended with exit code 3" in str(web.exception(LIMIT))
+    assert "ended with exit code 3, and is started again" in caplog.text
 
 
 def test_what_it_prints_tells_where_it_answers(graph):
@@ -103,6 +163,7 @@ def test_one_that_dies_later_is_told_and_named_by_what_comes_then(graph):
         (["x", "{port}"], {"ready": "("}, "regular expression"),
         (["x", "{port}"], {"timeout": 0}, "timeout is a number above 0"),
         (["x"], {"port": 70000}, "from 1 to 65535"),
+        (["x"], {"port": 7, "restarts": -1}, "restarts is a whole number"),
     ],
 )
 def test_wrong_use_is_refused(graph, argv, options, text):
@@ -148,8 +209,9 @@ def exits():
 
 @scalems.app
 def main():
-    web = scalems.service([sys.executable, "-u", "-m", "http.server", "--bind", "{host}", "{port}"],
-                          label="web", cores=1)
+    python = scalems.submit(getattr, sys, "executable")
+    web = scalems.service([python, "-u", "-m", "http.server", "--bind", "{host}", "{port}"],
+                          label="web", cores=1, restarts=1)
     hello = scalems.executable(["echo", "hello"], route="rp")
     large = scalems.service(["sleep", "1000"], port=9, cores=99)
     futures = [task_of(1), ranks(), late(), fail(), exits()]
@@ -159,10 +221,19 @@ def main():
     tell(host=futures[0].host)
     tell(ranks=str(futures[1].exception() or futures[1].result()))
     tell(errors=[str(one.exception()) for one in [large.address, *futures[2:]]])
-    pid = scalems.executable(["pgrep", "-f", f"http.server.*{web.address.port.result()}"])
-    for number in pid.result().stdout.split():
-        os.kill(int(number), 9)
-    tell(died=str(web.exception(60)))
+    address = web.address.result()
+
+    def kill():
+        pid = scalems.executable(["pgrep", "-f", f"http.server.*{address.port}"], exit_codes=[0, 1])
+        for number in pid.result().stdout.split():
+            os.kill(int(number), 9)
+
+    kill()
+    again = scalems.task(retries=6)(fetch.function)(address)
+    tell(again=again.result() > 50, same=web.address.result() == address)
+    while web.exception(1) is None:
+        kill()
+    tell(died=str(web.exception()))
 """
 
 
@@ -192,4 +263,6 @@ def test_services_and_routed_tasks_are_tasks_of_radical_pilot(synced_home, tmp_p
     assert "longer than 3 s" in late
     assert "not there" in fail
     assert "exits ended without an outcome" in exits
+    assert (told["again"], told["same"]) == (True, True)
+    assert "the service web was ended by SIGKILL, and is started again" in done.stderr
     assert "was ended by SIGKILL" in str(told["died"])

@@ -46,7 +46,10 @@ class _Task:
     """``None``: it is a service."""
     due: float | None = None
     """When its time is over."""
-    ready: bool = False
+    told: Mapping[str, Any] | None = None
+    """How it stands with a service, as far as its client knows."""
+    restarts: bool = False
+    """Whether it may be started again."""
     how: str = ""
     """Why it was ended by us."""
 
@@ -133,10 +136,10 @@ class OwnTasks:
         for name, one in self._tasks.items():
             if one.due is not None and now > one.due and not one.how:
                 self._end(name, TIMEOUT)
-            if one.call is None and not one.ready:
+            if one.call is None and (one.told is None or one.restarts):
                 state = serving.state(one.folder)
-                if state.get("state") == "ready":
-                    one.ready = True
+                if state.get("state") in ("ready", "restarting") and state != one.told:
+                    one.told = state
                     self._clients.tell(one.client, "serving", one.ident, state)
 
     def on_task(self, event: TaskEvent) -> None:
@@ -184,7 +187,8 @@ class OwnTasks:
             ident, wanted = what
             host = "127.0.0.1" if self._session.local else ""
             words = serving.laid(folder, {**wanted, "host": host, "reach": self._session.hosts()})
-            self._tasks[name] = _Task(client, ident, folder, cores)
+            again = wanted["restarts"] > 0
+            self._tasks[name] = _Task(client, ident, folder, cores, restarts=again)
             self._session.launch(name, words, {}, ranks=1, cores_per_rank=cores)
             return
         needs = what.needs

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     """Told one short line, for people, whenever the state of a backend changes."""
 
     Told = Callable[[Mapping[str, Any]], None]
-    """Told how it stands with a service: once that it is ready, with its ``host`` and ``port``, and
-    once that it has ended, and ``how``; see ``scalems.workflow.serving``."""
+    """Told how it stands with a service: that it is ready, with its ``host`` and ``port``, that it
+    is started again, and once that it has ended, and ``how``; see ``scalems.workflow.serving``."""
 
     Done = Callable[[Outcome | Answers], None]
     """Told the outcome of a call, exactly once; of a block of calls, those of its items.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import pickle
@@ -11,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from scalems.errors import TaskError, UsageError
-from scalems.workflow import current, program
+from scalems.workflow import argument, current, program
 from scalems.workflow.call import Outcome, failure_of, hostname
 from scalems.workflow.serving import Address as Address
 
@@ -39,6 +40,8 @@ class Service:
         self._promise = graph.promise(f"service {name}", (), self._withdrawn)
         self._error: ServiceError | None = None
         self._stopped = False
+        self._restarts = 0
+        self._asked = False  # whether the backend knows of it
         self._ended = threading.Event()
 
     @property
@@ -69,6 +72,8 @@ class Service:
         self._stopped = True
         if not self._promise.future.cancel():
             self._graph.backend.cancel(self._promise.future.task_id)
+        if not self._asked:
+            self._ended.set()
         return self._ended.wait(timeout)
 
     def __enter__(self) -> Service:
@@ -76,6 +81,39 @@ class Service:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def _start(self, wanted: dict[str, Any], argv: list[object], env: dict[str, object]) -> None:
+        """Start it as soon as its words are known."""
+        futures = argument.futures_in(argv, env)
+        if not futures:
+            self._serve(wanted, argv, env)
+            return
+        ended = itertools.count(1)
+
+        def arrived(_: object) -> None:
+            if next(ended) < len(futures) or self._ended.is_set():
+                return
+            wrong = [one for one in futures if one.cancelled() or one.exception() is not None]
+            if not wrong:
+                self._serve(wanted, *argument.resolved((argv, env)))
+                return
+            how = f"was not started, since a task that it depends on has failed: {wrong[0]!r}"
+            self._told({"state": "ended", "how": how, "stderr": ""})
+
+        for future in futures:
+            future.add_done_callback(arrived)
+
+    def _serve(self, wanted: dict[str, Any], argv: list[object], env: dict[str, object]) -> None:
+        try:
+            wanted["argv"] = [program.word(word, index) for index, word in enumerate(argv)]
+            wanted["env"] = {key: program.word(value, key) for key, value in env.items()}
+        except UsageError as error:
+            told = {"state": "ended", "how": f"was not started: {error.cause}", "stderr": ""}
+            self._told({**told, "remedy": error.remedy})
+            return
+        if not self._stopped:
+            self._asked = True
+            self._graph.backend.serve(self._promise.future.task_id, wanted, self._told)
 
     def _withdrawn(self, future: Future[Any]) -> None:
         self._stopped = True
@@ -87,7 +125,10 @@ class Service:
             address = Address(state["host"], state["port"])
             log.info("the service %s answers at %s", self.name, address)
             self._settle(ok=True, payload=pickle.dumps(address, protocol=5))
-        if state["state"] == "ready":
+        if state.get("restarts", 0) > self._restarts:
+            self._restarts = state["restarts"]
+            log.warning("the service %s %s, and is started again", self.name, state["before"])
+        if state["state"] != "ended":
             return
         end = f"; the end of what it printed:\n{state['stderr']}" if state.get("stderr") else ""
         if not (self._stopped or self._graph.closed):
@@ -123,6 +164,7 @@ def service(
     ready: str | None = None,
     port: int | None = None,
     timeout: float = _TIMEOUT,
+    restarts: int = 0,
     cores: int = 1,
     env: Mapping[str, object] | None = None,
     cwd: str | os.PathLike[str] | None = None,
@@ -139,13 +181,16 @@ def service(
     It runs in the environment of the tasks beside them, until the run ends. ``{port}`` in its
     words stands for a port that is free there, ``{host}`` for the address that tasks reach it by.
 
-    :param argv: the program and its arguments: text, paths, numbers.
+    :param argv: the program and its arguments: text, paths, numbers, files, or futures of these.
+        It is started when these futures have their values.
     :param ready: a regular expression; it is ready when a line that it prints matches. Groups named
         ``host`` and ``port`` tell where it answers. Without it, it is ready when the port answers.
     :param port: the one that it listens at, by default a free one.
     :param timeout: seconds to get ready in.
+    :param restarts: how often it is started again, with the same port, when it ends by itself after
+        it was ready. Tasks that use it meanwhile see that it is not there.
     :param cores: that it takes.
-    :param env: variables to add to the environment.
+    :param env: variables to add to the environment; ``{port}`` and ``{host}`` stand for these too.
     :param cwd: working folder; by default one of its own.
     :param pre_exec: lines of bash to run before the program.
     :param label: its name in messages, by default that of the program.
@@ -160,23 +205,25 @@ def service(
             f"service() takes a list of the program and its arguments, not {argv!r}.",
             remedy='write e.g. scalems.service(["redis-server", "--port", "{port}"])',
         )
-    words = [program.word(word, index) for index, word in enumerate(argv)]
-    name = label or os.path.basename(words[0])  # noqa: PTH119 - a word, not a path
+    words, variables = list(argv), dict(env or {})
+    places: list[tuple[int | str, object]] = [*enumerate(words), *variables.items()]
+    known = [program.word(word, place) for place, word in places if not argument.futures_in(word)]
+    first = "service" if argument.futures_in(words[0]) else known[0]
+    name = label or os.path.basename(first)  # noqa: PTH119 - a word, not a path
     graph = current.graph(f"the service {name!r} was called")
     wanted = {
-        "argv": words,
         "ready": _pattern(ready),
         "port": _port(port),
         "timeout": _positive("timeout", timeout),
+        "restarts": _natural("restarts", restarts),
         "cores": int(_positive("cores", cores)),
-        "env": {key: program.word(value, key) for key, value in (env or {}).items()},
         "cwd": None if cwd is None else os.path.abspath(cwd),  # noqa: PTH100
         "pre_exec": list(pre_exec),
         "name": name,
         "host": "",
         "reach": [],
     }
-    if ready is None and port is None and not any("{port}" in word for word in words):
+    if ready is None and port is None and not any("{port}" in word for word in known):
         raise UsageError(
             f"It cannot be told when the service {name} is ready.",
             remedy="write {port} where its port goes, or name it with port=, "
@@ -184,7 +231,7 @@ def service(
         )
     made = Service(graph, name)
     graph.start()
-    graph.backend.serve(made._promise.future.task_id, wanted, made._told)
+    made._start(wanted, words, variables)
     return made
 
 
@@ -201,6 +248,12 @@ def _port(port: object) -> int:
     if port is not None and (type(port) is not int or not 0 < port < 65536):
         raise UsageError(f"port is a number from 1 to 65535, not {port!r}.")
     return port or 0
+
+
+def _natural(name: str, value: int) -> int:
+    if type(value) is not int or value < 0:
+        raise UsageError(f"{name} is a whole number from 0, not {value!r}.")
+    return value
 
 
 def _positive(name: str, value: float) -> float:

@@ -52,24 +52,36 @@ def main(name: str) -> None:
     wanted = json.loads((folder / WANTED).read_text(encoding="utf-8"))
     host = wanted["host"] or _address(wanted["reach"])
     port = wanted["port"] or _free_port(host)
-    words = [word.replace("{port}", str(port)).replace("{host}", host) for word in wanted["argv"]]
-    try:
-        process = _started(words, wanted, folder)
-    except OSError as error:
-        _tell(folder, state="ended", how=f"did not start: {error.strerror}", stderr="")
-        return
+
+    def filled(word: str) -> str:
+        return word.replace("{port}", str(port)).replace("{host}", host)
+
+    wanted["argv"] = [filled(word) for word in wanted["argv"]]
+    wanted["env"] = {key: filled(value) for key, value in wanted["env"].items()}
     found: dict[str, Any] = {}
-    try:
-        how = _watch(process, wanted, folder, found, host, port)
-    finally:
-        _end(process)
+    how = ""
+    for restarts in range(wanted["restarts"] + 1):
+        if restarts:
+            found.update(restarts=restarts, before=how)
+            _tell(folder, **found, state="restarting")
+        try:
+            process = _started(wanted, folder)
+        except OSError as error:
+            _tell(folder, state="ended", how=f"did not start: {error.strerror}", stderr="")
+            return
+        try:
+            how, again = _watch(process, wanted, folder, found, host, port)
+        finally:
+            _end(process)
+        if not again:
+            break
     _tell(folder, **found, state="ended", how=how, stderr=_tail(folder))
 
 
-def _started(words: list[str], wanted: dict[str, Any], folder: Path) -> subprocess.Popen[bytes]:
+def _started(wanted: dict[str, Any], folder: Path) -> subprocess.Popen[bytes]:
     with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
         return subprocess.Popen(
-            [*mpi.shell(wanted["pre_exec"]), *words],
+            [*mpi.shell(wanted["pre_exec"]), *wanted["argv"]],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
@@ -86,27 +98,33 @@ def _watch(
     found: dict[str, Any],
     host: str,
     port: int,
-) -> str:
+) -> tuple[str, bool]:
     """Tell when the program is ready; return how it has ended, for people.
 
-    :param found: gets its address then.
+    :param found: gets its address then; has the one that it had when it is started again.
+    :return: also whether it was ready, and has ended by itself: it may be started again.
     """
-    parent = os.getppid()
+    parent, ready = os.getppid(), False
     limit = time.monotonic() + wanted["timeout"]
     while process.poll() is None:
         if (folder / STOP).exists() or os.getppid() != parent:
-            return "was stopped"
-        if not found and (address := _answers(wanted, folder, host, port)) is not None:
+            return "was stopped", False
+        if not ready and (address := _answers(wanted, folder, host, port)) is not None:
+            if found and found.items() & address.items() != address.items():
+                return f"was started again, and answers at {address} now", False
+            ready = True
             found.update(address)
             _tell(folder, **found, state="ready")
-        if not found and time.monotonic() > limit:
-            return f"was not ready after {wanted['timeout']:g} s"
+        if not ready and time.monotonic() > limit:
+            return f"was not ready after {wanted['timeout']:g} s", False
         time.sleep(_LOOK)
-    found.update(_answers(wanted, folder, host, port) or {} if wanted["ready"] else {})
+    if wanted["ready"] and not ready and (address := _answers(wanted, folder, host, port)):
+        ready = True
+        found.update(address)
     code = process.returncode
     with contextlib.suppress(ValueError):
-        return f"was ended by {signal.Signals(-code).name}"
-    return f"ended with exit code {code}" + " before it was ready" * (not found)
+        return f"was ended by {signal.Signals(-code).name}", ready
+    return f"ended with exit code {code}" + " before it was ready" * (not ready), ready
 
 
 def _answers(wanted: dict[str, Any], folder: Path, host: str, port: int) -> dict[str, Any] | None:

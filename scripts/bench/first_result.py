@@ -3,9 +3,10 @@
     python scripts/bench/first_result.py                  twice each
     python scripts/bench/first_result.py --no-create      without RP's own way to make a venv
 
-All do the same call. The first two use the same Pilot and Task venvs, built by
-`scalems env sync`; the third lets RP make its venv (virtenv_mode=create) from the package
-index, as it does for a resource that has none. Needs a package index. Also shown: when each
+All do the same call. The first three use the same Pilot and Task venvs, built by
+`scalems env sync`, and the second a pilot that was started by `scalems pilot start` before; the
+last lets RP make its venv (virtenv_mode=create) from the package index, as it does for a resource
+that has none. Needs a package index. Also shown: when each
 step of ours begins.
 """
 
@@ -26,6 +27,7 @@ from rich.table import Table
 from timing import SCALEMS, Case, command, table
 
 LABEL = "local.localhost"
+RESOURCE = ["--resource", LABEL, "--venv", "task"]
 NOTE = "scalems: "
 
 SCRIPT = """
@@ -133,9 +135,13 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="scalems-bench-", ignore_cleanup_errors=True) as name:
         ways = _ways(Path(name), create=not options.no_create)
-        for _ in range(options.runs):
-            for way in ways:
-                way.run()
+        command([SCALEMS, "pilot", "start", *RESOURCE, "--cores", "2"], env=os.environ)()
+        try:
+            for _ in range(options.runs):
+                for way in ways:
+                    way.run()
+        finally:
+            command([SCALEMS, "pilot", "stop"], env=os.environ)()
     console = Console(width=110)
     for title, part in (("command to first result", "first"), ("first result to the end", "end")):
         console.print(table(title, [getattr(way, part) for way in ways], runs=options.runs))
@@ -156,6 +162,7 @@ def _steps(way: FirstResult, runs: int) -> Table:
 def _ways(folder: Path, *, create: bool) -> list[FirstResult]:
     # One resource file for all, wherever their home is.
     synced = {"SCALEMS_HOME": str(folder / "state"), "RADICAL_CONFIG_USER_DIR": str(folder)}
+    synced["XDG_STATE_HOME"] = str(folder / "runs")
     command([SCALEMS, "env", "sync", "--resource", LABEL], env=synced)()
     os.environ.update(synced)
     from scalems import env
@@ -164,8 +171,7 @@ def _ways(folder: Path, *, create: bool) -> list[FirstResult]:
     ours, bare = folder / "ours.py", folder / "bare.py"
     ours.write_text(SCRIPT)
     bare.write_text(BARE)
-    radical = [sys.executable, "-m", "scalems.radical", "--resource", LABEL, "--venv", "task"]
-    radical += ["--no-store", "--pilot", "new"]
+    radical = [sys.executable, "-m", "scalems.radical", *RESOURCE, "--no-store"]
     # RP needs its venv to be activated.
     activated = {
         "VIRTUAL_ENV": sys.prefix,
@@ -173,7 +179,12 @@ def _ways(folder: Path, *, create: bool) -> list[FirstResult]:
     }
     python = sys.executable
     ways = [
-        FirstResult("scalems.radical", [*radical, "-j", "2", str(ours)], folder, synced),
+        FirstResult(
+            "scalems.radical", [*radical, "--pilot", "new", "-j", "2", str(ours)], folder, synced
+        ),
+        FirstResult(
+            "scalems.radical, warm pilot", [*radical, "--pilot", "warm", str(ours)], folder, synced
+        ),
         FirstResult(
             "bare RP raptor, same venvs",
             [python, str(bare), str(venv)],
