@@ -62,7 +62,7 @@ def ended(name):
 
 def wanted(cores):
     keys = ("argv", "env", "pre_exec")
-    return {**{key: [] for key in keys}, "cores": cores, "name": "web"}
+    return {**{key: [] for key in keys}, "cores": cores, "restarts": 0, "name": "web"}
 
 
 def test_calls_wait_for_the_pilot_and_for_free_cores(own):
