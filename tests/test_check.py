@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalems import probe
-from scalems.env import check, manifest
+from scalems.env import check, fingerprint, manifest
 from scalems.env.check import Depth
 from scalems.errors import ExitCode
 
@@ -181,6 +181,18 @@ def test_a_script_that_was_changed(build):
     assert path.is_file()
     path.write_text("#!/bin/sh\n")
     assert found(build) == [("changed file", label_of(build, path, "radical-pilot"))]
+
+
+@pytest.mark.parametrize("name", fingerprint.ENTRANCES)
+def test_what_decides_what_is_seen_in_a_venv_is_looked_at_in_every_launch(build, name):
+    path = build / "venv" / name
+    text = path.read_text()
+    path.write_text(text.replace("= false", "= true") + "# more\n")
+    for depth in Depth:
+        assert found(build, depth) == [("changed file", name)]
+    path.unlink()
+    for depth in Depth:
+        assert found(build, depth) == [("missing file", name)]
 
 
 def test_what_python_caches_is_no_difference(build):

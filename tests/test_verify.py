@@ -447,6 +447,15 @@ def test_drift_is_refused_or_told_or_let_pass(ready: Scalems):
     assert "mine.pth" not in run_it(ready, "--drift", "off").stderr
 
 
+def test_warnings_are_told_and_stop_nothing(ready: Scalems, tmp_path, monkeypatch):
+    (tmp_path / "dill-99.1.dist-info").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    told = verify(LABEL, tasks=["task"])
+    assert {(one.env, one.subject) for one in told.remarks} == {("pilot", "dill"), ("task", "dill")}
+    assert told.tolerated == ()  # results are kept
+    assert verify(LABEL, tasks=["task"], policies={About.PARITY: Policy.OFF}).remarks == ()
+
+
 def test_no_policy_lets_a_build_pass_that_cannot_be_used(ready: Scalems):
     remove_build(ready)
     allowed = dict.fromkeys(About, Policy.OFF)

@@ -40,7 +40,7 @@ def inspect(name: str, folder: Path, *, depth: Depth) -> list[Finding]:
     venv = folder / "venv"
     findings = [*_interpreter(name, venv, known), *_base(name, folder, known)]
     try:
-        findings += _distributions(name, venv, known)
+        findings += _distributions(name, venv, known, fast=depth is Depth.FAST)
         if depth is not Depth.FAST:
             findings += _files(name, folder, known, deep=depth is Depth.DEEP)
     except OSError as error:
@@ -111,7 +111,7 @@ def _base(name: str, folder: Path, known: Manifest) -> Iterator[Finding]:
         )
 
 
-def _distributions(name: str, venv: Path, known: Manifest) -> Iterator[Finding]:
+def _distributions(name: str, venv: Path, known: Manifest, *, fast: bool) -> Iterator[Finding]:
     """Compare by name and version first: one finding a distribution, not one a file."""
     try:
         now = probe.versions(probe.sites(venv))
@@ -130,8 +130,12 @@ def _distributions(name: str, venv: Path, known: Manifest) -> Iterator[Finding]:
         if not entry.endswith(".dist-info"):
             kind = "extra" if entry in top else "missing"
             yield Finding(env=name, kind=f"{kind} in site-packages", subject=entry)
-    for info in sorted(records.keys() & known.records.keys()):
-        if records[info] != known.records[info]:
+    for info in sorted(known.records.keys()):
+        if info in fingerprint.ENTRANCES:
+            if fast and records.get(info) != known.records[info]:  # else they are read
+                kind = "changed" if info in records else "missing"
+                yield Finding(env=name, kind=f"{kind} file", subject=info)
+        elif info in records and records[info] != known.records[info]:
             if info.endswith(".pth"):
                 yield Finding(env=name, kind="changed hook in site-packages", subject=info)
             else:

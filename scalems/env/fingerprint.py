@@ -135,16 +135,25 @@ def stamps(venv: Path) -> Iterator[str]:
             os.close(descriptor)
 
 
+ENTRANCES = ("pyvenv.cfg", "bin/activate")
+"""Files of a venv that decide which packages are seen in it, and what is run as it is entered."""
+
+
 def top_level(venv: Path) -> tuple[tuple[str, ...], dict[str, tuple[int, int]]]:
-    """Return the entries of site-packages, and size and time of each RECORD and hook there."""
+    """Return the entries of site-packages, and size and time of each RECORD and hook there.
+
+    Those of :data:`ENTRANCES` are with them.
+    """
     site = probe.site_packages(venv)
     names = sorted(os.listdir(site))  # noqa: PTH208
     records = {}
-    for name in names:
-        if name.endswith((".dist-info", ".pth")):
-            with contextlib.suppress(OSError):
-                status = (site / name / "RECORD" if name.endswith("-info") else site / name).stat()
-                records[name] = (status.st_size, status.st_mtime_ns)
+    looked_at = {name: site / name for name in names if name.endswith(".pth")}
+    looked_at |= {name: site / name / "RECORD" for name in names if name.endswith(".dist-info")}
+    looked_at |= {name: venv / name for name in ENTRANCES}
+    for name, path in looked_at.items():
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            records[name] = (status.st_size, status.st_mtime_ns)
     return tuple(name for name in names if name != "__pycache__"), records
 
 

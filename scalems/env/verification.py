@@ -85,7 +85,7 @@ class VerifiedResource:
     :param definition: RP's resource file that names the Pilot venv.
     :param tolerated: what was found, and a policy lets pass with a warning.
     :param host: where the builds are; ``None`` is this machine.
-    :param remarks: what else is worth telling, and is no difference.
+    :param remarks: what else is worth telling, and stops no run.
     """
 
     label: str
@@ -179,6 +179,11 @@ def verify(
         tasks={name: builds[name] for name in tasks},
         definition=report.synced.definition,
         tolerated=tuple(one for one in found if policy[one] is Policy.WARN),
+        remarks=tuple(
+            one
+            for one in report.findings
+            if one.severity is Severity.WARNING and policies.get(one.about) is not Policy.OFF
+        ),
         host=report.synced.host,
     )
 
