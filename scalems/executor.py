@@ -32,6 +32,7 @@ from scalems.workflow.current import activated
 from scalems.workflow.graph import Graph
 from scalems.workflow.options import DEFAULT, TaskOptions
 from scalems.workflow.policy import GO_ON, FailurePolicy
+from scalems.workflow.rows import Rows
 from scalems.workflow.task import Task
 
 if TYPE_CHECKING:
@@ -136,7 +137,8 @@ class Executor(concurrent.futures.Executor):
         if self._ended:
             raise RuntimeError("cannot schedule new futures after shutdown")
         with activated(self._graph):
-            futures = calls.mapped(function, list(zip(*iterables, strict=False)), options)
+            items = Rows.zipped(iterables) if iterables else []
+            futures = calls.mapped(function, items, options)
         return _values(futures, None if timeout is None else time.monotonic() + timeout)
 
     def with_options(self, **options: Any) -> View:

@@ -215,7 +215,7 @@ def test_nothing_is_shared_by_calls_of_their_own():
 
 
 def test_large_arguments_make_small_blocks():
-    sizes = [count for count, _ in block.encoded(len, [(bytes(30_000),)] * 5)]
+    sizes = [count for count, _ in block.encoded(len, [(bytes(400_000),)] * 5)]
     assert sizes == [2, 2, 1]
 
 

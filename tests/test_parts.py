@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
+from array import array
 from dataclasses import replace
 
 import pytest
@@ -11,8 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scalems.radical.parts import FIRST, LONG, MOST, SHOWN, Gathering, Parts
-from scalems.workflow.block import Answers, encoded
+from scalems.workflow.answers import INT, Answers, Stretch
+from scalems.workflow.block import encoded
 from scalems.workflow.call import CANCELLED, Call, Failure, Outcome, failed, result
+
+
+def answers(call, items, took=0.0):
+    """Return what items of a block have given that have returned their positions."""
+    count = len(items)
+    clock = array("d", [1.0 + took * (n + 1) for n in range(count)])
+    stretch = Stretch(INT, 0, count, 1.0, 0)
+    words = array("q", items)
+    return Answers(call.id, items[0], [stretch], words, clock, 0.0, b"", 0, {}, "h", 7, "")
 
 
 class Workers:
@@ -71,10 +82,8 @@ class Workers:
                 continue
             whole = Gathering(call, done)
             *most, last = call.items
-            values = [pickle.dumps(n) for n in most]
-            times = [1.0] * len(most), [1.0 + self.takes] * len(most)
             if most:
-                whole.add(Answers(call.id, most[0], values, *times, {}, "h", 7, ""))
+                whole.add(answers(call, most, self.takes / len(most)))
             whole.add(replace(self.outcome(call, last), item=last, stdout="hello"))
 
 
@@ -134,9 +143,7 @@ def test_what_items_give_goes_ahead_of_a_long_one_and_the_rest_comes_back():
     _, call, done = part_of(workers, 100)
     gathering = Gathering(call, done)
     now = time.monotonic()
-    values = [pickle.dumps(n) for n in range(10)]
-    times = [1.0] * 10, [1.0 + workers.takes] * 10
-    gathering.add(Answers(call.id, call.items[0], values, *times, {}, "h", 7, ""))
+    gathering.add(answers(call, call.items[:10], workers.takes / 10))
     gathering.ahead(now, done)
     assert len(workers.told) == FIRST
     gathering.ahead(now + SHOWN * 2, done)

@@ -27,7 +27,8 @@ from scalems.radical import processes, runs
 from scalems.radical.backend import RadicalBackend
 from scalems.radical.launch import OwnServer
 from scalems.radical.settings import Settings
-from scalems.workflow.block import Answers, encoded
+from scalems.workflow.answers import Answers
+from scalems.workflow.block import encoded
 from scalems.workflow.call import Call, encode, result
 from scalems.workflow.needs import Needs
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from scalems.radical.backend import Entry, RadicalBackend
     from scalems.radical.preflight import Preflight
+    from scalems.workflow.answers import Answers
     from scalems.workflow.backend import Done, Notify, Told
-    from scalems.workflow.block import Answers
     from scalems.workflow.call import Call
 
 _AHEAD = 1.0  # seconds of work that a pilot gets beyond what it runs

@@ -18,7 +18,8 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from scalems.workflow.block import Answers, singles
+from scalems.workflow import block
+from scalems.workflow.answers import Answers
 from scalems.workflow.call import Call, Outcome, hostname
 from scalems.workflow.large import loads
 
@@ -33,7 +34,7 @@ FIRST = 16
 """Items of a function that go alone, to see what they take."""
 TOGETHER = 0.02
 """Seconds of work in a part."""
-MOST = 1000
+MOST = block.MOST // 2
 """Items in a part."""
 
 SOME = -1
@@ -140,7 +141,7 @@ class Parts:
                 yield replace(call, items=None, item=item), done
 
     def _send_singles(self, call: Call, done: Done) -> None:
-        for one in singles(call):
+        for one in block.singles(call):
             key = (one.id, one.item or 0)
             with self._lock:
                 number = self._place[key] = next(self._numbers)
@@ -160,7 +161,7 @@ class Parts:
             self._send_singles(call, done)
             return
         for start in range(0, len(call.items), size):
-            self._send(*self._part(replace(call, items=call.items[start : start + size]), done))
+            self._send(*self._part(block.cut(call, call.items[start : start + size]), done))
 
     def _part(self, call: Call, done: Done) -> Entry:
         """Note a part; return it with a number of its own, and what is to be told of it."""
@@ -248,12 +249,8 @@ class Gathering:
             self._given.append(given)
             self._heard = time.monotonic()
             self._missing -= len(_positions(given))
-            if isinstance(given, Outcome):
-                started, ended = given.started, given.ended
-            else:
-                started, ended = given.started[0], given.ended[-1]
-            self._started = min(self._started, started)
-            self._ended = max(self._ended, ended)
+            self._started = min(self._started, given.started)
+            self._ended = max(self._ended, given.ended)
             last = self._outcome(()) if self._missing == 0 else None
         if last is not None:
             self._done(last)

@@ -26,7 +26,7 @@ from scalems.workflow.large import Blob, Large
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from scalems.workflow.block import Answers
+    from scalems.workflow.answers import Answers
     from scalems.workflow.large import Payload
     from scalems.workflow.options import TaskOptions
 
@@ -333,9 +333,7 @@ class Store:
         host, pid, env, moment = answers.host, answers.pid, answers.env, now()
         mark = answers.stamp
         for ident, key, place in zip(ids, keys, places, strict=True):
-            index = place - answers.first
-            payload = answers.values[index]
-            times = (answers.started[index], answers.ended[index])
+            payload, times = answers.payload(place), answers.times(place)
             if len(payload) > _LARGE:
                 outcome = replace(answers.outcome(place), id=ident)
                 self.finished(name, key, outcome, "", _nothing)

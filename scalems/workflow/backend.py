@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from scalems.workflow.block import Answers
+    from scalems.workflow.answers import Answers
     from scalems.workflow.call import Call, Outcome
 
     Notify = Callable[[str], None]

@@ -1,90 +1,70 @@
 """Many calls of one function that travel as one: a *block*, whose items are run one by one.
 
 Each item has an outcome of its own. Those of usual items, which have given a value and printed
-nothing, travel together as :class:`Answers`.
+nothing, travel together as :class:`~scalems.workflow.answers.Answers`.
 
 Both sides import this module.
 """
 
 from __future__ import annotations
 
-import itertools
+import operator
 import pickle
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from scalems.workflow import call as calls
 from scalems.workflow import pickling
-from scalems.workflow.call import Call, Outcome
+from scalems.workflow.rows import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-MOST = 2000
+    from scalems.workflow.call import Call
+
+MOST = 1 << 14
 """Items in a block at most."""
 
-LARGEST = 1 << 16
+LARGEST = 1 << 20
 """Bytes that the arguments in a block have together at most, if it has several."""
 
-_NUMBERS = frozenset({bool, int, float, complex, type(None)})
+_TEXTS = frozenset({bytes, str})
 _EACH = 16  # bytes of an item without its texts, about
 
 
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """What items of a block have given that lie beside each other."""
+class Content(NamedTuple):
+    """What is in the payload of a block."""
 
-    id: int
-    """Of the block."""
+    function: bytes
+    """The function, pickled."""
+    constant: bool
+    """Whether the calls can share one copy of it."""
     first: int
-    """Position of the first of them."""
-    values: list[bytes]
-    """The pickled value of each; nothing for those in `others`."""
-    started: Sequence[float]
-    ended: Sequence[float]
-    """Seconds since the epoch, by the clock of the host."""
-    others: dict[int, Outcome]
-    """Outcomes, by position, of those that failed, have printed something, or given files."""
-    host: str
-    pid: int
-    env: str
-    stamp: str = ""
+    """Position of the first item that is there."""
+    columns: tuple[list[object], ...]
+    """The arguments by their places in the calls, if none of them can change."""
+    packed: Sequence[object]
+    """The arguments of each call otherwise, see :func:`scalems.workflow.pickling.pack`."""
 
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def value(self, position: int) -> Any:
-        """Return the value of an item.
-
-        :raises Exception: what :func:`scalems.workflow.call.result` raises.
-        """
-        try:
-            return pickle.loads(self.values[position - self.first])
-        except Exception:
-            return calls.result(self.outcome(position))
-
-    def outcome(self, position: int) -> Outcome:
-        """Return how an item has ended."""
-        if position in self.others:
-            return self.others[position]
+    def arguments(self, position: int) -> Any:
+        """Return the arguments of an item: pickled ones, if they can change."""
         index = position - self.first
-        return Outcome(
-            id=self.id,
-            item=position,
-            ok=True,
-            payload=self.values[index],
-            host=self.host,
-            pid=self.pid,
-            started=self.started[index],
-            ended=self.ended[index],
-            env=self.env,
-            stamp=self.stamp,
+        if self.columns:
+            return tuple([column[index] for column in self.columns])
+        return self.packed[index]
+
+    def cut(self, items: range) -> Content:
+        """Return the content of a block that has some of these items only."""
+        some = slice(items.start - self.first, items.stop - self.first)
+        return self._replace(
+            first=items.start,
+            columns=tuple([column[some] for column in self.columns]),
+            packed=self.packed[some],
         )
 
-    def outcomes(self) -> Iterator[Outcome]:
-        """Yield how each of them has ended."""
-        return map(self.outcome, range(self.first, self.first + len(self)))
+    def payload(self) -> bytes:
+        """Return it as it travels."""
+        return pickle.dumps(tuple(self), protocol=5)
 
 
 def encoded(
@@ -95,42 +75,73 @@ def encoded(
     :raises SerializationError: naming the argument or the variable that cannot travel.
     """
     pickled, constant = pickling.function_bytes(function, items[0])
-    each = _EACH * len(items)
-    if each <= LARGEST and _NUMBERS.issuperset(map(type, itertools.chain.from_iterable(items))):
-        yield len(items), pickle.dumps((pickled, constant, list(items)), protocol=5)
+    rows = Rows.of(items)
+    if rows is not None and pickling.LEAVES.issuperset(rows.kinds):
+        for some in _pieces(_sizes(rows)):
+            columns = tuple([column[some.start : some.stop] for column in rows.columns])
+            yield len(some), Content(pickled, constant, 0, columns, ()).payload()
         return
-    packed: list[object] = []
-    size = 0
-    for args in items:
-        one = pickling.pack(function, args)
-        more = _size(one)
-        if packed and (size + more > LARGEST or len(packed) == MOST):
-            yield len(packed), pickle.dumps((pickled, constant, packed), protocol=5)
-            packed, size = [], 0
-        packed.append(one)
-        size += more
-    yield len(packed), pickle.dumps((pickled, constant, packed), protocol=5)
+    packed = [pickling.pack(function, args) for args in items]
+    for some in _pieces([_size(one) for one in packed]):
+        mine = packed[some.start : some.stop]
+        yield len(some), Content(pickled, constant, 0, (), mine).payload()
+
+
+def _sizes(rows: Rows) -> list[int]:
+    """Return about how many bytes the arguments of each item have; none of them can change."""
+    sizes = [_EACH] * len(rows)
+    if not _TEXTS.isdisjoint(rows.kinds):
+        for column in rows.columns:
+            kinds = set(map(type, column))
+            if kinds <= _TEXTS:
+                sizes = [*map(operator.add, sizes, map(len, column))]  # type: ignore[arg-type]
+            elif kinds & _TEXTS:
+                sizes = [*map(operator.add, sizes, map(_length, column))]
+    return sizes
 
 
 def _size(packed: object) -> int:
-    """Return about how many bytes the arguments of an item have."""
-    texts: Any = packed if type(packed) is tuple else (packed,)
-    return _EACH + sum([len(text) for text in texts if type(text) in (bytes, str)])
+    return _EACH + sum(map(_length, packed if type(packed) is tuple else (packed,)))
+
+
+def _length(value: object) -> int:
+    return len(value) if type(value) in _TEXTS else 0  # type: ignore[arg-type]
+
+
+def _pieces(sizes: Sequence[int]) -> Iterator[range]:
+    """Yield which items make a block: as many as are not too large together, or a single one."""
+    if len(sizes) <= MOST and sum(sizes) <= LARGEST:
+        yield range(len(sizes))
+        return
+    start = size = 0
+    for index, more in enumerate(sizes):
+        if index > start and (size + more > LARGEST or index - start == MOST):
+            yield range(start, index)
+            start, size = index, 0
+        size += more
+    yield range(start, len(sizes))
 
 
 @lru_cache(maxsize=4)
-def decoded(payload: bytes) -> tuple[bytes, bool, list[Any]]:
-    """Return what is in the payload of a block: the pickled function, whether its calls can share
-    one copy of it, and the arguments of each, see :func:`scalems.workflow.pickling.pack`."""
-    found: tuple[bytes, bool, list[Any]] = pickle.loads(payload)
-    return found
+def decoded(payload: bytes) -> Content:
+    """Return what is in the payload of a block."""
+    return Content(*pickle.loads(payload))
+
+
+def cut(call: Call, items: range) -> Call:
+    """Return a block that has some of a block's items, and holds no others."""
+    assert isinstance(call.payload, bytes)
+    if items == call.items:
+        return call
+    return replace(call, items=items, payload=decoded(call.payload).cut(items).payload())
 
 
 def singles(call: Call) -> Iterator[Call]:
     """Yield the items of a block as calls of their own, for who knows no blocks."""
     assert call.items is not None
     assert isinstance(call.payload, bytes)
-    pickled, constant, packed = decoded(call.payload)
+    content = decoded(call.payload)
     for position in call.items:
-        payload = pickle.dumps((pickled, packed[position], {}, constant), protocol=5)
+        args = content.arguments(position)
+        payload = pickle.dumps((content.function, args, {}, content.constant), protocol=5)
         yield replace(call, payload=payload, items=None, item=position)

@@ -7,16 +7,16 @@ becomes a task of the usual kind as soon as that shows.
 from __future__ import annotations
 
 import itertools
-import operator
 from bisect import bisect_left
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from scalems.errors import UsageError
 from scalems.workflow import argument, block, current, pickling
-from scalems.workflow.block import Answers
+from scalems.workflow.answers import Answers
 from scalems.workflow.call import Call
 from scalems.workflow.items import Items
+from scalems.workflow.rows import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -72,7 +72,7 @@ class Bulks:
     def submit(
         self,
         function: Callable[..., Any],
-        items: list[tuple[object, ...]],
+        items: Sequence[tuple[object, ...]],
         name: str,
         options: TaskOptions,
     ) -> Items:
@@ -128,12 +128,15 @@ class Bulks:
 _SMALL = pickling.LEAVES - {bytes}
 
 
-def grouped(items: Sequence[tuple[object, ...]]) -> Iterator[tuple[bool, list[tuple[Any, ...]]]]:
+def grouped(
+    items: Sequence[tuple[object, ...]],
+) -> Iterator[tuple[bool, Sequence[tuple[object, ...]]]]:
     """Yield calls that can travel together, not too many, and those that go alone; in order."""
     for start in range(0, len(items), block.MOST):
-        some = list(items[start : start + block.MOST])
-        if _SMALL.issuperset(map(type, itertools.chain.from_iterable(some))):  # in C for each
-            yield False, some
+        some = items[start : start + block.MOST]
+        rows = Rows.of(some)
+        if rows is not None and _SMALL.issuperset(rows.kinds):
+            yield False, rows
         else:
             for alone, group in itertools.groupby(some, _goes_alone):
                 yield alone, list(group)
@@ -173,7 +176,7 @@ class Bulk:
         self.items = items
         self.keys = keys
         self.options = options
-        self.again: tuple[Callable[..., Any], list[tuple[object, ...]]] | None = None
+        self.again: tuple[Callable[..., Any], Sequence[tuple[object, ...]]] | None = None
         """The function and the arguments, if they may be tried again."""
         items.add(self, start)
 
@@ -253,10 +256,7 @@ class Bulk:
         ended = self.items.succeed(self._places(positions), told) if positions else 0
         if ended:
             tally = self._bulks.graph.tally
-            took = [*map(operator.sub, told.ended, told.started)]
-            if told.others:
-                took = [took[position - told.first] for position in positions]
-            tally.ended(self.call.name, "done", ended, took)
+            tally.ended(self.call.name, "done", ended, *told.took())
             tally.moved("done", "submitted", ended)
         self._ended(len(told))
 

@@ -18,7 +18,7 @@ from scalems.errors import TaskError, TaskLost, TaskTimeout
 from scalems.workflow import children, file, stamp
 from scalems.workflow.large import LARGE, Payload, loads
 from scalems.workflow.needs import NONE, Needs
-from scalems.workflow.pickling import LEAVES, decode, dumps, text_of
+from scalems.workflow.pickling import LEAVES, decode, dumps, plainly, text_of
 from scalems.workflow.pickling import Encoded as Encoded
 from scalems.workflow.pickling import encode as encode
 from scalems.workflow.pickling import encode_apart as encode_apart
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from scalems.workflow.children import Unasked
+
+    Ran = tuple[bool, Payload, tuple[str, ...], Unasked | None]
+    """What a call has given: whether it went well; the pickled value or :class:`Failure`; digests
+    of files in it; calls in it that the task has made."""
 
 ENV_VARIABLE = "SCALEMS_ENV_DIGEST"
 """Names the verified environment to the call processes; every outcome is stamped with it."""
@@ -192,25 +196,36 @@ def execute(call: Call, *, before: Callable[[], None] | None = None, once: bool 
     )
 
 
-def ran(
-    name: str, run: Callable[..., object], *args: object
-) -> tuple[bool, Payload, tuple[str, ...], Unasked | None]:
+def ran(name: str, run: Callable[[], object]) -> Ran:
     """Do what a call does; nothing is raised.
 
     :param name: of the function, for people.
-    :return: whether it went well; the pickled value or :class:`Failure`; digests of files in it;
-        calls in it that the task has made.
     """
     try:
-        value = run(*args)
-        if type(value) in LEAVES and (type(value) not in _SIZED or len(value) < LARGE):  # type: ignore[arg-type]
-            return True, pickle.dumps(value, protocol=5), (), None
-        (payload, unasked), files = file.travelled(
-            lambda: children.encoded(value, lambda: encode_value(name, value))
-        )
-        return True, payload, files, unasked
+        return packed(name, run())
     except BaseException as error:
-        return False, _encode_failure(failure_of(error)), (), None
+        return broken(error)
+
+
+def packed(name: str, value: object) -> Ran:
+    """Return what a call has given that has returned a value.
+
+    :param name: of the function, for people.
+    :raises SerializationError: naming the part of the value that cannot travel.
+    """
+    if type(value) in LEAVES and (type(value) not in _SIZED or len(value) < LARGE):  # type: ignore[arg-type]
+        return True, pickle.dumps(value, protocol=5), (), None
+    if (payload := plainly(value)) is not None:
+        return True, payload, (), None
+    (payload, unasked), files = file.travelled(
+        lambda: children.encoded(value, lambda: encode_value(name, value))
+    )
+    return True, payload, files, unasked
+
+
+def broken(error: BaseException) -> Ran:
+    """Return what a call has given that has raised an exception."""
+    return False, _encode_failure(failure_of(error)), (), None
 
 
 def result(outcome: Outcome) -> Any:

@@ -9,6 +9,7 @@ from scalems.workflow import call, current
 from scalems.workflow.children import Child
 from scalems.workflow.items import Futures
 from scalems.workflow.options import DEFAULT, TaskOptions
+from scalems.workflow.rows import Rows
 from scalems.workflow.task import Task
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def map(function: Callable[..., R], /, *iterables: Iterable[object]) -> Futures[
             "scalems.map() was given a function, and nothing to map it over.",
             remedy="write e.g. scalems.map(simulate, range(8))",
         )
-    return mapped(function, list(zip(*iterables, strict=False)), DEFAULT)
+    return mapped(function, Rows.zipped(iterables), DEFAULT)
 
 
 def starmap(function: Callable[..., R], items: Iterable[Iterable[object]], /) -> Futures[R]:
@@ -119,11 +120,10 @@ def mapped(
         return Futures([[submitted(function, args, {}, options) for args in items]])
     name = options.label or _name(function)
     if isinstance(function, Task):
-        name, options, checked = function.name, function.options, set[int]()
-        for args in items:
-            if len(args) not in checked:
-                function.check(args, {})
-                checked.add(len(args))
+        name, options = function.name, function.options
+        lengths = items[:1] if isinstance(items, Rows) else items
+        for args in {len(args): args for args in lengths}.values():  # one of each
+            function.check(args, {})
     graph = current.graph(f"the function {name!r} was mapped")
     sent = function.sent if isinstance(function, Task) else function
     return graph.submit_many(sent, items, name=name, options=options)

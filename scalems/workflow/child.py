@@ -7,8 +7,10 @@ socket, and ends the whole process group when the other end is gone.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import contextlib
 import faulthandler
+import io
 import os
 import pickle
 import select
@@ -16,22 +18,25 @@ import signal
 import socket
 import sys
 import threading
-from dataclasses import fields
+import time
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from scalems.workflow.call import Call, Outcome
+from scalems.workflow import file
+from scalems.workflow.call import Call, Outcome, marked
 from scalems.workflow.large import Large
 from scalems.workflow.link import Link
 from scalems.workflow.mpi import execute
 from scalems.workflow.needs import NONE
-from scalems.workflow.records import Recorder, Runner
+from scalems.workflow.records import Recorder
+from scalems.workflow.runner import Runner, interruptible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from typing import TextIO
+    from types import FrameType
 
-    from scalems.workflow.large import Payload
+    from scalems.workflow.large import Blob, Payload
 
 T = TypeVar("T")
 
@@ -58,6 +63,7 @@ _PAYLOAD, _STDOUT, _STDERR = (_FIELDS.index(name) for name in ("payload", "stdou
 _PARENT_POLL = 2.0  # seconds
 _TELL_EVERY = 0.02  # seconds between two words about a block that runs
 _LOOK_EVERY = 0.001  # seconds between two thorough looks at the streams, while a block runs
+_SHORT = 5e-6  # seconds in which a call may have written something, and has done nothing else
 
 
 def main(descriptor: int, claims: int, records: int) -> None:
@@ -82,7 +88,7 @@ def main(descriptor: int, claims: int, records: int) -> None:
         while True:
             number, calls = _received(link)
             if calls and calls[0].items is not None:
-                serve.block(number, calls[0])
+                serve.block(calls[0])
             else:
                 serve.calls(number, calls)
     except (EOFError, BrokenPipeError, ConnectionResetError):
@@ -100,7 +106,10 @@ class _Serve:
         self._folder = str(Path.cwd())
         self._opened = os.open(self._folder, os.O_PATH | os.O_DIRECTORY)
         self._streams = _Streams()
+        self.touched = self._streams.touched
         self._interrupts = _Interrupts()
+        self._payload: Payload = b""  # of the last block
+        self._told = self._looked = 0.0
 
     def calls(self, number: int, calls: list[Call]) -> None:
         """Run calls, and send what each gives."""
@@ -112,28 +121,49 @@ class _Serve:
             del outcome  # it may be large
             self._renew()
 
-    def block(self, number: int, call: Call) -> None:
+    def block(self, call: Call) -> None:
         """Run the items of a block, and record what each gives."""
-        runner = Runner(call, self._recorder)
-        told = looked = runner.ended
-        with runner.ready():
-            for position in self._claims.some(number, call.items or ()):
-                self._interrupts.begin()
-                runner.run(position)
-                self._interrupts.end()
-                now = runner.ended
-                if whole := not 0 <= now - looked < _LOOK_EVERY:
-                    looked = now
-                out, err = self._streams.collected(self._pid, whole=whole)
-                self._renew()
-                if runner.blobs:
-                    self._link.send(BLOBS + b"%d" % len(runner.blobs))
-                    self._link.send_blobs(runner.blobs)
-                runner.record(out, err)
-                if not 0 <= now - told < _TELL_EVERY:
-                    self._link.send(RECORDED)
-                    told = now
+        if call.payload:
+            self._payload = call.payload
+        else:  # more items of the last one
+            call = replace(call, payload=self._payload)
+        self._told = self._looked = time.perf_counter()
+        self._interrupts.begin()
+        with marked(call), file.using(call.area):
+            Runner(call, self._recorder, self).run()
+        self._interrupts.end()
         self._link.send(ENDED)
+
+    def look(self, took: float) -> bool:
+        """Tell if an item has to be looked after: it has written something, or had the time to
+        do other things.
+
+        :param took: seconds that it took.
+        """
+        now = time.perf_counter()
+        return took > _SHORT or now - self._looked > _LOOK_EVERY or self._streams.are_written()
+
+    def renew(self) -> tuple[str, str]:
+        """Return what an item has written; make this process as good as new."""
+        now = time.perf_counter()
+        if whole := now - self._looked > _LOOK_EVERY:
+            self._looked = now
+        written = self._streams.collected(self._pid, whole=whole)
+        self._interrupts.begin()
+        self._renew()
+        return written
+
+    def tell(self) -> None:
+        """Tell the pool, now and then, that items have been recorded."""
+        now = time.perf_counter()
+        if now - self._told > _TELL_EVERY:
+            self._told = now
+            self._link.send(RECORDED)
+
+    def send(self, blobs: Sequence[Blob]) -> None:
+        """Send what is large in the value of an item that is recorded then."""
+        self._link.send(BLOBS + b"%d" % len(blobs))
+        self._link.send_blobs(blobs)
 
     def _send(self, outcome: Outcome, out: str, err: str) -> None:
         payload = outcome.payload
@@ -257,13 +287,13 @@ class _Interrupts:
         self._raised = False
         signal.signal(signal.SIGINT, self)
 
-    def __call__(self, number: int, frame: object) -> None:
-        if self._raised:
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self._raised and interruptible(frame):
             raise KeyboardInterrupt
 
     def begin(self) -> None:
         """Let a call be interrupted, whatever the last one has made of the signal."""
-        if signal.getsignal(signal.SIGINT) is not self:
+        if _signal.getsignal(signal.SIGINT) is not self:  # that of `signal` takes 2 microseconds
             signal.signal(signal.SIGINT, self)
         self._raised = True
 
@@ -279,15 +309,17 @@ class _Streams:
         self._kept = [(number, os.dup(number)) for number in (1, 2)]
         kept = [os.fstat(number) for number in (1, 2)]
         self._files = [(status.st_dev, status.st_ino) for status in kept]
-        self._names: tuple[tuple[str, TextIO], ...] = ()
+        self.touched: list[bool] = []
+        """Holds something if one of them was written to."""
+        self._names: tuple[tuple[str, _Text], ...] = ()
         self._open()
         faulthandler.enable(self._kept[1][1], all_threads=False)  # ours tell nothing
 
     def _open(self) -> None:
         # Line buffering, so that a crash does not take with it what was printed before.
-        sys.stdout = open(1, "w", 1, "utf-8", "backslashreplace", closefd=False)  # noqa: SIM115
-        sys.stderr = open(2, "w", 1, "utf-8", "backslashreplace", closefd=False)  # noqa: SIM115
-        self._names = (("stdout", sys.stdout), ("stderr", sys.stderr))
+        out, err = _Text(1, self.touched), _Text(2, self.touched)
+        sys.stdout, sys.stderr = out, err
+        self._names = (("stdout", out), ("stderr", err))
 
     def collected(self, pid: int, *, whole: bool = True) -> tuple[str, str]:
         """Return what was written since the last time, and forget it; make descriptors good.
@@ -298,13 +330,16 @@ class _Streams:
         self._flush()
         if os.getpid() != pid:
             os._exit(0)  # the other one reports
-        if not whole:
-            try:
-                if not (os.lseek(1, 0, os.SEEK_END) or os.lseek(2, 0, os.SEEK_END)):
-                    return "", ""
-            except OSError:
-                pass  # closed, or another kind of file
-        return self._collected(0), self._collected(1)
+        if whole or self.are_written():
+            return self._collected(0), self._collected(1)
+        return "", ""
+
+    def are_written(self) -> bool:
+        """Return whether something was written, but for what waits in Python's streams."""
+        try:
+            return bool(os.lseek(1, 0, os.SEEK_END) or os.lseek(2, 0, os.SEEK_END))
+        except OSError:
+            return True  # closed, or another kind of file
 
     def renew(self) -> None:
         """Make the streams of Python good again, if they are not."""
@@ -333,10 +368,47 @@ class _Streams:
 
     def _flush(self) -> None:
         """Write what was printed and is not written yet."""
+        touched = bool(self.touched)
+        self.touched.clear()
         for name, stream in self._names:
             try:
-                stream.flush()
+                if touched:
+                    stream.flush()
                 if (other := getattr(sys, name)) is not stream:
                     other.flush()
             except Exception:  # it was closed, or is none
                 continue
+
+
+class _Buffer(io.BufferedWriter):
+    """Tells when it is written to."""
+
+    def __init__(self, number: int, touched: list[bool]) -> None:
+        super().__init__(io.FileIO(number, "w", closefd=False))
+        self._touched = touched
+
+    def write(self, data: Any) -> int:
+        """Write bytes."""
+        if not self._touched:
+            self._touched.append(True)
+        return super().write(data)
+
+
+class _Text(io.TextIOWrapper):
+    """Tells when it is written to."""
+
+    def __init__(self, number: int, touched: list[bool]) -> None:
+        buffer = _Buffer(number, touched)
+        super().__init__(buffer, "utf-8", "backslashreplace", line_buffering=True)
+        self._touched = touched
+
+    def write(self, text: str) -> int:
+        """Write a text."""
+        if not self._touched:
+            self._touched.append(True)
+        return super().write(text)
+
+    def close(self) -> None:
+        """Close it."""
+        self._touched.append(True)
+        super().close()

@@ -11,7 +11,7 @@ from scalems.workflow import stamp
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from scalems.workflow.block import Answers
+    from scalems.workflow.answers import Answers
     from scalems.workflow.call import Outcome
     from scalems.workflow.stamp import Stamp
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from scalems.workflow import call, current, stamp
+from scalems.workflow.answers import Answers
 from scalems.workflow.argument import Attribute, Item, part_of
-from scalems.workflow.block import Answers
 from scalems.workflow.lightfuture import Awaited, LightFuture, guard
 
 if TYPE_CHECKING:

@@ -61,8 +61,7 @@ def gather(
 def _gathered(futures: Futures[T], errors: str, mixed: ensemble.Mixed) -> list[T]:
     """Do what :func:`gather` does, without a future for each call of a map."""
     Awaited(futures.waited(first_error=errors == "raise"), first_error=errors == "raise").wait()
-    if mixed != "allow":
-        ensemble.check(futures.computed(), mixed, current.environments)
+    ensemble.check(() if futures.alike() else futures.computed(), mixed, current.environments)
     failed = futures.failed()
     if errors == "raise":
         for future in failed:

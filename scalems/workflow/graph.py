@@ -477,7 +477,8 @@ class Graph:
     def _ended(self, node: Node, how: State, told: How) -> None:
         self._nodes.pop(node.future.task_id, None)
         ran = node.future._ran if told in ("done", "failed") else None
-        self.tally.ended(node.future.name, told, 1, (ran.ended - ran.started,) if ran else ())
+        took = ran.ended - ran.started if ran else 0.0
+        self.tally.ended(node.future.name, told, 1, took, took)
         self._move(node, how)
 
     def _move(self, node: Node, to: State) -> State | None:

@@ -7,7 +7,6 @@ it, or when it does anything else than give a value; all others are a place in a
 from __future__ import annotations
 
 import contextlib
-import pickle
 import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -16,8 +15,8 @@ from concurrent.futures._base import FINISHED
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from scalems.workflow import lightfuture
+from scalems.workflow.answers import Answers
 from scalems.workflow.argument import Many
-from scalems.workflow.block import Answers
 from scalems.workflow.call import Outcome
 from scalems.workflow.future import Future, computed_by
 from scalems.workflow.lightfuture import LightFuture, has_failed
@@ -50,6 +49,7 @@ class Items:
         self._lock = threading.Lock()
         self._futures: dict[int, Future[Any]] = {}
         self._given: list[Answers | Outcome | None] = [None] * len(ids)
+        self._computed: set[tuple[str, str]] = {(one.env, one.stamp) for one in reused.values()}
         self._blocks: list[Sent] = []
         self._starts: list[int] = []  # of the blocks, in `fresh`
         self._left = len(ids)
@@ -114,6 +114,7 @@ class Items:
     def succeed(self, places: Sequence[int], answers: Answers) -> int:
         """End some by what they gave; return how many had not been cancelled."""
         with self._lock:
+            self._computed.add((answers.env, answers.stamp))
             if isinstance(places, range):
                 self._given[places.start : places.stop] = [answers] * len(places)
             else:
@@ -157,12 +158,34 @@ class Items:
             futures = sorted(self._futures.items())
         return [one for _, one in futures if one.done() and has_failed(one)]
 
-    def value(self, place: int, timeout: Callable[[], float | None]) -> Any:
-        """Return the value of one, waiting for it; see :meth:`Future.result`."""
-        given = self._given[place]
-        if isinstance(given, Answers) and place not in self._futures:
-            return given.value(self._where(place)[1])
-        return self.future(place).result(timeout())
+    def stream(self, timeout: Callable[[], float | None]) -> Iterator[Any]:
+        """Yield the values in order, waiting for each; see :meth:`Future.result`."""
+        place = 0
+        while place < len(self):
+            some = self._values(place)
+            if some:
+                yield from some
+                place += len(some)
+            else:
+                yield self.future(place).result(timeout())
+                place += 1
+
+    def _values(self, place: int) -> list[Any]:
+        """Return values of those from a place on that can be read together; none if that cannot."""
+        given, futures = self._given, self._futures
+        answers = given[place]
+        if not isinstance(answers, Answers) or place in futures:
+            return []
+        first = self._where(place)[1]
+        end = place + 1
+        if isinstance(self.fresh, range):  # those of the block lie beside each other
+            end = min(len(self), place + answers.first + len(answers) - first)
+            if futures:  # as have those that are in `others`, or were cancelled
+                end = next((other for other in range(place, end) if other in futures), end)
+        try:
+            return answers.values(range(first, first + end - place))
+        except Exception:  # one cannot be rebuilt here: see which
+            return []
 
     def cancel(self) -> None:
         """Cancel those that have not ended, the last one first."""
@@ -175,25 +198,23 @@ class Items:
         :raises Exception: what :meth:`Future.result` raises, of the first that has no value.
         """
         found: list[Any] = []
-        futures, last, texts, shift = self._futures, None, [b""], 0
-        straight = isinstance(self.fresh, range)
-        for place, given in enumerate(self._given):  # in few steps: it is done for each item
-            if not isinstance(given, Answers) or (futures and place in futures):
-                found.append(self.future(place).result())
-                continue
-            if given is not last or not straight:
-                last, texts = given, given.values
-                shift = place - (self._where(place)[1] - given.first)
-            try:
-                found.append(pickle.loads(texts[place - shift]))
-            except Exception:
-                found.append(self.future(place).result())
+        while (place := len(found)) < len(self):
+            found += self._values(place) or [self.future(place).result()]
         return found
+
+    def computed_by(self) -> set[tuple[str, str]]:
+        """Return the environments and stamps of what has computed those that have ended."""
+        with self._lock:
+            return self._computed | _computed_by(self._futures.values())
 
     def computed(self) -> Iterator[Outcome | Answers | None]:
         """Yield how each was computed, as far as that is known."""
         for place, given in enumerate(self._given):
             yield given if given is not None else computed_by(self._futures.get(place))
+
+
+def _computed_by(futures: Iterable[Future[Any]]) -> set[tuple[str, str]]:
+    return {(one.env, one.stamp) for one in map(computed_by, futures) if one is not None}
 
 
 class Futures(Many, Sequence[Future[T]]):
@@ -286,11 +307,20 @@ class Futures(Many, Sequence[Future[T]]):
         """
         for piece in self.pieces:
             if isinstance(piece, Items):
-                for place in range(len(piece)):
-                    yield piece.value(place, timeout)
+                yield from piece.stream(timeout)
             else:
                 for one in piece:
                     yield one.result(timeout())
+
+    def alike(self) -> bool:
+        """Return whether all that have ended were computed by the same Worker."""
+        found: set[tuple[str, str]] = set()
+        for piece in self.pieces:
+            if isinstance(piece, Items):
+                found |= piece.computed_by()
+            else:
+                found |= _computed_by(piece)
+        return len(found) < 2
 
     def computed(self) -> list[Outcome | Answers | None]:
         """Return how each was computed, as far as that is known."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from scalems.workflow.block import Answers
+    from scalems.workflow.answers import Answers
     from scalems.workflow.call import Outcome
     from scalems.workflow.future import Future
     from scalems.workflow.large import Payload

@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 LEAVES = frozenset({bool, int, float, complex, str, bytes, type(None)})
 """Types whose objects hold nothing that could change, or that pickle might miss."""
 
+_NUMPY = frozenset(
+    {"ndarray", "bool", "bool_", "int32", "int64", "float32", "float64", "complex128"}
+)
+"""Names of NumPy's types whose objects hold nothing but numbers, most often."""
+
 _FUNCTIONS = 1000  # functions that are kept ready
 _APART = 1 << 16  # bytes of a function up to which it travels apart from its calls
 
@@ -186,7 +191,7 @@ def is_plain(value: object, depth: int = 4) -> bool:
         items: Any = value
     elif kind is dict:
         items = [*value, *value.values()]  # type: ignore[misc, attr-defined]
-    elif kind.__module__ == "numpy" and kind.__name__ == "ndarray":
+    elif kind.__module__ == "numpy" and kind.__name__ in _NUMPY:
         return not value.dtype.hasobject and value.nbytes < LARGE  # type: ignore[attr-defined]
     else:
         return False
@@ -215,9 +220,15 @@ def encode_value(name: str, value: object) -> Payload:
     :raises SerializationError: naming the part that cannot travel.
     """
     try:
-        return _plainly(value) if is_plain(value) else encoded(value)
+        found = plainly(value)
+        return encoded(value) if found is None else found
     except Exception as error:
         raise _serialization_error(name, [("the result", value)], error) from error
+
+
+def plainly(value: object) -> Payload | None:
+    """Pickle a value, if pickle does with it what :func:`encoded` does; ``None`` if not."""
+    return _plainly(value) if is_plain(value) else None
 
 
 def summary(error: BaseException) -> str:

@@ -28,10 +28,11 @@ from scalems.workflow.waiting import Waiting
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from scalems.workflow.answers import Answers
     from scalems.workflow.backend import Done
-    from scalems.workflow.block import Answers
 
 _TOGETHER = 0.02  # seconds of work that is sent together, as far as calls have shown
+_LEAST = 0.001  # seconds of items of a block that are not worth sharing out
 _NAMES = 1000  # functions whose duration is remembered
 
 
@@ -231,7 +232,7 @@ class CallPool:
         process.pin(slot.cpus)
         self._running[call.id] = slot
         slot.entries.append((call, done))
-        process.offer(1)
+        process.offer([call])
         with contextlib.suppress(Lost):  # its slot sees that too, and lets another have the call
             process.send([call])
         return True
@@ -271,7 +272,7 @@ class CallPool:
         slot.gpus = [self._gpus.pop(0) for _ in range(needs.gpus)]
         first = self._queued.first()[0]
         if first.items is not None:
-            share = self._share(self._means.get(first.name), block.MOST)
+            share = self._share(self._means.get(first.name), block.MOST, least=_LEAST)
             slot.entries.append(self._queued.take(share))
             return
         for _ in range(self._share(self._mean, MOST)):
@@ -282,15 +283,17 @@ class CallPool:
             self._running[call.id] = slot
             slot.entries.append((call, done))
 
-    def _share(self, mean: float | None, most: int) -> int:
+    def _share(self, mean: float | None, most: int, *, least: float = 0.0) -> int:
         """Return how many calls to take at once: few if they are long, or if few are left.
 
         :param mean: seconds that such a call takes.
+        :param least: seconds of work that are not shared out.
         """
         if mean is None:
             return 1
-        fair = len(self._queued) // (2 * self._size)
-        share = max(1, min(fair, int(_TOGETHER / max(mean, 1e-6)), most))
+        mean = max(mean, 1e-7)
+        fair = max(len(self._queued) // (2 * self._size), int(least / mean))
+        share = max(1, min(fair, int(_TOGETHER / mean), most))
         return min(share, len(self._queued))
 
     def _fits(self, needs: Needs) -> bool:
@@ -321,8 +324,10 @@ class CallPool:
         """Return the calls that a slot is to send now; some may have been cancelled."""
         with self._lock:
             slot.sent = True
-            process.offer(sum(_weight(call) for call, _ in slot.entries))
-            return [call for call, _ in slot.entries]
+            calls = [call for call, _ in slot.entries]
+            if calls:
+                process.offer(calls)
+            return calls
 
     def assign(self, slot: Slot, process: CallProcess | None) -> None:
         """Note which process a slot has."""
@@ -344,7 +349,7 @@ class CallPool:
 
     def answered(self, slot: Slot, answers: Answers) -> Done:
         """Note that the first items of a slot's block have ended; return who is to know."""
-        mean = (answers.ended[-1] - answers.started[0]) / len(answers)
+        mean = (answers.ended - answers.started) / len(answers)
         with self._lock:
             call, done = slot.entries.popleft()
             if call.items is not None and len(answers) < len(call.items):

@@ -1,7 +1,8 @@
 """One call process, seen from the pool that it belongs to.
 
 Calls are sent several at a time, and it claims each by a byte from a pipe before it begins it:
-so those that it has not begun can be taken back, and it is never in doubt which have begun.
+so those that it has not begun can be taken back, and it is never in doubt which have begun. The
+items of a block are claimed in shared memory, see ``scalems.workflow.records``.
 """
 
 from __future__ import annotations
@@ -24,8 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from scalems.workflow import block, cores, oom, stamp
-from scalems.workflow.block import Answers
+from scalems.workflow import cores, oom, stamp
 from scalems.workflow.call import ENV_VARIABLE, Call, Outcome
 from scalems.workflow.child import APART, BLOBS, OUTPUT_LIMIT, RECORDED, cut, outcome_of, tail
 from scalems.workflow.large import Blob, Large
@@ -36,6 +36,7 @@ from scalems.workflow.records import Records
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from scalems.workflow.answers import Answers
     from scalems.workflow.large import Payload
 
 MOST = 256
@@ -118,6 +119,8 @@ class CallProcess:
         self._files: tuple[IO[bytes], IO[bytes]] = (_spool(), _spool())
         self._kept = [b"", b""]
         self._number = 0
+        self._in_block = False
+        self._payload: Payload = b""  # of the last block that it was sent
         self._claims, self._tokens = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         # In memory, and ours: what an item has given outlives the process that has run it.
         self._memory = os.memfd_create("scalems-records")
@@ -185,15 +188,21 @@ class CallProcess:
         except (OSError, EOFError) as error:
             raise Lost(f"its process could not start ({self._ending()})") from error
 
-    def offer(self, count: int) -> None:
-        """Let the process take so many calls, which :meth:`send` brings."""
-        self._number = (self._number + 1) % 256
-        os.write(self._tokens, bytes([self._number]) * count)
+    def offer(self, calls: Sequence[Call]) -> None:
+        """Let the process take calls, or the items of a block, which :meth:`send` brings."""
+        self._in_block = calls[0].items is not None
+        if calls[0].items is not None:
+            self._records.begin(len(calls[0].items))
+        else:
+            self._number = (self._number + 1) % 256
+            os.write(self._tokens, bytes([self._number]) * len(calls))
 
     def take_back(self) -> int:
-        """Return how many of the last calls it has not begun, and will not begin."""
+        """Return how many of the last calls or items it has not begun, and will not begin."""
+        if self._in_block:
+            return self._records.take_back()
         try:
-            return len(os.read(self._claims, max(MOST, block.MOST)))
+            return len(os.read(self._claims, MOST))
         except BlockingIOError:
             return 0
 
@@ -203,20 +212,23 @@ class CallProcess:
         :raises Lost: the process is gone.
         """
         self._kept = [b"", b""]
+        known, payloads = False, [call.payload for call in calls]
         if calls[0].items is not None:
-            self._records.clear()
             self._blobs.clear()
+            known, self._payload = payloads[0] is self._payload, payloads[0]
+        if known:
+            payloads = [b""]  # it has that of the block
         small = [
             (
-                *(call.id, call.name, _head(call.payload)),
+                *(call.id, call.name, _head(payload)),
                 *(call.area, None if call.needs is NONE or call.needs == NONE else call.needs),
                 *(call.items, call.function),
             )
-            for call in calls
+            for call, payload in zip(calls, payloads, strict=True)
         ]
         try:
             self._link.send(pickle.dumps((self._number, small), protocol=5))
-            for payload in [call.payload for call in calls]:
+            for payload in payloads:
                 if isinstance(payload, Large):
                     self._link.send_blobs(payload.blobs)
                 elif len(payload) > APART:

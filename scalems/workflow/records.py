@@ -1,42 +1,62 @@
 """What the items of a block give, as a call process records it: in memory that outlives it.
 
 The memory is shared with the pool, so a record costs no system call, and what has ended is not
-lost if the process is. It holds the number of records, then an entry of fixed size for each, then
-their data; what has no room there follows in the same file.
+lost if the process is. For each item it has a word, see ``scalems.workflow.answers``, and the time
+when it ended; where something differs from the item before, also of what kind the word is and
+when the item began. Their data come last; what has no room there follows in the same file.
+
+Two words say how far the process is and how far it may go. It writes the first one before it
+looks at the second; the pool, which wants items back, writes the second one before it looks at the
+first. So at least one of the two sees what the other has written: no item is begun that was taken
+back. (Processors may let a process see its own writes before others do, for less than
+microseconds: the pool waits for longer than that.)
 
 Both sides import this module.
 """
 
 from __future__ import annotations
 
-import contextlib
+import math
 import mmap
 import os
 import pickle
+import re
 import struct
 import time
+from array import array
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from scalems.workflow import call as calls
-from scalems.workflow import file, pickling, stamp
-from scalems.workflow.block import MOST, Answers, decoded
-from scalems.workflow.call import Outcome
+from scalems.workflow.answers import OUTCOME, WITH_DATA, Answers, Stretch
+from scalems.workflow.block import MOST
 from scalems.workflow.large import Large
-from scalems.workflow.needs import NONE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from scalems.workflow.call import Call
-    from scalems.workflow.children import Unasked
-    from scalems.workflow.large import Blob, Payload
+    from scalems.workflow.call import Call, Outcome
+    from scalems.workflow.large import Blob
 
-_COUNT = struct.Struct("<Q")
-_ENTRY = struct.Struct("<QQdd")  # where its data end, kind, started, ended
-_DATA = _COUNT.size + MOST * _ENTRY.size
-_SIZE = _DATA + (1 << 20)
-_VALUE, _OUTCOME = 0, 1
+DONE, LIMIT = 0, 1
+"""Of the marks: items that have ended (the one behind them has begun), and those that may be begun.
+
+Nothing has begun as long as the first one is -1. The second one is -1 while the pool takes items
+back."""
+
+_OFFSET, _SPARE = 2, 3
+_MARKS = 64  # bytes
+_KINDS = _MARKS
+_WORDS = _KINDS + MOST
+_CLOCK = _WORDS + 8 * MOST
+_STARTED = _CLOCK + 8 * MOST
+_DATA = _STARTED + 8 * MOST
+SIZE = _DATA + (1 << 20)
+"""Bytes of the memory; more data follow in the file only."""
+
+_DRAIN = 0.0005  # seconds until a write is seen by all processors
+_WAIT = 0.0002  # seconds between two looks whether the pool has taken back what it wants
+_CHANGED = re.compile(rb"[^\0]")
 
 
 class Recorder:
@@ -47,119 +67,56 @@ class Recorder:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._memory = mmap.mmap(descriptor, _SIZE)
-        self._count, self._end = 0, _DATA
+        self.memory = memory = memoryview(mmap.mmap(descriptor, SIZE))
+        self.marks = memory[:_MARKS].cast("q")
+        self.kinds = memory[_KINDS:_WORDS]
+        self.words = memory[_WORDS:_CLOCK].cast("q")
+        self.numbers = memory[_WORDS:_CLOCK].cast("d")
+        """The same as the words, written as floating-point numbers."""
+        self.clock = memory[_CLOCK:_STARTED].cast("d")
+        self.started = memory[_STARTED:_DATA].cast("d")
+        self.end = _DATA
+        """Where the data end that there are."""
+        self._quickest = math.inf
 
-    def begin(self) -> None:
-        """Begin with the first record."""
-        self._count, self._end = 0, _DATA
+    def begin(self, count: int) -> bool:
+        """Begin with the first item of a block, of so many; tell if it may run."""
+        self.end = _DATA
+        self.kinds[:count] = bytes(count)
+        self.marks[_OFFSET : _OFFSET + 1] = memoryview(
+            struct.pack("d", time.time() - time.perf_counter())
+        ).cast("q")
+        return self.ended(0)
 
-    def add(self, kind: int, started: float, ended: float, data: bytes) -> None:
-        """Add a record."""
-        begin, end = self._end, self._end + len(data)
-        if end <= _SIZE:
-            self._memory[begin:end] = data
+    def ended(self, count: int) -> bool:
+        """Note that so many items have ended; tell if the next one may run."""
+        self.marks[DONE] = count
+        while (limit := self.marks[LIMIT]) < 0:
+            time.sleep(_WAIT)
+        return count < limit
+
+    def add(self, place: int, data: bytes) -> None:
+        """Record data of an item, and where they end."""
+        begin, end = self.end, self.end + len(data)
+        if end <= SIZE:
+            self.memory[begin:end] = data
         else:
             while data:
                 written = os.pwrite(self._descriptor, data, end - len(data))
                 data = data[written:]
-        place = _COUNT.size + self._count * _ENTRY.size
-        _ENTRY.pack_into(self._memory, place, end, kind, started, ended)
-        self._count, self._end = self._count + 1, end
-        _COUNT.pack_into(self._memory, 0, self._count)  # last: now it is there
+        self.words[place] = self.end = end
 
-
-class Runner:
-    """Runs the items of a block in this process, one at a time, and records what they give.
-
-    :param call: the block.
-    :param recorder: nothing of a block before is needed in it.
-    """
-
-    def __init__(self, call: Call, recorder: Recorder) -> None:
-        self._call = call
-        self._name = call.name
-        self._recorder = recorder
-        alone = call.needs is NONE or call.needs == NONE
-        self._do = self._item if alone else self._item_with_needs
-        self._block: tuple[bytes, bool, list[Any]] | None = None
-        self._function: Callable[..., object] | None = None  # if the items can share it
-        self._found: tuple[bool, Payload, tuple[str, ...], Unasked | None] = (False, b"", (), None)
-        self._started = self.ended = time.time()
-        """When the last item has ended, by the clock."""
-        recorder.begin()
-
-    @property
-    def blobs(self) -> tuple[Blob, ...]:
-        """What is large in the value of the last item: to be sent before it is recorded."""
-        payload = self._found[1]
-        return payload.blobs if type(payload) is Large else ()
-
-    @contextlib.contextmanager
-    def ready(self) -> Iterator[None]:
-        """Make this process ready for the items, as long as the context is open."""
-        with calls.marked(self._call), file.using(self._call.area):
-            yield
-
-    def run(self, position: int) -> None:
-        """Run an item; nothing is raised, whatever it does short of ending the process."""
-        self._started = time.time()
-        self._found = calls.ran(self._name, self._do, position)
-        self.ended = time.time()
-
-    def record(self, out: str, err: str) -> None:
-        """Record what the last item has given.
-
-        :param out: what it has written to its standard output.
-        :param err: what it has written to its standard error.
-        """
-        ok, payload, files, unasked = self._found
-        if ok and type(payload) is bytes and not (out or err or files or unasked):
-            self._recorder.add(_VALUE, self._started, self.ended, payload)
-        else:
-            self._recorder.add(_OUTCOME, self._started, self.ended, self._whole(out, err))
-
-    def _whole(self, out: str, err: str) -> bytes:
-        """Return what an item has given that is not just a value, with the number of its blobs."""
-        ok, payload, files, unasked = self._found
-        stream = payload.stream if type(payload) is Large else payload
-        return pickle.dumps(
-            (
-                Outcome(
-                    id=self._call.id,
-                    ok=ok,
-                    payload=stream,
-                    stdout=out,
-                    stderr=err,
-                    host=calls.hostname(),
-                    pid=os.getpid(),
-                    started=self._started,
-                    ended=self.ended,
-                    env=os.environ.get(calls.ENV_VARIABLE, ""),
-                    stamp=stamp.here(),
-                    files=files,
-                    unasked=unasked,
-                ),
-                len(self.blobs),
-            ),
-            protocol=5,
-        )
-
-    def _item(self, position: int) -> object:
-        if self._block is None:
-            assert isinstance(self._call.payload, bytes)
-            self._block = decoded(self._call.payload)
-        pickled, constant, packed = self._block
-        function = self._function
-        if function is None:
-            function = pickling.shared(pickled) if constant else pickle.loads(pickled)
-            self._function = function if constant else None
-        args = packed[position]
-        return function(*(args if type(args) is tuple else pickle.loads(args)))
-
-    def _item_with_needs(self, position: int) -> object:
-        with self._call.needs.applied():
-            return self._item(position)
+    def write_time(self) -> float:
+        """Return the seconds that it takes to write a byte to a file, at least."""
+        clock = time.perf_counter
+        for _ in range(3):
+            begin = clock()
+            try:
+                os.pwrite(self._descriptor, b"\0", 8 * _SPARE)
+            except OSError:  # a call has closed what it did not open
+                return 0.0
+            self._quickest = min(self._quickest, clock() - begin)
+        return self._quickest
 
 
 class Records:
@@ -170,15 +127,28 @@ class Records:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        os.ftruncate(descriptor, _SIZE)
+        os.ftruncate(descriptor, SIZE)
+        self._marks = memoryview(mmap.mmap(descriptor, mmap.PAGESIZE))[:_MARKS].cast("q")
+        self._count = self._kind = 0
+        self._place = _DATA
+
+    def begin(self, count: int) -> None:
+        """Forget all, and let so many items be run; the other process must not be amid a block."""
+        self._marks[DONE], self._marks[LIMIT] = -1, count
+        if self._place > SIZE:
+            os.ftruncate(self._descriptor, SIZE)
         self._count, self._place = 0, _DATA
 
-    def clear(self) -> None:
-        """Forget all; the other process must not be amid a block."""
-        os.pwrite(self._descriptor, bytes(_COUNT.size), 0)
-        if self._place > _SIZE:
-            os.ftruncate(self._descriptor, _SIZE)
-        self._count, self._place = 0, _DATA
+    def take_back(self) -> int:
+        """Return how many of the last items have not begun, and will not begin."""
+        done, limit = self._marks[DONE], self._marks[LIMIT]
+        if done + 1 >= limit:
+            return 0
+        self._marks[LIMIT] = -1
+        time.sleep(_DRAIN)
+        rest = min(limit, self._marks[DONE] + 1)
+        self._marks[LIMIT] = rest
+        return limit - rest
 
     def read(
         self,
@@ -196,33 +166,68 @@ class Records:
         :param stamp: what its outcomes are stamped with.
         :param blobs: gives the next ones that it has sent.
         """
-        (count,) = _COUNT.unpack(self._exactly(_COUNT.size, 0))
-        if count == self._count or not call.items:
+        before, count = self._count, self._marks[DONE]
+        if count <= before or not call.items:
             return None
-        size, first = _ENTRY.size, _COUNT.size + self._count * _ENTRY.size
-        entries = self._exactly((count - self._count) * size, first)
-        ends, kinds, started, ended = zip(*_ENTRY.iter_unpack(entries), strict=True)
+        (offset,) = struct.unpack("d", self._exactly(8, 8 * _OFFSET))
+        words = array("q", self._exactly(8 * (count - before), _WORDS + 8 * before))
+        clock = array("d", self._exactly(8 * (count - before), _CLOCK + 8 * before))
         base = self._place
-        data = self._exactly(ends[-1] - base, base)
-        begins = (base, *ends[:-1])
-        values = [data[a - base : b - base] for a, b in zip(begins, ends, strict=True)]
-        others = {}
-        if any(kinds):
-            for index, kind in enumerate(kinds):
-                if kind == _OUTCOME:
-                    position = call.items[0] + index
-                    outcome, number = pickle.loads(values[index])
-                    payload = Large(outcome.payload, blobs(number)) if number else outcome.payload
-                    others[position] = replace(outcome, payload=payload, item=position)
-                    values[index] = b""
-        self._count, self._place = count, ends[-1]
-        host = calls.hostname()
-        return Answers(
-            call.id, call.items[0], values, started, ended, others, host, pid, env, stamp
+        stretches = [*self._stretches(words, count)]
+        answers = Answers(
+            id=call.id,
+            first=call.items[0],
+            stretches=stretches,
+            words=words,
+            clock=clock,
+            offset=offset,
+            data=self._exactly(self._place - base, base),
+            base=base,
+            others={},
+            host=calls.hostname(),
+            pid=pid,
+            env=env,
+            stamp=stamp,
         )
+        for index, outcome in _outcomes(answers, blobs):
+            position = answers.first + index
+            answers.others[position] = replace(outcome, id=call.id, item=position)
+        self._count = count
+        return answers
+
+    def _stretches(self, words: array[int], count: int) -> Iterator[Stretch]:
+        before = self._count
+        kinds = self._exactly(count - before, _KINDS + before)
+        begins = [found.start() for found in _CHANGED.finditer(kinds)]
+        started: dict[int, float] = {}
+        if begins:
+            size = 8 * (begins[-1] - begins[0] + 1)
+            times = array("d", self._exactly(size, _STARTED + 8 * (before + begins[0])))
+            started = {begin: times[begin - begins[0]] for begin in begins}
+        if 0 not in started:  # it goes on with what was read before
+            begins.insert(0, 0)
+            (started[0],) = struct.unpack("d", self._exactly(8, _CLOCK + 8 * (before - 1)))
+        for begin, end in zip(begins, [*begins[1:], len(words)], strict=True):
+            kind = self._kind = kinds[begin] or self._kind
+            yield Stretch(kind, begin, end, started[begin], self._place)
+            if kind in WITH_DATA:
+                self._place = words[end - 1]
 
     def _exactly(self, size: int, place: int) -> bytes:
         data = os.pread(self._descriptor, size, place)
         while len(data) < size:  # more than the system reads at once
             data += os.pread(self._descriptor, size - len(data), place + len(data))
         return data
+
+
+def _outcomes(
+    answers: Answers, blobs: Callable[[int], Sequence[Blob]]
+) -> Iterator[tuple[int, Outcome]]:
+    """Yield the outcomes among answers, with what is large in their values."""
+    for stretch in answers.stretches:
+        if stretch.kind == OUTCOME:
+            texts = answers.texts(stretch, stretch.begin, stretch.end)
+            for index, text in enumerate(texts, start=stretch.begin):
+                outcome, count = pickle.loads(text)
+                payload = Large(outcome.payload, blobs(count)) if count else outcome.payload
+                yield index, replace(outcome, payload=payload)

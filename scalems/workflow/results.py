@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from scalems.workflow.block import Answers
+    from scalems.workflow.answers import Answers
     from scalems.workflow.call import Outcome
     from scalems.workflow.options import TaskOptions
 

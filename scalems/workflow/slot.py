@@ -20,8 +20,8 @@ from scalems.workflow.process import CallProcess, Late, Launch, Lost
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from scalems.workflow.answers import Answers
     from scalems.workflow.backend import Done
-    from scalems.workflow.block import Answers
     from scalems.workflow.call import Outcome
 
 _CHECK = 1.0  # seconds between two looks at a call that runs

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from scalems.workflow.block import Answers
+    from scalems.workflow.answers import Answers
     from scalems.workflow.call import Outcome
 
 VARIABLE = "SCALEMS_STAMP"

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, get_args
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from typing import Literal, get_args
 
 State = Literal["waiting", "submitted", "done", "failed", "cancelled"]
 How = Literal["done", "reused", "failed", "not_run", "cancelled"]
@@ -90,11 +87,13 @@ class Tally:
         name: str,
         how: How,
         count: int = 1,
-        seconds: Sequence[float] = (),
+        seconds: float = 0.0,
+        longest: float = 0.0,
     ) -> None:
         """Note how tasks of a name have ended.
 
         :param seconds: that those took which have run.
+        :param longest: of these.
         """
         with self._changed:
             one = self._names.get(name)
@@ -103,9 +102,8 @@ class Tally:
             if how == "reused":
                 one.done += count
             setattr(one, how, getattr(one, how) + count)
-            if seconds:
-                one.seconds += sum(seconds)
-                one.longest = max(one.longest, *seconds)
+            one.seconds += seconds
+            one.longest = max(one.longest, longest)
 
     def names(self) -> dict[str, OfName]:
         """Return how the tasks of each name have ended, in the order of their first end."""

@@ -2,6 +2,7 @@
 
     python scripts/bench/dispatch.py
     python scripts/bench/dispatch.py -n 100 1000 10000 100000 --runs 3
+    python scripts/bench/dispatch.py --map -n 10000 100000 1000000
 
 The peers are installed in a venv of their own (.venv-peers). There are 2 workers, and the pool is
 warm. Each figure is the median of the runs:
@@ -10,12 +11,16 @@ warm. Each figure is the median of the runs:
   best of four chunk sizes, and without futures);
 - fan: the same for calls that all take the value of one, and one that takes the values of all;
 - chain: the same for calls that each take the value of the one before;
-- one call: milliseconds for one call after the other;
+- one call: milliseconds for one call after the other, on average, and of the fastest tenth;
 - pending: bytes that the client holds for a call that has not run, by tracemalloc, when that no
   longer falls: with results kept there are up to 20,000 rows on their way to the disk at any time,
   whatever the number of calls, of some 300 bytes each.
 
 "finished before" are the calls of the line above it, whose results are taken from the store.
+
+With --map it is maps only, of numbers and of texts, beside ProcessPoolExecutor's by the best of
+its chunk sizes: calls a second, and the microseconds of processors that a call takes, in the
+client and in the workers together, which other users of the machine hardly change.
 """
 
 from __future__ import annotations
@@ -64,8 +69,12 @@ def in_a_fan(submit, count):
     submit(total, [submit(add, root, i) for i in range(count)]).result()
 
 def one_by_one(submit, count):
+    took = []
     for i in range(count):
+        started = time.perf_counter()
         submit(echo, f"again {i}").result()
+        took.append(1000 * (time.perf_counter() - started))
+    return sum(took) / count, sorted(took)[count // 10]
 
 def pending(submit, count):
     busy = [submit(nap, 3) for _ in range(2)]
@@ -96,7 +105,7 @@ def by_chunks(executor, count):
 def measured(submit, together, count, graphs):
     found = {"submit": rate(count, lambda: together([submit(echo, i) for i in range(count)]))}
     some = 300 if found["submit"] > 200 else 30
-    found["one call"] = 1000 / rate(some, lambda: one_by_one(submit, some))
+    found["one call"], found["fastest tenth"] = one_by_one(submit, some)
     if graphs:
         found["chain"] = rate(some, lambda: in_a_chain(submit, some))
         found["fan"] = rate(count, lambda: in_a_fan(submit, count))
@@ -140,6 +149,57 @@ if __name__ == "__main__":
         if not {graphs}:
             found["map"] = by_chunks(executor, int(sys.argv[1]))
         print(json.dumps(found))
+"""
+
+MAPS = """
+import glob, json, os, sys, time
+{imports}
+from measures import echo
+
+def processors():
+    found = time.process_time()
+    for name in glob.glob("/proc/self/task/*/children"):
+        for child in open(name).read().split():
+            for one in glob.glob(f"/proc/{{child}}/task/*/schedstat"):
+                found += int(open(one).read().split()[0]) / 1e9
+    return found
+
+def measured(mapped, count):
+    found = {{"numbers": 0.0, "texts": 0.0}}
+    for _ in range({times}):
+        for kind in ("numbers", "texts"):
+            items = range(count) if kind == "numbers" else [str(i) for i in range(count)]
+            used, started = processors(), time.perf_counter()
+            values = mapped(items)
+            calls = count / (time.perf_counter() - started)
+            used = 1e6 * (processors() - used) / count
+            assert values == list(items)
+            found[kind] = max(found[kind], calls)
+            found[f"{{kind}} CPU"] = min(found.get(f"{{kind}} CPU", used), used)
+    return found
+
+{body}
+"""
+
+OUR_MAPS = """
+import scalems
+
+@scalems.app
+def main():
+    count = int(sys.argv[1])
+    scalems.gather([scalems.submit(echo, -i) for i in range(1, 9)])
+    print(json.dumps(measured(lambda items: scalems.gather(scalems.map(echo, items)), count)))
+"""
+
+THEIR_MAPS = """
+if __name__ == "__main__":
+    count = int(sys.argv[1])
+    sizes = iter([max(1, count // parts) for parts in (2, 8, 32, 128) for _ in range(2)])
+    with ProcessPoolExecutor(2) as executor:
+        list(executor.map(echo, range(8)))
+        def mapped(items):
+            return list(executor.map(echo, items, chunksize=next(sizes)))
+        print(json.dumps(measured(mapped, count)))
 """
 
 PARSL = """
@@ -198,7 +258,18 @@ COLUMNS = {
     "fan": "fan, calls/s",
     "chain": "chain, calls/s",
     "one call": "one call, ms",
+    "fastest tenth": "fastest tenth, ms",
     "pending": "pending, bytes",
+}
+
+
+IN_MS = ("one call", "fastest tenth")
+
+MAP_COLUMNS = {
+    "numbers": "numbers, calls/s",
+    "numbers CPU": "CPU, us/call",
+    "texts": "texts, calls/s",
+    "texts CPU": "CPU, us/call",
 }
 
 
@@ -239,6 +310,37 @@ def cases(folder: Path, count: int) -> dict[str, list[str]]:
     return found
 
 
+def maps(folder: Path, count: int) -> dict[str, list[str]]:
+    """Write the scripts that map; return the command of each, by its name."""
+    (folder / "measures.py").write_text(MEASURES)
+    (folder / "ours.py").write_text(MAPS.format(imports="", times=4, body=OUR_MAPS))
+    imports = PEERS["ProcessPoolExecutor.submit"][1]
+    (folder / "theirs.py").write_text(MAPS.format(imports=imports, times=4, body=THEIR_MAPS))
+    ours = [sys.executable, "-m", "scalems.local", "-q", "-j", "2"]
+    return {
+        "ProcessPoolExecutor.map, best chunksize": [
+            *(sys.executable, str(folder / "theirs.py"), str(count))
+        ],
+        "scalems.local": [*ours, "--no-store", "ours.py", str(count)],
+        "scalems.local, results kept": [*ours, "--rerun", "ours.py", str(count)],
+    }
+
+
+def table_of_maps(count: int, taken: dict[str, list[dict[str, float]]]) -> Table:
+    """Return a table of the medians, beside those of the first."""
+    runs = len(next(iter(taken.values())))
+    table = Table(title=f"map over {count} items, 2 workers ({runs} runs, interleaved)")
+    for column in ("what", *MAP_COLUMNS.values(), "ratio to the first"):
+        table.add_column(column, justify="left" if column == "what" else "right")
+    first = 0.0
+    for case, found in taken.items():
+        middle = {name: statistics.median(one[name] for one in found) for name in MAP_COLUMNS}
+        first = first or middle["numbers"]
+        cells = [f"{middle[name]:{'.2f' if 'CPU' in name else '.0f'}}" for name in MAP_COLUMNS]
+        table.add_row(case, *cells, f"{middle['numbers'] / first:.2f}")
+    return table
+
+
 def table_of(count: int, taken: dict[str, list[dict[str, float]]]) -> Table:
     """Return a table of the medians."""
     runs = len(next(iter(taken.values())))
@@ -254,7 +356,7 @@ def table_of(count: int, taken: dict[str, list[dict[str, float]]]) -> Table:
         }
         first = first or middle["submit"]
         cells = [
-            "" if name not in middle else f"{middle[name]:{'.2f' if name == 'one call' else '.0f'}}"
+            "" if name not in middle else f"{middle[name]:{'.2f' if name in IN_MS else '.0f'}}"
             for name in COLUMNS
         ]
         table.add_row(case, *cells, f"{middle['submit'] / first:.2f}")
@@ -268,12 +370,13 @@ def main() -> None:
     )
     parser.add_argument("-n", type=int, nargs="+", default=[100, 1000, 10_000])
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--map", action="store_true", help="maps only")
     parser.add_argument("--only", nargs="+", help="cases whose name has one of these texts")
     options = parser.parse_args()
     console = Console(width=150)
     for number in options.n:
         with tempfile.TemporaryDirectory(prefix="scalems-bench-") as name:
-            commands = cases(Path(name), number)
+            commands = (maps if options.map else cases)(Path(name), number)
             if options.only:
                 commands = {
                     case: argv
@@ -284,7 +387,7 @@ def main() -> None:
             for _ in range(options.runs):
                 for case, argv in commands.items():
                     taken[case].append(measure(argv, Path(name)))
-        console.print(table_of(number, taken))
+        console.print((table_of_maps if options.map else table_of)(number, taken))
 
 
 if __name__ == "__main__":
