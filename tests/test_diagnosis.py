@@ -292,3 +292,40 @@ def test_a_report_has_logs_versions_and_definitions_and_no_data(tmp_path, home):
 def test_without_a_run_there_is_nothing_to_pack(home):
     with pytest.raises(UsageError, match="has no run"):
         bundle.newest()
+
+
+GONE = """
+import subprocess, sys
+from scalems.radical.surroundings import no_way
+
+def ip(words):
+    subprocess.run(["ip", *words.split()], check=True)
+
+ip("link set lo up")
+ip("link add here type veth peer name there")
+ip("addr add 10.9.8.7/24 dev here")
+for name in ("here", "there"):
+    ip(f"link set {name} up")
+told = [no_way(["10.9.8.7"])]
+ip("link set here down")
+told += [no_way(["10.9.8.7"]), no_way(["10.9.8.7", "127.0.0.1"])]
+ip("link del here")
+told += [no_way(["10.9.8.7"]), no_way([])]
+print(*told, sep="\\n")
+"""
+
+
+def test_a_network_interface_that_is_gone_is_named():
+    done = subprocess.run(
+        ["unshare", "--net", sys.executable, "-c", GONE],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "Operation not permitted" in done.stderr:
+        pytest.skip("nobody may make network namespaces here")
+    gone = "The network that Workers reach this host by is gone: 10.9.8.7"
+    assert done.stdout.splitlines() == [
+        *("", f"{gone} (its interface here is down).", ""),
+        *(f"{gone} (no interface has it).", ""),
+    ], done.stderr

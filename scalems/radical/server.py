@@ -475,11 +475,11 @@ class _Server:
 
     def _check_workers(self, now: float) -> None:
         """Give up if no Worker has answered for long; sooner if none can."""
-        if self._plane.reachable():
-            self._reached = now
+        self._reached = now if self._plane.reachable() else self._reached
         waited = now - self._reached
         self._patience.waits("a Worker to answer", waited, _WORKER_LIMIT)
-        if waited > _WORKER_LIMIT or (waited > GONE / 2 and surroundings.no_loopback()):
+        gone = waited > GONE / 2 and surroundings.cut_off(self._session.place())
+        if gone or waited > _WORKER_LIMIT:
             raise self._lost(f"No Worker has answered for {waited:.0f} s.")
 
     def _look_around(self, what: str) -> None:

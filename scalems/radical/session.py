@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from scalems import probe
 from scalems.env import enter
 from scalems.errors import UsageError
-from scalems.radical import batch, lean, runs
+from scalems.radical import batch, lean, runs, surroundings
 from scalems.radical.request import Request
 from scalems.radical.surroundings import Place
 from scalems.radical.wire import HELLO, INVITATION, SLOTS
@@ -123,6 +123,8 @@ class PilotSession:
         """The tasks that must live as long as the run does: uid to what it is."""
         self._scheduling: dict[str, float] = {}
         self._masters = 0  # that were started
+        self._hosts: list[str] | None = None
+        self._own: list[str] = []  # those, if all are of this machine
         self._shares: list[tuple[int, int]] = []  # cores and slots of each Worker's place
         self._places: dict[str, int] = {}  # which of these each Worker has, or had
 
@@ -230,8 +232,16 @@ class PilotSession:
 
         The first is the one that RP's agent connects to: that of the interface that RP is told
         to use (``RADICAL_DEFAULT_IFACE``), or that it likes best. ``SCALEMS_CHANNEL`` names
-        others, or is ``off``.
+        others, or is ``off``. Later they are the same, even if the machine has them no more.
         """
+        if self._hosts is None:
+            self._hosts = self._addresses()
+            # One that is not of this machine may lead here through a gateway.
+            if all(map(surroundings.has, self._hosts)):
+                self._own = self._hosts
+        return self._hosts
+
+    def _addresses(self) -> list[str]:
         if named := os.environ.get(CHANNEL):
             return [] if named == "off" else [host.strip() for host in named.split(",")]
         if self.local:
@@ -280,6 +290,7 @@ class PilotSession:
             venv=self._venv if self.local or sandbox is not None else None,
             build=settings.build,
             sandbox=sandbox,
+            addresses=tuple(self._own),
         )
 
     def close(self) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import shutil
 import socket
+import struct
 import time
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -14,12 +17,13 @@ from typing import TYPE_CHECKING
 from scalems import probe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from scalems.env import Build
 
 _FULL = 1_000_000  # bytes below which nothing can be written any more
 _ANSWER = 5.0  # seconds
+_SIOCGIFADDR, _SIOCGIFFLAGS, _IFF_UP = 0x8915, 0x8913, 1  # of Linux
 _SPEAKS = ("radical-pilot", "radical-utils")  # what the client and the agent must have alike
 
 
@@ -32,6 +36,7 @@ class Place:
     :param venv: the Pilot venv that the definition names; ``None`` if it names none.
     :param build: the Task venv.
     :param sandbox: the pilot's folder, where this host sees it.
+    :param addresses: of this host, that its Workers connect to.
     """
 
     label: str
@@ -39,6 +44,7 @@ class Place:
     venv: Path | None = None
     build: Build | None = None
     sandbox: Path | None = None
+    addresses: tuple[str, ...] = ()
 
     def words(self) -> dict[str, str]:
         """Return it in words for messages."""
@@ -62,6 +68,8 @@ def faults(place: Place) -> Iterator[tuple[str, str]]:
         yield f"The Task venv {place.build.venv} {problem}.", sync
     if problem := no_loopback():
         yield problem, "bring it up: ip link set lo up"
+    if problem := no_way(place.addresses):
+        yield problem, "bring it up, or name another one by SCALEMS_CHANNEL=ADDRESS, and run again"
     for folder in (place.sandbox, place.folder):
         if folder is not None and (problem := no_room(folder)):
             yield problem, "free some space, or set another folder: --pilot-option sandbox=FOLDER"
@@ -90,6 +98,49 @@ def no_loopback() -> str:
             return ""
     except OSError as error:
         return f"The loopback interface of this host does not work: {error.strerror or error}."
+
+
+def no_way(addresses: Sequence[str]) -> str:
+    """Return that this host is not reached by any of its addresses; empty if it may be."""
+    lost = [(address, why) for address in addresses if (why := _lost(address))]
+    if not addresses or len(lost) < len(addresses):
+        return ""
+    told = ", ".join(f"{address} ({why})" for address, why in lost)
+    return f"The network that Workers reach this host by is gone: {told}."
+
+
+def has(address: str) -> bool:
+    """Tell if this host has an address."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
+
+
+def _lost(address: str) -> str:
+    """Return why an address of this host is of no use; netdevice(7) has the requests."""
+    if not has(address):
+        return "no interface has it"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+
+        def ask(request: int, name: str) -> bytes:
+            given = struct.pack("256s", name.encode())
+            return bytes(fcntl.ioctl(probe.fileno(), request, given))
+
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):
+                its = socket.inet_ntoa(ask(_SIOCGIFADDR, name)[20:24])
+                (flags,) = struct.unpack_from("h", ask(_SIOCGIFFLAGS, name), 16)
+                if its == address and not flags & _IFF_UP:
+                    return f"its interface {name} is down"
+    return ""
+
+
+def cut_off(place: Place) -> bool:
+    """Tell if no Worker can reach this host, and none will."""
+    return bool(no_loopback() or no_way(place.addresses))
 
 
 def pilot_fault(place: Place) -> str:
