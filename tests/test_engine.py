@@ -11,7 +11,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from homes import LABEL, Scalems, changed, make_scalems, tree
+from homes import LABEL, Scalems, changed, debian, in_namespace, make_scalems, tree
 from indexes import closed_index
 
 from scalems import probe
@@ -172,6 +172,47 @@ def test_a_file_that_somebody_changed_in_the_cache_does_not_get_in(cached: Scale
     assert "uv's cache was changed; again: cloudpickle" in done.stderr
     assert manifest.read(folder).content_digest == known.content_digest
     assert cached.check("--deep")["ok"]
+
+
+ON_BTRFS = """
+mount -o loop "$4" "$1" || exit 77
+cp -a "$UV_CACHE_DIR" "$1/uv"
+export UV_CACHE_DIR="$1/uv"
+for build in one two; do
+    SCALEMS_HOME="$1/$build" "$2" env sync --resource "$3" --offline -q || exit 1
+done
+file=$(cd "$1/one/builds" && find . -type f -path '*/zmq/backend/*' -name '*.so' | head -n 1)
+sync
+btrfs filesystem du --raw "$1/two/builds/$file" || exit 1
+printf changed | dd of="$1/one/builds/$file" bs=1 seek=5000 conv=notrunc 2>/dev/null
+for build in one two; do
+    SCALEMS_HOME="$1/$build" "$2" env check --resource "$3" --deep --json
+    echo "$build: $?"
+done
+"""
+
+
+@pytest.mark.network
+@pytest.mark.slow
+def test_copies_share_blocks_where_the_file_system_can(cached: Scalems, tmp_path: Path):
+    """On btrfs: equal files of builds take their space once, and a byte is changed in one only."""
+    image, place = tmp_path / "image", tmp_path / "place"
+    place.mkdir()
+    with image.open("wb") as stream:
+        stream.truncate(512 << 20)
+    subprocess.run([debian("mkfs.btrfs", "btrfs-progs"), "-q", image], check=True)
+    scalems = cached.argv()[0]
+    argv = ["bash", "-c", ON_BTRFS, "bash", str(place), scalems, LABEL, str(image)]
+    done = in_namespace("true", argv, cached)
+    if done.returncode == 77:
+        pytest.skip(f"no loop device, or no btrfs: {done.stderr}")
+    assert done.returncode == 0, done.stderr
+    header, shared = done.stdout.splitlines()[:2]
+    assert header.split() == ["Total", "Exclusive", "Set", "shared", "Filename"]
+    assert shared.split()[1] == "0"
+    assert f"one: {ExitCode.NOT_READY.value}" in done.stdout
+    assert "two: 0" in done.stdout
+    assert "changed file" in done.stdout
 
 
 # --- which one --------------------------------------------------------------------------------

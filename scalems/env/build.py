@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -218,11 +219,33 @@ def _make(
         holding=holding,
     )
     failpoint("build.compiled")
-    # Only now, with all as it must be, does anything of it run.
-    _verify(plan, venv, scalems_version=wheel.name.split("-")[1])
+    entries.update(compiled)
+    with ThreadPoolExecutor(1) as pool:
+        # Only now, with all as it must be, does anything of it run; it writes nothing there.
+        verifying = pool.submit(_verify, plan, venv, scalems_version=wheel.name.split("-")[1])
+        entries.update(fingerprint.scan_compiled(venv, known=compiled))
+        tables = _tables(venv, entries)
+        failpoint("build.files")
+        verifying.result()
     failpoint("build.verified")
-    entries.update(fingerprint.scan_compiled(venv, known=compiled))
-    return _record(plan, folder, entries, engine=engine.version(), started=started)
+    return _record(plan, folder, entries, tables, engine=engine.version(), started=started)
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """Digests of what a build holds, and of the lists of it beside the manifest."""
+
+    content: str
+    files_sha256: str
+    stats_sha256: str
+
+
+def _tables(venv: Path, entries: Mapping[str, Entry]) -> _Tables:
+    return _Tables(
+        fingerprint.content_digest(venv, entries),
+        manifest.write_files(venv.parent, entries),
+        manifest.write_stats(venv.parent, entries),
+    )
 
 
 def _name(plan: BuildPlan) -> str:
@@ -247,17 +270,18 @@ def _record(
     plan: BuildPlan,
     folder: Path,
     entries: Mapping[str, Entry],
+    tables: _Tables,
     *,
     engine: str,
     started: float,
 ) -> Manifest:
-    """Write the table of files and the manifest, last of all."""
+    """Write the manifest, last of all."""
     venv = folder / "venv"
     python = (venv / "bin" / "python").resolve(strict=True)
     status = python.stat()
     top, records = fingerprint.top_level(venv)
     base = manifest.read(folder.with_name(_name(plan.base))) if plan.base else None
-    content = fingerprint.content_digest(venv, entries)
+    content = tables.content
     sites = [probe.site_packages(venv)]
     if plan.base:
         sites.append(probe.site_packages(folder.with_name(_name(plan.base)) / "venv"))
@@ -287,11 +311,10 @@ def _record(
         records=records,
         files=len(entries),
         bytes=sum(entry.size for entry in entries.values()),
-        files_sha256=manifest.write_files(folder, entries),
-        stats_sha256=manifest.write_stats(folder, entries),
+        files_sha256=tables.files_sha256,
+        stats_sha256=tables.stats_sha256,
         base=_base(plan.base, base) if plan.base and base else {},
     )
-    failpoint("build.files")
     manifest.write(folder, made)
     failpoint("build.manifest")
     return made
@@ -306,7 +329,9 @@ def _verify(plan: BuildPlan, venv: Path, *, scalems_version: str) -> None:
     with tempfile.TemporaryDirectory(prefix="scalems-verify-") as empty:
         try:
             done = run(
-                [venv / "bin" / "python", "-I", "-c", code], env={"HOME": empty}, cwd=Path(empty)
+                [venv / "bin" / "python", "-I", "-B", "-c", code],
+                env={"HOME": empty},
+                cwd=Path(empty),
             )
             found = probe.parse(done.stdout)
         except (CommandFailed, ValueError) as error:
