@@ -84,20 +84,15 @@ def test_an_exception_comes_back_with_its_remote_traceback():
     assert "in execute" not in text
 
 
-def test_an_exception_that_cannot_be_rebuilt_is_told_by_name():
+def test_an_exception_comes_back_as_itself_whatever_its_class_asks_for():
     class Awkward(Exception):
-        def __init__(self, first, second):
-            super().__init__(f"{first} and {second}")
+        def __init__(self, first, *, second):
+            super().__init__(f"{first} and {second}", threading.Lock())
+            self.first, self.lock = first, threading.Lock()
 
-    def fail():
-        raise Awkward(1, 2)
+        def __str__(self):
+            return self.args[0]
 
-    with pytest.raises(TaskError, match="Awkward: 1 and 2") as caught:
-        result(run(fail))
-    assert "in fail" in str(caught.value.__cause__)
-
-
-def test_an_exception_without_a_message_or_a_pickle_is_still_an_outcome():
     class Broken(Exception):
         def __str__(self):
             raise RuntimeError("no text")
@@ -105,11 +100,26 @@ def test_an_exception_without_a_message_or_a_pickle_is_still_an_outcome():
         def __reduce__(self):
             raise RuntimeError("no pickle")
 
-    def fail():
-        raise Broken
+    def fail(broken):
+        raise Broken if broken else Awkward(1, second=2)
 
-    with pytest.raises(TaskError, match="Broken"):
+    with pytest.raises(Awkward, match=r"^1 and 2$") as caught:
+        result(run(fail, broken=False))
+    assert caught.value.first == 1
+    assert "lock" in caught.value.args[1]
+    assert not hasattr(caught.value, "lock")
+    assert "in fail" in str(caught.value.__cause__)
+    with pytest.raises(Broken):
+        result(run(fail, broken=True))
+
+
+def test_an_exception_whose_class_cannot_travel_is_told_by_name():
+    def fail():
+        raise type("Stuck", (Exception,), {"lock": threading.Lock()})("here")
+
+    with pytest.raises(TaskError, match="Stuck: here") as caught:
         result(run(fail))
+    assert "in fail" in str(caught.value.__cause__)
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
@@ -211,6 +221,36 @@ def test_the_far_side_needs_only_the_standard_library_and_cloudpickle():
         cwd=Path(__file__).parent,
     )
     assert run.stdout.strip() == "['__main__', 'cloudpickle', 'scalems']"
+
+
+def test_objects_keep_their_slots_in_another_process():
+    far = (
+        "import pickle, sys; from scalems.workflow.pickler import dumps;"
+        "values = pickle.load(sys.stdin.buffer);"
+        "assert [hasattr(value, '__dict__') for value in values] == [False, True];"
+        "sys.stdout.buffer.write(dumps(values))"
+    )
+    code = f"""
+import dataclasses, pickle, subprocess, sys
+from scalems.workflow.pickler import dumps
+
+@dataclasses.dataclass(slots=True)
+class Point:
+    x: int
+    y: int = 2
+
+class Named(Point):
+    __slots__ = ("name", "__dict__")
+
+named = Named(3)
+named.name, named.more = "a", 4
+far = [sys.executable, "-c", {far!r}]
+sent = subprocess.run(far, input=dumps([Point(1), named]), stdout=subprocess.PIPE)
+point, back = pickle.loads(sent.stdout)
+print(point == Point(1), type(back) is Named, back.x, back.y, back.name, back.more)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.stdout == "True True 3 2 a 4\n", run.stderr
 
 
 def test_calls_share_the_bytes_of_their_function():

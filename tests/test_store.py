@@ -140,6 +140,42 @@ def test_exactly_what_a_change_affects_runs_again(place: Place) -> None:
     assert "step#1 (0, 0.0), step#2 (1, 0.0) gave another value" in why
 
 
+def test_results_are_of_the_classes_of_the_script_in_later_runs_too(place: Place) -> None:
+    place.script.write_text("""
+import dataclasses, enum
+import beside, scalems
+
+@dataclasses.dataclass(slots=True)
+class Frame:
+    number: int
+
+class Color(enum.Enum):
+    RED = 1
+
+@scalems.task
+def same(value):
+    return value
+
+@scalems.task(cache=False)
+def known(value):
+    return isinstance(value, (Frame, Color, beside.Point))
+
+@scalems.app
+def main():
+    for value in (Frame(1), Color.RED, beside.Point(2)):
+        future = same(value)
+        back = future.result()
+        print(back == value, type(back) is type(value), known(future).result())
+""")
+    (place.folder / "beside.py").write_text(
+        "import dataclasses\n\n@dataclasses.dataclass\nclass Point:\n    x: int\n"
+    )
+    for reused in (0, 3):
+        done = place.run("script.py")
+        assert done.stdout == "True True True\n" * 3
+        assert (f"({reused} in a former run)" in done.stderr) is bool(reused)
+
+
 def test_another_environment_runs_all_again(place: Place, tmp_path: Path) -> None:
     place.run("script.py", "2")
     packages = tmp_path / "more" / "extra-1.0.dist-info"

@@ -66,6 +66,14 @@ def of(value: object) -> str:
     return _hex(_Encoder().encode(value))
 
 
+def of_class(kind: type) -> str:
+    """Return the digest of a class; empty if it has none."""
+    try:
+        return of(kind)
+    except Unstable:
+        return ""
+
+
 def of_function(function: Callable[..., object]) -> Code:
     """Return what a function does, with all that it uses outside of installed packages.
 

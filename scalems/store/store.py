@@ -20,6 +20,7 @@ from scalems.store.identity import Identity, as_json, checksum
 from scalems.store.lookup import RESULT, Lookup
 from scalems.store.reserve import Reserve
 from scalems.store.writer import Nowhere, Rows, Writer
+from scalems.workflow import pickler
 from scalems.workflow.call import Outcome, hostname
 from scalems.workflow.large import Blob, Large
 
@@ -89,6 +90,7 @@ class Store:
             self._writer = Nowhere()
         self._lookup = Lookup(self._reader)
         self._reserve = Reserve(folder)
+        pickler.know_classes_by(digest.of_class)
         self.run = 0
         """Number of the run; 0 if it is not recorded."""
         self.lost = ""

@@ -18,7 +18,8 @@ from scalems.errors import TaskError, TaskLost, TaskTimeout
 from scalems.workflow import children, file, stamp
 from scalems.workflow.large import LARGE, Payload, loads
 from scalems.workflow.needs import NONE, Needs
-from scalems.workflow.pickling import LEAVES, decode, dumps, plainly, text_of
+from scalems.workflow.pickler import dumps
+from scalems.workflow.pickling import LEAVES, decode, plainly, text_of
 from scalems.workflow.pickling import Encoded as Encoded
 from scalems.workflow.pickling import encode as encode
 from scalems.workflow.pickling import encode_apart as encode_apart
@@ -287,13 +288,8 @@ def failed(
 
 def failure_of(error: BaseException) -> Failure:
     """Describe an exception; its traceback starts at the first frame that is not ours."""
-    exception: bytes | None = None
-    if isinstance(error, Exception):
-        # SystemExit and its like must fail the task, not end the client that reads it.
-        try:
-            exception = dumps(error)
-        except Exception:
-            exception = None
+    # SystemExit and its like must fail the task, not end the client that reads it.
+    exception = _pickled(error) if isinstance(error, Exception) else None
     name = type(error).__qualname__
     message = text_of(error)
     if isinstance(error, SystemExit):
@@ -306,6 +302,40 @@ def failure_of(error: BaseException) -> Failure:
     )
 
 
+class _Rebuilt:
+    """An exception that its class does not make anew from its arguments, or that holds something
+    that cannot travel: as :func:`pickle.loads` gives it without a call of ``__init__``."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        kind = type(self._error)
+        args = [one if _can_travel(one) else repr(one) for one in self._error.args]
+        held = {key: one for key, one in vars(self._error).items() if _can_travel(one)}
+        return kind.__new__, (kind, *args), held
+
+
+def _pickled(error: Exception) -> bytes | None:
+    """Pickle an exception, so that it can be made anew; ``None`` if its class cannot travel."""
+    for how in (error, _Rebuilt(error)):
+        try:
+            data = dumps(how)
+            if type(pickle.loads(data)) is type(error):
+                return data
+        except Exception:  # e.g. a class whose __init__ does not take its own args
+            continue
+    return None
+
+
+def _can_travel(value: object) -> bool:
+    try:
+        pickle.loads(dumps(value))
+    except Exception:
+        return False
+    return True
+
+
 def _encode_failure(failure: Failure) -> bytes:
     return pickle.dumps(failure, protocol=5)
 
@@ -315,7 +345,7 @@ def _exception_of(failure: Failure) -> BaseException:
         try:
             error = pickle.loads(failure.exception)
         except Exception:
-            error = None  # e.g. a class whose __init__ does not take its own args
+            error = None  # e.g. its module is not here
         if isinstance(error, Exception):
             return error
     return TaskError(f"{failure.type}: {failure.message}")

@@ -371,9 +371,10 @@ class Graph:
 
     def settle(self, node: Node, outcome: Outcome, *, reused: bool = False) -> None:
         """End a task by an outcome, once that is kept."""
+        if node.future.done() and (outcome.unasked is not None or not outcome.ok):
+            return  # cancelled: only a value is worth to be kept
         if outcome.unasked is not None:
-            if not node.future.done():
-                spawned.start(self, node, outcome, outcome.unasked)
+            spawned.start(self, node, outcome, outcome.unasked)
             return
         if any(node.printed):
             out, err = node.printed
@@ -414,7 +415,7 @@ class Graph:
 
     def _retry(self, node: Node, error: BaseException) -> bool:
         """Try a failed task again, after a while, if it may be tried again."""
-        if node.attempt > (node.options.retries or 0) or self.closed or node.future.done():
+        if node.attempt > (node.options.retries or 0) or self.closed:
             return False
         pause = node.options.pause(node.attempt)
         log.warning(

@@ -30,9 +30,8 @@ import resource
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle
-
 from scalems.errors import TaskError
+from scalems.workflow.pickler import Pickler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -286,7 +285,7 @@ def _left_out(buffers: list[Blob], buffer: pickle.PickleBuffer) -> bool:
         return False
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+class _Pickler(Pickler):
     """Leaves out what is large. Buffers are taken in their order, all others by their numbers."""
 
     def __init__(self, file: io.BytesIO) -> None:

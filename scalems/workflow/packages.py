@@ -17,9 +17,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import cloudpickle
-
 from scalems.workflow import file
+from scalems.workflow.pickler import dumps
 
 if TYPE_CHECKING:
     import zipfile
@@ -47,7 +46,7 @@ class _Carried:
         self._packages = packages
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return load, (self._packages, cloudpickle.dumps(self._value, protocol=5))
+        return load, (self._packages, dumps(self._value))
 
 
 _ours: dict[str, Package] = {}  # of the client, or in a call process those that have come

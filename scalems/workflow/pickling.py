@@ -14,13 +14,12 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import cloudpickle
-
 from scalems.errors import SerializationError
 from scalems.workflow import code, shipping
 from scalems.workflow.large import LARGE, Payload, apart, loads
 from scalems.workflow.large import dumps as encoded
 from scalems.workflow.packages import carried, travelling
+from scalems.workflow.pickler import dumps as dumps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -236,12 +235,6 @@ def summary(error: BaseException) -> str:
     text = text_of(error)
     name = type(error).__name__
     return f"{name}: {text}" if text else name
-
-
-def dumps(value: object) -> bytes:
-    """Pickle whatever cloudpickle can, what is not importable by value."""
-    data: bytes = cloudpickle.dumps(value, protocol=5)  # 5 is common to every Python we support
-    return data
 
 
 def text_of(error: BaseException) -> str:

@@ -1,0 +1,69 @@
+"""cloudpickle's pickler, and what it forgets of classes that travel by value.
+
+It makes such a class anew without its slots: its objects have a ``__dict__`` then, and do not fit
+the class that the client has. And it knows a class again by a number of its process: an object
+that is kept for a later run would be of a class of its own there, so that ``isinstance`` and
+``==`` say no. So classes of the script have numbers that are made of their content, if something
+is kept.
+
+The far side imports this module.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+from cloudpickle import cloudpickle as inner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_digest_of: Callable[[type], str] | None = None
+
+
+def know_classes_by(digest_of: Callable[[type], str]) -> None:
+    """Have classes known again in later processes.
+
+    :param digest_of: gives a digest of a class, the same in all processes; empty if it has none.
+    """
+    global _digest_of
+    _digest_of = digest_of
+
+
+class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Pickles whatever cloudpickle can, what is not importable by value."""
+
+    def reducer_override(self, value: Any) -> Any:
+        """Return how a class or a function is made anew."""
+        if not isinstance(value, type):
+            return super().reducer_override(value)
+        if _digest_of is not None:
+            _know(value, _digest_of)
+        reduced = super().reducer_override(value)
+        if type(reduced) is tuple and reduced[0] is inner._make_skeleton_class:
+            slots = vars(value).get("__slots__")
+            if slots and isinstance(slots, (str, tuple, list, dict)):
+                reduced[1][3]["__slots__"] = slots  # among what its namespace begins with
+        return reduced
+
+
+def dumps(value: object) -> bytes:
+    """Pickle whatever cloudpickle can, what is not importable by value."""
+    with io.BytesIO() as file:
+        Pickler(file, protocol=5).dump(value)  # 5 is common to every Python we support
+        return file.getvalue()
+
+
+def _know(value: type, digest_of: Callable[[type], str]) -> None:
+    """Give a class of the script, or of a module beside it, the number that it always has."""
+    name = value.__module__
+    if name != "__main__" and name not in inner.list_registry_pickle_by_value():
+        return
+    if "<locals>" in value.__qualname__ or value in inner._DYNAMIC_CLASS_TRACKER_BY_CLASS:
+        return
+    if number := digest_of(value):
+        with inner._DYNAMIC_CLASS_TRACKER_LOCK:
+            inner._DYNAMIC_CLASS_TRACKER_BY_CLASS[value] = number
+            inner._DYNAMIC_CLASS_TRACKER_BY_ID[number] = value
