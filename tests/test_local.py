@@ -279,10 +279,11 @@ def test_inline_calls_run_in_the_script_itself(tmp_path):
     (tmp_path / "run.py").write_text(
         "import os, scalems\n"
         "@scalems.task\n"
-        "def where():\n    print('hello')\n    return os.getpid()\n"
+        "def where():\n    print('hello')\n    os.chdir('/')\n    return os.getpid()\n"
         "@scalems.task\ndef fail():\n    raise ValueError('no')\n"
         "@scalems.app\n"
-        "def main():\n    print(where().result() == os.getpid())\n    fail().result()\n"
+        "def main():\n    print(where().result() == os.getpid(), os.getcwd() == '/')\n"
+        "    fail().result()\n"
     )
     done = subprocess.run(
         [sys.executable, "-m", "scalems.local", "--inline", "run.py"],
@@ -291,7 +292,7 @@ def test_inline_calls_run_in_the_script_itself(tmp_path):
         text=True,
         check=False,
     )
-    assert done.stdout == "hello\nTrue\n"
+    assert done.stdout == "hello\nTrue False\n"
     assert "ValueError: no" in done.stderr
     assert done.returncode == 1
     done = subprocess.run(

@@ -132,13 +132,14 @@ class Run:
     def processes(self):
         return processes.members(self.settings.run, self.settings.folder)
 
-    def __call__(self, function, *args, once=False, **kwargs):
+    def __call__(self, function, *args, once=False, priority=0, **kwargs):
         self.count += 1
         future = Future()
         future.call_id = self.count
         name = getattr(function, "__name__", "?")
         payload = encode(function, args, kwargs)
-        call = Call(id=self.count, name=name, payload=payload, needs=Needs(once=once))
+        needs = Needs(once=once, priority=priority)
+        call = Call(id=self.count, name=name, payload=payload, needs=needs)
         self.backend.submit(call, future.set_result)
         return future
 
@@ -334,6 +335,21 @@ class TestCalls:
         until(lambda: not any(map(is_alive, pids)))
         assert run.value(abs, -2) == 2
         assert not run.backend.cancel(futures[0].call_id)
+
+    def test_the_most_urgent_call_of_those_that_wait_is_next(self, run, tmp_path):
+        def hold(folder, name):
+            Path(folder, name).touch()
+            time.sleep(3600)
+
+        holders = [run(hold, tmp_path, name) for name in "ab"]
+        until(lambda: len(list(tmp_path.iterdir())) == 2)
+        futures = [(number, run(abs, 1, priority=number)) for number in (0, 0, 3, -1, 3, 1)]
+        until(lambda: not len(run.backend._outbox._waiting))
+        assert run.backend.cancel(holders[0].call_id)  # behind the calls, on the same link
+        outcomes = [(number, future.result(LIMIT)) for number, future in futures]
+        order = [number for number, _ in sorted(outcomes, key=lambda one: one[1].started)]
+        assert order == sorted(order, reverse=True)
+        assert run.backend.cancel(holders[1].call_id)
 
     def test_nothing_of_rp_is_in_the_working_folder(self, run):
         leftovers = [path.name for path in Path.cwd().iterdir() if run.settings.run in path.name]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -12,10 +14,25 @@ from scalems.workflow.mpi import execute
 from scalems.workflow.process import Launch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from scalems.workflow.backend import Done, Told
     from scalems.workflow.call import Call
+
+
+@contextlib.contextmanager
+def _folder_kept() -> Iterator[None]:
+    """Have the same working folder afterwards, as processes for calls do."""
+    try:
+        folder = os.open(".", os.O_PATH | os.O_DIRECTORY)
+    except OSError:  # it is gone
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.fchdir(folder)
+        os.close(folder)
 
 
 class InlineBackend:
@@ -42,7 +59,9 @@ class InlineBackend:
     def submit(self, call: Call, done: Done) -> None:
         """Run a call."""
         for one in [call] if call.items is None else singles(call):
-            done(execute(one))
+            with _folder_kept():
+                outcome = execute(one)
+            done(outcome)
 
     def serve(self, ident: int, wanted: Mapping[str, Any], told: Told) -> None:
         """Start a service in a process of this Python; wait until it is ready or has failed."""

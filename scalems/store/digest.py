@@ -10,12 +10,14 @@ What is not (the script, modules beside it, editable packages) counts by content
 
 from __future__ import annotations
 
+import copyreg
 import dis
 import functools
 import hashlib
 import inspect
 import struct
 import types
+from collections import OrderedDict
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path, PurePath
@@ -174,7 +176,8 @@ class _Encoder:
         if kind is types.MappingProxyType:
             return self._mapping(dict(value))
         if kind is set or kind is frozenset:
-            return _sized(b"{", b"".join(sorted(self.encode(item) for item in value)))
+            tag = b"U" if kind is set else b"{"
+            return _sized(tag, b"".join(sorted(self.encode(item) for item in value)))
         if isinstance(value, types.FunctionType):
             return self._function(value)
         if isinstance(value, Task):
@@ -196,7 +199,8 @@ class _Encoder:
             return self._sequence(b"e", (kind, value.name))
         if isinstance(value, PurePath):
             return _path(value)
-        if hasattr(value, "__array_interface__") and hasattr(value, "dtype"):
+        is_array = hasattr(value, "__array_interface__") and hasattr(value, "dtype")
+        if is_array and not hasattr(value, "mask"):  # a masked one is more than its data
             return self._array(kind, value)
         return self._object(value)
 
@@ -220,8 +224,9 @@ class _Encoder:
 
     def _object(self, value: Any) -> bytes:
         """Encode an object by what pickle would rebuild it from."""
+        known = copyreg.dispatch_table.get(type(value))  # of patterns, ufuncs, `int | None`
         try:
-            reduced = value.__reduce_ex__(4)
+            reduced = value.__reduce_ex__(4) if known is None else known(value)
         except Exception as error:
             name = f"{type(value).__module__}.{type(value).__qualname__}"
             raise Unstable(f"an object of type {name} ({error})") from None
@@ -232,6 +237,8 @@ class _Encoder:
             return _name(b"g", f"{getattr(value, '__module__', '')}.{reduced}")
         make, args, *rest = (*reduced, *[None] * 5)[:6]
         state, items, pairs = rest[0], list(rest[1] or ()), dict(rest[2] or ())
+        if isinstance(value, OrderedDict):  # whose order counts where two are compared
+            return self._sequence(b"o", (make, args, state, items, [*pairs.items()]))
         return self._sequence(b"o", (make, args, state, items, pairs))
 
     # --- functions and classes ------------------------------------------------------------
