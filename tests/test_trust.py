@@ -21,6 +21,8 @@ from indexes import FolderIndex, with_index
 from scalems.env import manifest
 from scalems.env.engine import InstallError, choose
 from scalems.errors import ExitCode
+from scalems.host import files
+from scalems.radical import spawn
 
 SECRET = "hunter2-of-somebody"
 SYNC = ("env", "sync", "--resource", LABEL)
@@ -151,6 +153,24 @@ def test_the_password_of_an_index_is_used_and_neither_told_nor_kept(
     assert kept == []
 
 
+def test_radical_pilot_which_writes_down_its_environment_gets_no_password(monkeypatch, tmp_path):
+    plain = {"UV_INDEX_URL": "https://packages.example/simple", "MY_URL": f"ssh://me:{SECRET}@x"}
+    secret = {
+        "PIP_EXTRA_INDEX_URL": f"https://a.example/simple https://me:{SECRET}@b.example/simple",
+        "UV_DEFAULT_INDEX": f"https://{SECRET}@b.example/simple",
+        "UV_INDEX_LAB_PASSWORD": SECRET,
+        "UV_PUBLISH_TOKEN": SECRET,
+    }
+    for name, value in {**plain, **secret}.items():
+        monkeypatch.setenv(name, value)
+    process, connection = spawn.start(Path(sys.executable), "scalems.none", tmp_path)
+    with connection, process:
+        given = Path(f"/proc/{process.pid}/environ").read_text().split("\0")
+        process.kill()
+    assert {f"{name}={value}" for name, value in plain.items()} <= set(given)
+    assert not {line.partition("=")[0] for line in given} & secret.keys()
+
+
 def all_of(made: Scalems, *words: str) -> str:
     """All that a command which must fail tells, tracebacks for those who ask included."""
     argv, env = made.argv(*words), made.env
@@ -262,12 +282,27 @@ def test_a_sync_writes_to_its_own_places_only(tmp_path: Path):
     assert sorted(path for path in paths - above if not path.startswith(tuple(allowed))) == []
 
 
+def test_a_private_folder_is_so_by_any_umask(tmp_path: Path):
+    (tmp_path / "there").mkdir(mode=0o755)
+    former = os.umask(0)
+    try:
+        files.make_private(tmp_path / "there" / "one" / "two")
+        files.make_private(tmp_path / "there" / "one" / "two")
+        with pytest.raises(FileExistsError):
+            files.make_private(tmp_path / "there" / "one", exist_ok=False)
+    finally:
+        os.umask(former)
+    modes = [(tmp_path / "there" / name).stat().st_mode & 0o777 for name in ("", "one", "one/two")]
+    assert modes == [0o755, 0o700, 0o700]
+
+
 @pytest.mark.network
 def test_what_is_made_does_not_depend_on_the_umask(tmp_path: Path, small_home: Scalems):
     made = make_scalems(tmp_path)
     words = ["sh", "-c", 'umask 0; exec "$@"', "sh", *made.argv(*SYNC)]
     subprocess.run(words, cwd=made.project, env=made.env, check=True, capture_output=True)
-    assert made.root.stat().st_mode & 0o777 == 0o700
+    for folder in (made.root, made.root.parent, made.root.parent.parent):
+        assert folder.stat().st_mode & 0o777 == 0o700
     assert (made.root / "backups").stat().st_mode & 0o777 == 0o700
     loose = [
         path

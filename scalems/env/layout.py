@@ -27,8 +27,9 @@ class Layout:
         :raises OSError: it cannot be written.
         """
         if not self.root.is_dir():
-            self.root.parent.mkdir(parents=True, exist_ok=True)
-            self.root.mkdir(mode=0o700, exist_ok=True)
+            from scalems.host.files import make_private
+
+            make_private(self.root)
         made = [self.builds] if builds else []
         for folder in (*made, self.resource("x").parent, self.seen("x").parent):
             folder.mkdir(mode=0o755, exist_ok=True)

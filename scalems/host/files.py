@@ -37,6 +37,19 @@ def write_atomic(path: Path, text: str, *, mode: int = 0o644) -> None:
         raise
 
 
+def make_private(folder: Path, *, exist_ok: bool = True) -> None:
+    """Make a folder for its owner alone, and those above it that are not there, by any umask.
+
+    So wants it the XDG base directory specification; `Path.mkdir` leaves the folders above to the
+    umask, and who may write to one of them may put another in the place of ours.
+
+    :raises OSError: it cannot be made.
+    """
+    if not folder.parent.is_dir():
+        make_private(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=exist_ok)
+
+
 def _sweep(path: Path) -> None:
     """Remove temporary files of writers of this host that are no more."""
     from scalems.host import process

@@ -37,6 +37,7 @@ class Completed:
     stderr: str
 
 
+_PASSWORD = re.compile(r"(UV|PIP|TWINE)_\w*(PASSWORD|TOKEN)")
 _GRACE = 1.0  # seconds for what a command has printed to be read after its end
 
 
@@ -68,9 +69,15 @@ def without_credentials(text: str) -> str:
     """Hide the user and password of each URL, and what variables name as passwords of an index."""
     text = re.sub(r"(\w+://)[^/\s]+@", r"\1***@", text)
     for name, value in os.environ.items():
-        if re.fullmatch(r"(UV|PIP|TWINE)_\w*(PASSWORD|TOKEN)", name) and len(value) > 3:
+        if _PASSWORD.fullmatch(name) and len(value) > 3:
             text = text.replace(value, "***")
     return text
+
+
+def is_credential(name: str, value: str) -> bool:
+    """Whether an environment variable holds a password or token of a package index."""
+    named = name.startswith(("UV_", "PIP_", "TWINE_")) and re.search(r"://[^/\s]*@", value)
+    return bool(named or _PASSWORD.fullmatch(name))
 
 
 _running: set[subprocess.Popen[str]] = set()

@@ -19,6 +19,7 @@ from scalems.env.layout import Layout
 from scalems.env.remote import agent
 from scalems.env.remote.agent import Notify
 from scalems.errors import BackendError, UsageError
+from scalems.host.files import make_private
 from scalems.radical import bundle, diagnosis, processes, runs, spawn, warm
 from scalems.radical.farfiles import Files
 from scalems.radical.surroundings import Place
@@ -66,7 +67,7 @@ class Session:
         for folder in builds:
             lease.hold(Path(folder))
         self._run, self._label, self._folder = run, label, runs.root() / run
-        self._folder.mkdir(parents=True, mode=0o700)
+        make_private(self._folder, exist_ok=False)
         (self._folder / "data").mkdir(mode=0o700)
         runs.prune(self._folder, *(Path(one.folder) for one in warm.known() if one.alive))
         self.files.prune()

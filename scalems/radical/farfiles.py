@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 from scalems.env.layout import Layout
 from scalems.env.remote.agent import Notify
 from scalems.errors import ScalemsError, UsageError
+from scalems.host.files import make_private
 from scalems.host.process import is_left, mark
 from scalems.radical import runs
 from scalems.radical.settings import FILES
@@ -76,7 +77,7 @@ class Files:
             if piece["offset"] == 0:
                 self._problems.pop(digest, None)
                 part = self._base / "parts" / f"{mark()}.{digest}"
-                part.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                make_private(part.parent)
                 part.write_bytes(b"")
                 self._parts[digest] = part
             if digest not in self._parts:
@@ -119,7 +120,7 @@ class Files:
         if _digest(part) == digest:
             part.chmod(0o444 | (mode & 0o111))
             target = self._object(digest)
-            target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private(target.parent)
             part.replace(target)
         part.unlink(missing_ok=True)
 

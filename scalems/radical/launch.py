@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from scalems.errors import BackendError
+from scalems.host.files import make_private
 from scalems.radical import diagnosis, processes, runs, spawn, warm, wire
 from scalems.radical.surroundings import Place
 
@@ -132,7 +133,7 @@ class OwnServer:
 
     def _start(self) -> Connection[Any, Any]:
         settings = self.settings
-        settings.folder.mkdir(parents=True, mode=0o700)
+        make_private(settings.folder, exist_ok=False)
         settings.data.mkdir(mode=0o700)
         runs.prune(settings.folder, *(Path(one.folder) for one in warm.known() if one.alive))
         self._process, ours = spawn.start(Path(sys.executable), settings.run, settings.folder)

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scalems.host.files import write_atomic
+from scalems.host.files import make_private, write_atomic
 
 if TYPE_CHECKING:
     from scalems.host.address import Host
@@ -94,7 +94,7 @@ def note_host(run: str, host: Host) -> Path:
     """Keep on which host the logs of a run are; return its folder here."""
     folder = root() / run
     with contextlib.suppress(OSError):  # a full disk here does not matter
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(folder)
         write_atomic(folder / HOST, json.dumps(asdict(host)), mode=0o600)
         prune(folder)
     return folder

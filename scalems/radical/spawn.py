@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 from scalems.env import lease
+from scalems.host import local
 from scalems.radical import processes
 
 # RP must be loaded first: it warns of deadlocks otherwise. What `nursery.start` says is that this
@@ -49,6 +50,7 @@ def _environment(python: Path, run: str, folder: Path) -> dict[str, str]:
         key: value
         for key, value in os.environ.items()
         if not (key.startswith("RADICAL_") and key.endswith("_REPORT"))  # what RP prints
+        if not local.is_credential(key, value)  # RP writes its environment to many files
     }
     # RP's processes that outlive what they belong to do not kill themselves where they see pytest.
     env.pop("PYTEST_VERSION", None)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalems.errors import BackendError, UsageError
-from scalems.host.files import write_atomic
+from scalems.host.files import make_private, write_atomic
 from scalems.host.process import lives
 from scalems.radical import channel, processes, runs
 from scalems.tomlfile import near
@@ -121,7 +121,7 @@ def new_key() -> str:
 def write(pilot: WarmPilot) -> None:
     """Write the record of a pilot; only its user can read it."""
     folder = records()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(folder)
     text = json.dumps({"format": FORMAT, **asdict(pilot)}, indent=2)
     write_atomic(_record(pilot.name), text, mode=0o600)
 
