@@ -14,7 +14,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from homes import LABEL, Scalems, make_scalems
+from homes import LABEL, Scalems, add_task, make_scalems
 from hypothesis import example, given
 from hypothesis import strategies as st
 from test_packages import write_package, write_repository
@@ -331,12 +331,45 @@ def test_a_bundle_needs_a_current_lock_and_a_name(scalems: Scalems):
     assert not (scalems.project / "a.pyz").exists()
 
 
-def test_what_must_be_built_where_it_is_used_is_not_bundled(scalems: Scalems):
-    spec = scalems.project / "envs" / "pilot.toml"
-    spec.write_text('no-binary = ["netifaces"]\n' + spec.read_text())
-    done = scalems.run("env", "bundle", "--resource", LABEL, "-o", "a.pyz", code=2)
-    assert "pilot: netifaces" in done.stderr
-    assert "built where they are used" in done.stderr
+@pytest.mark.network
+def test_layers_come_along_and_sources_are_built_there(ends):
+    project = ends.here.project
+    add_task(project, name="lib")
+    lib, md = project / "envs" / "lib.toml", project / "envs" / "md.toml"
+    text = lib.read_text().partition("[packages.linked]")[0]
+    dependencies = 'no-binary = ["markupsafe"]\ndependencies = ["markupsafe<4"]'
+    lib.write_text(text.replace("dependencies = []", dependencies))
+    md.write_text('role = "task"\nbase = "lib"\ndependencies = ["iniconfig"]\n')
+    (project / "resource-configs" / "more.toml").write_text(
+        '[layers]\nextends = "local.localhost"\npilot = "lib"\ntasks = ["md"]\n'
+    )
+    lib.write_text(lib.read_text().replace('role = "task"', 'role = "both"'))
+    ends.here.run("env", "lock", "md")
+    path = ends.there / "more.pyz"
+    ends.here.run("env", "bundle", "--resource", "more.layers", "-o", path)
+    ends.scalems("env", "sync", "--bundle", path, "--offline", "--project", "more")
+    (report,) = json.loads(
+        ends.scalems("env", "check", "--resource", "more.layers", "--deep", "--json").stdout
+    )
+    assert report["ok"]
+    code = "import iniconfig, markupsafe._speedups as s; print(iniconfig.__file__, s.__file__)"
+    words = ("env", "run", "md", "--resource", "more.layers", "--", "python", "-c", code)
+    own, theirs = ends.scalems(*words).stdout.split()
+    assert own.partition("/builds/")[2].startswith("md-")
+    assert theirs.partition("/builds/")[2].startswith("lib-")
+    shown = json.loads(
+        ends.scalems("env", "show", "lib", "--resource", "more.layers", "--json").stdout
+    )
+    assert shown["built here"] == ["markupsafe"]
+    # Of a delta, the source and what its build needs are there already.
+    delta = ends.there / "delta.pyz"
+    since = ("--since", path, "--offline")
+    ends.here.run("env", "bundle", "--resource", "more.layers", *since, "-o", delta)
+    with zipfile.ZipFile(delta) as archive:
+        assert [one for one in archive.namelist() if one.startswith("wheels/")] == [
+            "wheels/index.json"
+        ]
+    ends.scalems("env", "sync", "--bundle", delta, "--offline", "--project", "more")
 
 
 @given(st.recursive(st.none() | st.integers() | st.text(), st.lists) | st.binary())

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from homes import add_task, make_scalems
 from hypothesis import given
 from hypothesis import strategies as st
+from indexes import closed_index
+from packaging.specifiers import SpecifierSet
 
 from scalems import probe
-from scalems.env import compile, mpi, prepare, spec, target
+from scalems.env import compile, mpi, prepare, spec, tag, target, wheelhouse
 from scalems.env.engine import InstallError, choose
 from scalems.env.layout import Layout
-from scalems.env.lock import Pin
+from scalems.env.lock import Lock, Pin
 from scalems.env.locking import Options
 from scalems.env.prepare import Workshop
+from scalems.env.sdist import Shelf
 from scalems.env.site import Site
+from scalems.env.wheelhouse import WheelhouseError
 from scalems.errors import ExitCode, UsageError
 
 needs_mpi = pytest.mark.skipif(
@@ -101,6 +106,41 @@ def test_each_engine_builds_once_for_equal_inputs(tmp_path, engine):
         assert "[build.markupsafe]" in str(caught.value.remedy)
         assert build(shop, "{}", mpi="MPICH 4.0") != first
     assert len(list(place.packages.glob("[!.]*"))) == 2
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("name", ["uv", "pip"])
+def test_each_engine_builds_from_what_was_brought(tmp_path, name, monkeypatch):
+    loaded = load(tmp_path, 'no-binary = ["markupsafe"]')
+    interpreter = target.find_interpreter(loaded)
+    there = tag.of(interpreter.facts)
+    locked = Lock(inputs="", python=SpecifierSet(), pins=(MARKUPSAFE,))
+    engine = choose(name)
+    shelf = Shelf(store=tmp_path / "store", engine=engine, offline=False, notify=quiet)
+    made = shelf.collect(loaded, locked, there, interpreter.markers)
+    (source,) = made.sources
+    assert source.serves(MARKUPSAFE)
+    assert "setuptools==" in source.needs
+    assert replace(shelf, offline=True).collect(loaded, locked, there, interpreter.markers) == made
+    wheelhouse.write(tmp_path / "house", made)
+    house = wheelhouse.read(tmp_path / "house")
+    (one,) = compile.select(loaded, [MARKUPSAFE], interpreter, {}, house.sources)
+    for variable in ("UV_DEFAULT_INDEX", "PIP_INDEX_URL"):
+        monkeypatch.setenv(variable, closed_index())
+    with prepare.workshop(Layout(tmp_path / "state"), engine, Options(), notify=quiet) as shop:
+        assert "-cp3" in one.wheel(shop, house).name
+    with pytest.raises(WheelhouseError, match="setuptools=="):
+        one.needs(replace(house, wheels=()))
+    with pytest.raises(WheelhouseError, match=r"the source of markupsafe==3\.0\.2"):
+        replace(one, source=None).needs(house)
+    with (tmp_path / "house" / source.filename).open("ab") as stream:
+        stream.write(b"more")
+    with pytest.raises(WheelhouseError, match=source.filename):
+        wheelhouse.read(tmp_path / "house")
+
+
+def quiet(step: str, *, detail: bool = False) -> None:
+    pass
 
 
 # --- MPI ----------------------------------------------------------------------------------

@@ -8,12 +8,13 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from homes import Scalems, make_scalems
+from homes import Scalems, add_task, make_scalems
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sshd import FarHost, listening, make_host, require_sshd
@@ -150,6 +151,51 @@ def test_the_code_is_put_in_place_once_and_again_when_it_is_not_whole(tmp_path, 
     with pytest.raises(OSError, match="not what was sent"):
         boot.place(io.BytesIO(whole[:-1] + b"x"), io.BytesIO(), {**wanted, "digest": "0" * 64})
     assert [one.name for one in (tmp_path / "runtime").iterdir()] == [digest]
+
+
+_HALF = """
+import io, os, signal, sys, zipfile
+from scalems.env.remote import boot, runtime
+digest, code = runtime.pack()
+def half(archive, folder):
+    for name in archive.namelist()[:20]:
+        archive.extract(name, folder)
+    os.kill(os.getpid(), signal.SIGKILL)
+if sys.argv[1] == "half":
+    zipfile.ZipFile.extractall = half
+sent = b'{"size": %d}\\n' % len(code) + code
+folder = boot.place(io.BytesIO(sent), io.BytesIO(), {"digest": digest, "root": ""})
+assert (folder / "scalems" / "env" / "remote" / "agent.py").is_file()
+"""
+
+
+def test_code_that_was_being_unpacked_when_its_process_was_killed_is_never_run(tmp_path):
+    env = {**os.environ, "SCALEMS_HOME": str(tmp_path)}
+    words = [sys.executable, "-c", _HALF]
+    assert subprocess.run([*words, "half"], env=env, check=False).returncode == -signal.SIGKILL
+    (left,) = (tmp_path / "runtime").iterdir()
+    assert left.name.startswith(".")
+    subprocess.run([*words, "whole"], env=env, check=True)
+    assert len(list((tmp_path / "runtime").iterdir())) == 1, "what was left is gone"
+
+
+def test_a_folder_of_a_killed_process_is_removed_and_no_other(tmp_path):
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    code = (
+        "import os, signal; from scalems.host.scratch import scratch, clear\n"
+        "with scratch('a') as folder: os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], env=env, check=False).returncode < 0
+    (left,) = tmp_path.iterdir()
+    other = tmp_path / "scalems-tmp-otherhost-01234567-1.a-x"
+    other.mkdir()
+    code = (
+        "import os; from scalems.host.scratch import scratch, clear\n"
+        "with scratch('b') as folder: clear(); assert folder.is_dir()"
+    )
+    subprocess.run([sys.executable, "-c", code], env=env, check=True)
+    assert list(tmp_path.iterdir()) == [other]
+    assert left != other
 
 
 def test_code_that_no_client_has_used_for_long_is_removed(tmp_path):
@@ -328,6 +374,44 @@ def test_a_sync_that_is_ended_leaves_nothing_there(lab: Scalems, far: FarHost, n
 
 
 @pytest.mark.ssh
+@pytest.mark.network
+def test_layers_and_what_is_to_be_compiled_are_built_there(lab: Scalems, far: FarHost):
+    add_task(lab.project, name="lib")
+    envs = lab.project / "envs"
+    text = (envs / "lib.toml").read_text().replace('role = "task"', 'role = "both"')
+    dependencies = 'no-binary = ["markupsafe"]\ndependencies = ["markupsafe<4"]'
+    (envs / "lib.toml").write_text(text.replace("dependencies = []", dependencies))
+    (envs / "md.toml").write_text('role = "task"\nbase = "lib"\ndependencies = ["iniconfig"]\n')
+    (lab.project / "resource-configs" / "more.toml").write_text(
+        '[layers]\nextends = "local.localhost"\npilot = "lib"\ntasks = ["md"]\nhost = "lab"\n'
+    )
+    sync = ("env", "sync", "--resource", "more.layers")
+    done = lab.run(*sync)
+    assert "building markupsafe" in done.stderr
+    assert "installing 1 distributions to those of lib" in done.stderr
+    assert "nothing to do" in lab.run(*sync).stdout
+    code = "import iniconfig, markupsafe._speedups as s; print(iniconfig.__file__, s.__file__)"
+    words = ("env", "run", "md", "--resource", "more.layers", "--", "python", "-c", code)
+    own, theirs = lab.run(*words).stdout.split()[-2:]
+    builds = far.root / "builds"
+    assert (own.startswith(f"{builds}/md-"), theirs.startswith(f"{builds}/lib-")) == (True, True)
+    # What is changed in the base is found, and mended without a new build of the layer.
+    extra = Path(theirs).parent.parent / "extra.py"
+    extra.write_text("")
+    (report,) = lab.json("env", "check", "--resource", "more.layers", code=3)
+    wrong = [one["env"] for one in report["findings"] if one["severity"] == "error"]
+    assert wrong == ["lib"], report["findings"]
+    again = lab.json(*sync)
+    assert {env["name"]: env["action"] for env in again["envs"]} == {"lib": "built", "md": "reused"}
+    (report,) = lab.json("env", "check", "--resource", "more.layers", "--deep")
+    assert report["ok"]
+    # A layer keeps its base; both go when nothing has them any more.
+    (lab.project / "resource-configs" / "more.toml").unlink()
+    gone = lab.json("env", "gc", "--resource", FAR, "--keep", "0", "--dry-run")
+    assert not [one for one in gone["builds"] if Path(one["folder"]) == Path(own).parents[4]]
+
+
+@pytest.mark.ssh
 @pytest.mark.slow
 @pytest.mark.network
 def test_a_host_without_any_network_gets_its_packages_from_here(lab: Scalems, tmp_path):
@@ -345,13 +429,14 @@ def test_a_host_without_any_network_gets_its_packages_from_here(lab: Scalems, tm
     )
     (project / "local_thing.py").write_text("")
     spec = made.project / "envs" / "pilot.toml"
-    spec.write_text(
-        spec.read_text() + '[packages.local-thing]\npath = "../local"\neditable = true\n'
-    )
+    text = spec.read_text() + '[packages.local-thing]\npath = "../local"\neditable = true\n'
+    dependencies = 'no-binary = ["markupsafe"]\ndependencies = ["markupsafe<4"]'
+    spec.write_text(text.replace("dependencies = []", dependencies))
     try:
         assert host.ssh("cat /proc/net/route").stdout.count("\n") <= 1
         done = made.run("env", "sync", "--resource", FAR)
         assert "reaches no package index" in done.stderr
+        assert "building markupsafe" in done.stderr
         (report,) = made.json("env", "check", "--resource", FAR, "--deep")
         assert report["ok"]
         venv = far_build(host) / "venv"

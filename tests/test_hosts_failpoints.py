@@ -28,12 +28,18 @@ STEPS = (
     (HERE, "far.shipped"),
     (THERE, "far.housed"),
     (THERE, "build.begun"),
+    (THERE, "build.venv"),
     (THERE, "build.installed"),
+    (THERE, "build.compiled"),
+    (THERE, "build.verified"),
     (THERE, "build.files"),
     (THERE, "build.manifest"),
     (HERE, "far.built"),
+    (THERE, "definition.backup"),
     (THERE, "definition.written"),
+    (THERE, "state.generation"),
     (THERE, "state.link"),
+    (THERE, "state.switched"),
     (THERE, "state.written"),
     (HERE, "far.recorded"),
     (HERE, "definition.written"),
@@ -48,7 +54,11 @@ pytestmark = [pytest.mark.ssh, pytest.mark.network]
 def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FarHost]:
     require_sshd()
     accept = "AcceptEnv SCALEMS_FAILPOINT SCALEMS_TESTING\n"
-    with listening(make_host(tmp_path_factory.mktemp("far") / "host", settings=accept)) as host:
+    folder = tmp_path_factory.mktemp("far")
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    host = make_host(folder / "host", settings=accept, TMPDIR=str(temporary))
+    with listening(host):
         yield host
 
 
@@ -126,3 +136,4 @@ def test_the_former_build_works_after_each_and_the_next_sync_mends_it(lab: Scale
     there = dataclasses.replace(lab, home=far.home)
     assert [*left_over(lab), *left_over(there)] == []
     assert [*far.root.glob(".house-*"), *far.root.rglob("*.part")] == []
+    assert [*(far.folder.parent / "tmp").glob("scalems-*")] == []

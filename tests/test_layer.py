@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from homes import LABEL, Scalems, add_task, configure, make_scalems
 
 from scalems import probe
-from scalems.env import layer, lease, manifest, outcome, spec
+from scalems.env import layer, lease, manifest, spec
 from scalems.errors import UsageError
-from scalems.resource.config import Project
 
 # --- specs --------------------------------------------------------------------------------------
 
@@ -75,22 +73,6 @@ def test_mistakes_are_named(tmp_path, text, told):
     with pytest.raises(UsageError) as error:
         spec.load(folder / "md.toml")
     assert told in str(error.value)
-
-
-def test_where_it_is_built_whole_its_base_must_be_there_too(tmp_path):
-    for folder in ("envs", "resource-configs"):
-        (tmp_path / folder).mkdir()
-    written(tmp_path / "envs", lib='role = "task"', md='role = "task"\nbase = "lib"')
-    configs = tmp_path / "resource-configs" / "local.toml"
-    configs.write_text('[here]\nextends = "local.localhost"\npilot = "pilot"\ntasks = ["md"]\n')
-    config = Project(tmp_path).resource("local.here")
-    one = spec.load(tmp_path / "envs" / "md.toml")
-    with pytest.raises(UsageError) as error:
-        outcome.whole([one], config)
-    assert "base: 'lib' is no environment of local.here" in str(error.value)
-    assert "add it to `tasks`" in str(error.value)
-    both = outcome.whole([one], replace(config, tasks=("md", "lib")))
-    assert [each.name for each in both] == ["lib", "md"]
 
 
 # --- the link -----------------------------------------------------------------------------------
@@ -202,8 +184,6 @@ def test_all_commands_know_it(made: Scalems):
     assert entered.stdout.strip()
     (listed,) = [one for one in made.json("env", "list") if one["folder"] == str(lib)]
     assert listed["current"] == [LABEL]
-    told = made.json("env", "bundle", "--resource", LABEL, "-o", "x.pyz", code=2)
-    assert "base: 'lib' is no environment" in told["error"]
 
 
 @pytest.mark.network

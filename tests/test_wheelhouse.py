@@ -21,7 +21,7 @@ from scalems.env.collect import collect
 from scalems.env.engine import InstallError
 from scalems.env.lock import Pin
 from scalems.env.tag import Tag
-from scalems.env.wheelhouse import Collected, Wheel, Wheelhouse, WheelhouseError
+from scalems.env.wheelhouse import Collected, Sdist, Wheel, Wheelhouse, WheelhouseError
 from scalems.errors import EnvironmentNotReady, UsageError
 
 HERE = tag.of(probe.interpreter())
@@ -46,8 +46,28 @@ wheels = st.builds(
     st.integers(0, 10**9),
     st.one_of(st.just(""), hexes),
 )
-houses = st.lists(wheels, max_size=5, unique_by=lambda wheel: wheel.filename).map(
-    lambda found: Wheelhouse(tuple(sorted(found, key=lambda wheel: wheel.filename)))
+sources = st.builds(
+    lambda name, sha256, size, needs: Sdist(
+        name=name,
+        version="1",
+        filename=f"{name}-1.tar.gz",
+        sha256=sha256,
+        size=size,
+        path=Path("house", f"{name}-1.tar.gz"),
+        needs=needs,
+    ),
+    st.from_regex(r"[a-z][a-z0-9]{0,8}", fullmatch=True),
+    hexes,
+    st.integers(0, 10**9),
+    st.text(max_size=30),
+)
+houses = st.builds(
+    lambda wheels, sources: Wheelhouse(
+        tuple(sorted(wheels, key=lambda wheel: wheel.filename)),
+        sources=tuple(sorted(sources, key=lambda one: one.filename)),
+    ),
+    st.lists(wheels, max_size=5, unique_by=lambda wheel: wheel.filename),
+    st.lists(sources, max_size=2, unique_by=lambda one: one.filename),
 )
 
 
@@ -86,7 +106,7 @@ def test_the_markers_of_a_tag_are_those_that_a_lock_may_ask_for():
 
 @given(houses)
 def test_an_index_is_read_back(house):
-    assert wheelhouse.parse(wheelhouse.index(house), folder=Path("house")) == house.wheels
+    assert wheelhouse.parse(wheelhouse.index(house), folder=Path("house")).files == house.files
 
 
 @given(houses, st.data())
@@ -100,7 +120,7 @@ def test_an_index_that_was_changed_is_refused(house, data):
         same = wheelhouse.parse(text[:at] + changed + text[at + 1 :], folder=Path("house"))
     except WheelhouseError:
         return
-    assert same == house.wheels, "only what means nothing may change"
+    assert same.files == house.files, "only what means nothing may change"
 
 
 @given(st.text(max_size=200))
@@ -114,6 +134,9 @@ def test_an_index_names_no_file_elsewhere(name):
     wheel = Wheel(name="a", version="1", filename=name, sha256="0" * 64, size=1, path=Path(name))
     with pytest.raises(WheelhouseError, match="not the name of a wheel"):
         wheelhouse.parse(wheelhouse.index(Wheelhouse((wheel,))), folder=Path("house"))
+    source = Sdist(name="a", version="1", filename=name, sha256="0" * 64, size=1, path=Path(name))
+    with pytest.raises(WheelhouseError, match="not the name of a source"):
+        wheelhouse.parse(wheelhouse.index(Wheelhouse((), sources=(source,))), folder=Path("house"))
 
 
 def test_a_wheel_is_used_only_if_the_lock_vouches_for_it_or_its_source():

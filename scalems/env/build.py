@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TypeVar
 
 from scalems import probe
-from scalems.env import codecache, fingerprint, layer, lease, manifest, mpi
+from scalems.env import codecache, fingerprint, layer, lease, manifest, mpi, tag
 from scalems.env.compile import Compiled
 from scalems.env.engine import Engine, InstallError
 from scalems.env.fingerprint import Entry
@@ -28,15 +28,19 @@ from scalems.env.role import Role
 from scalems.env.site import Site
 from scalems.env.wheelhouse import Wheelhouse
 from scalems.failpoint import failpoint
-from scalems.host import filelock
+from scalems.host import filelock, local
+from scalems.host import scratch as scratch_folders
 from scalems.host.local import CommandFailed, run
 from scalems.host.process import mark
+from scalems.host.scratch import scratch
 
 IMPORTED = (
     *("radical", "zmq", "msgpack", "dill", "cloudpickle", "scalems", "psij", "requests", "urllib3"),
     *("charset_normalizer", "colorama", "idna", "regex", "certifi", "rc"),
 )
 """What RP and the Worker import at start: compiled at build, the rest when first used."""
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +82,21 @@ class BuildPlan:
         """What is installed in it: of a layer, what its base has not."""
         theirs = {(pin.name, pin.version) for pin in self.base.pins} if self.base else set()
         return tuple(pin for pin in self.pins if (pin.name, pin.version) not in theirs)
+
+    @property
+    def wheel_pins(self) -> tuple[Pin, ...]:
+        """What is installed in it from wheels of an index, or of a house."""
+        built = {one.pin.name for one in self.compiled}
+        return tuple(pin for pin in self.own_pins if pin.name not in built)
+
+    def served(self, house: Wheelhouse) -> None:
+        """Return if a house has all that the build takes from it.
+
+        :raises WheelhouseError: what it has not.
+        """
+        house.requirements(self.wheel_pins, tag.of(self.facts))
+        for one in self.compiled:
+            one.needs(house)
 
     @property
     def own_packages(self) -> tuple[Prepared, ...]:
@@ -152,6 +171,24 @@ def ensure(
         return made, True
 
 
+def in_order(
+    plans: Sequence[BuildPlan], make: Callable[[BuildPlan], Made]
+) -> list[tuple[BuildPlan, Made]]:
+    """Make builds, all at once but for those that link to others; return what became of each.
+
+    :raises ScalemsError: one cannot be made, which does not spoil the others.
+    """
+    results: list[tuple[BuildPlan, Made]] = []
+    for layers in (False, True):
+        several = [plan for plan in plans if bool(plan.base) is layers]
+        if several:
+            with local.threads(len(several)) as pool:
+                running = [pool.submit(make, plan) for plan in several]
+                wait(running)
+            results += [(plan, one.result()) for plan, one in zip(several, running, strict=True)]
+    return results
+
+
 def _make(
     plan: BuildPlan,
     folder: Path,
@@ -169,11 +206,10 @@ def _make(
     venv = folder / "venv"
     wheels = [
         *([] if plan.base else [wheel]),
-        *([one.wheel(shop) for one in plan.compiled] if shop else []),
+        *([one.wheel(shop, house) for one in plan.compiled] if shop else []),
         *(one.wheel for one in plan.own_packages if not one.package.editable),
     ]
-    built = {one.pin.name for one in plan.compiled}
-    pins = [pin for pin in plan.own_pins if pin.name not in built]
+    pins = plan.wheel_pins
     requirements = folder / "requirements.txt"
     lines = "".join(pin.requirement() + "\n" for pin in pins)
     requirements.write_text(house.requirements(pins) if house else lines)
@@ -326,12 +362,12 @@ def _verify(plan: BuildPlan, venv: Path, *, scalems_version: str) -> None:
         "import radical.pilot, radical.utils, cloudpickle, scalems.workflow.call, "
         "scalems.probe; scalems.probe.main()"
     )
-    with tempfile.TemporaryDirectory(prefix="scalems-verify-") as empty:
+    with scratch("verify") as empty:
         try:
             done = run(
                 [venv / "bin" / "python", "-I", "-B", "-c", code],
-                env={"HOME": empty},
-                cwd=Path(empty),
+                env={"HOME": str(empty)},
+                cwd=empty,
             )
             found = probe.parse(done.stdout)
         except (CommandFailed, ValueError) as error:
@@ -361,7 +397,8 @@ def discard(folder: Path) -> None:
 
 
 def sweep(layout: Layout) -> None:
-    """Remove what killed syncs left in the trash."""
+    """Remove what killed syncs left in the trash, and in the system's temporary folder."""
+    scratch_folders.clear()
     for trash in layout.builds.glob(".trash-*"):
         shutil.rmtree(trash, ignore_errors=True)
 

@@ -36,12 +36,12 @@ from scalems.env.canonical import digest
 from scalems.env.engine import Engine, choose
 from scalems.env.lock import Lock
 from scalems.env.locking import Notify, Options
-from scalems.env.outcome import whole
 from scalems.env.package import Prepared
 from scalems.env.prepare import workshop
-from scalems.env.spec import EnvSpec
+from scalems.env.sdist import Shelf
+from scalems.env.spec import EnvSpec, with_bases
 from scalems.env.tag import Tag
-from scalems.env.wheelhouse import Wheel, Wheelhouse
+from scalems.env.wheelhouse import Sdist, Wheel, Wheelhouse
 from scalems.errors import EnvironmentNotReady, ScalemsError, UsageError
 from scalems.host.files import write_atomic
 from scalems.resource.config import Project, ResourceConfig
@@ -101,15 +101,7 @@ def make(
     :raises UsageError: mistakes in specs, configs or options.
     """
     config = project.resource(label)
-    specs = whole([spec.load(project.env_path(name)) for name in config.envs], config)
-    if compiled := [f"{one.name}: {name}" for one in specs for name in one.no_binary]:
-        raise UsageError(
-            f"packages of `no-binary` cannot be bundled: {', '.join(compiled)}: they are to be "
-            "built where they are used, against what is there, and their build needs more than "
-            "a wheel",
-            remedy="leave them out of `no-binary`, or name another env; or sync on that site "
-            "itself, from an index that it reaches",
-        )
+    specs = with_bases([spec.load(project.env_path(name)) for name in config.envs])
     engine = choose(options.engine)
     client = target.client()
     with workshop(layout.default(), engine, options, notify=notify) as shop:
@@ -117,14 +109,15 @@ def make(
     locks, _ = locking.ensure(specs, packages, client, engine, options, notify=notify)
     wanted = [tag.parse(text) for text in targets or config.targets]
     store = layout.default().wheelhouse
-    house = _environments(specs, locks, wanted, store, options, notify=notify)
+    shelf = Shelf(store=store, engine=engine, offline=options.offline, notify=notify)
+    house = _environments(specs, locks, wanted, shelf)
     tags = wanted or [tag.of(probe.interpreter())]
     own = wheel.pack(layout.default().wheels, client=True)
     tools, client_files = _client(specs, tags, own, engine, store, options, notify=notify)
     own_files, brought = _local(packages, tags)
-    house = wheelhouse.merge([house.wheels, tools, brought])
+    house = wheelhouse.merge([house.wheels, tools, brought], house.sources)
     files = {
-        **_project(project, config),
+        **_project(project, config, [one.name for one in specs]),
         **own_files,
         **_files("wheels", house),
         **_part(f"client/{own.name}", own.read_bytes()),
@@ -199,24 +192,22 @@ def _environments(
     specs: Sequence[EnvSpec],
     locks: Mapping[str, Lock],
     wanted: Sequence[Tag],
-    store: Path,
-    options: Options,
-    *,
-    notify: Notify,
+    shelf: Shelf,
 ) -> Wheelhouse:
-    """Collect the wheels of all environments, for each target."""
-    collected = []
+    """Collect what all environments are built from, for each target."""
+    wheels: list[Sequence[Wheel]] = []
+    sources: list[Sdist] = []
     for one in specs:
         if wanted:
             ends = [(each, each.markers()) for each in wanted]
         else:
             interpreter = target.find_interpreter(one)
             ends = [(tag.of(interpreter.facts), dict(interpreter.markers))]
-        for each, markers in ends:
-            pins = locks[one.name].select(markers)
-            found = collect.collect(pins, each, store=store, offline=options.offline, notify=notify)
-            collected.append(found.require(f"{one.name} for {each}"))
-    return wheelhouse.merge(collected)
+        for end in ends:
+            found = shelf.collect(one, locks[one.name], *end)
+            wheels.append(found.wheels)
+            sources += found.sources
+    return wheelhouse.merge(wheels, sources)
 
 
 def _client(
@@ -284,10 +275,12 @@ def _client_lock(
     return lock.parse(text, source=str(kept))
 
 
-def _project(project: Project, config: ResourceConfig) -> dict[Part, Path | bytes]:
+def _project(
+    project: Project, config: ResourceConfig, envs: Sequence[str]
+) -> dict[Part, Path | bytes]:
     """Return the specs, locks and configs of a resource, as they are."""
     paths = [config.path]
-    for name in config.envs:
+    for name in envs:
         paths += [project.env_path(name), project.envs / f"{name}.lock.txt"]
     files: dict[Part, Path | bytes] = {}
     for path in paths:
@@ -308,7 +301,7 @@ def without_host(text: str) -> str:
 
 def _files(folder: str, house: Wheelhouse) -> dict[Part, Path | bytes]:
     files: dict[Part, Path | bytes] = {
-        Part(f"{folder}/{one.filename}", one.size, one.sha256): one.path for one in house.wheels
+        Part(f"{folder}/{one.filename}", one.size, one.sha256): one.path for one in house.files
     }
     return {**files, **_part(f"{folder}/{wheelhouse.INDEX}", wheelhouse.index(house).encode())}
 
@@ -318,7 +311,8 @@ def _part(path: str, content: bytes) -> dict[Part, bytes]:
 
 
 def _without(part: Part, had: frozenset[str]) -> Part:
-    omitted = part.sha256 in had and part.path.endswith(".whl") and part.path.startswith("wheels/")
+    package = part.path.startswith("wheels/") and part.name != wheelhouse.INDEX
+    omitted = part.sha256 in had and package
     return Part(part.path, part.size, part.sha256, omitted)
 
 
@@ -353,7 +347,7 @@ def have() -> dict[str, Any]:
     """Return what this machine has of bundles before: file names by SHA-256, each verified."""
     found = {
         path.parent.name: path.name
-        for path in sorted((layout.default().wheelhouse / "files").glob("*/*.whl"))
+        for path in sorted((layout.default().wheelhouse / "files").glob("*/[!.]*"))
         if wheelhouse.sha256(path) == path.parent.name
     }
     return {"format": 1, "have": found}

@@ -11,17 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scalems.env import collect, site
+from scalems.env import lock, sdist, site, tag
 from scalems.env.canonical import digest
-from scalems.env.engine import InstallError, explain
+from scalems.env.engine import Needs
 from scalems.env.lock import Pin
 from scalems.env.prepare import Workshop
 from scalems.env.site import Site
 from scalems.env.spec import EnvSpec
 from scalems.env.target import Interpreter
-from scalems.errors import UsageError
-from scalems.host.local import CommandFailed
-from scalems.tomlfile import near
+from scalems.env.wheelhouse import Sdist, Wheelhouse, WheelhouseError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +28,7 @@ class Compiled:
 
     :param env: variables that its build gets, over those of the site.
     :param taken: what else decides the outcome: the interpreter, the site, the MPI.
+    :param source: its source, if it was brought here; else it is fetched.
     """
 
     pin: Pin
@@ -37,6 +36,7 @@ class Compiled:
     site: Site
     interpreter: Interpreter
     taken: Mapping[str, Any]
+    source: Sdist | None = None
 
     @property
     def inputs(self) -> list[Any]:
@@ -54,14 +54,36 @@ class Compiled:
         """Return the name of the folder that its wheel is kept in."""
         return Workshop.folder(self.pin.name, self.key)
 
-    def wheel(self, shop: Workshop) -> Path:
+    def needs(self, house: Wheelhouse) -> Needs | None:
+        """Return where its build takes what it needs from; ``None`` for an index.
+
+        :raises WheelhouseError: its source, or something that its build needs, is not there.
+        """
+        if self.source is None:
+            raise WheelhouseError(
+                f"the source of {self.pin.name}=={self.pin.version}, which is to be built here, "
+                "is not among what was brought",
+                remedy="make the bundle again from the specs and locks as they are now",
+            )
+        if house.folder is None:
+            return None
+        locked = lock.parse(self.source.needs, source=f"what {self.source.filename} needs")
+        pins = locked.select(self.interpreter.markers)
+        there = tag.of(self.interpreter.facts)
+        return Needs(folder=house.folder, pins=house.requirements(pins, there))
+
+    def wheel(self, shop: Workshop, house: Wheelhouse | None = None) -> Path:
         """Return its wheel, which is built unless it was.
 
+        :param house: where its build takes what it needs from, rather than from an index.
         :raises InstallError: its source cannot be fetched, or built.
+        :raises WheelhouseError: what its build needs is not there.
         """
 
         def fetch(folder: Path) -> Path:
-            return _fetch(self.pin, self.interpreter, folder)
+            if self.source:
+                return self.source.path
+            return sdist.fetch(self.pin, folder, python=self.interpreter.facts["version"])
 
         return shop.make(
             self.pin.name,
@@ -72,48 +94,32 @@ class Compiled:
             env={**site.variables(self.site), **self.env},
             remedy=f"look at `modules`, `shell` and [build.{self.pin.name}] of the env spec: they "
             "hold while it is built",
+            needs=self.needs(house) if house else None,
         )
 
 
 def select(
-    spec: EnvSpec, pins: Sequence[Pin], interpreter: Interpreter, taken: Mapping[str, Any]
+    spec: EnvSpec,
+    pins: Sequence[Pin],
+    interpreter: Interpreter,
+    taken: Mapping[str, Any],
+    sources: Sequence[Sdist] = (),
 ) -> tuple[Compiled, ...]:
-    """Return those of an environment's distributions that its spec wants built here.
+    """Return those of an environment's distributions that its spec wants built there.
 
     :param taken: what of the site and its MPI decides the outcome.
+    :param sources: what was brought there.
     :raises UsageError: the lock has none of that name; near names are offered.
     """
-    by_name = {pin.name: pin for pin in pins}
-    for name in spec.no_binary:
-        if name not in by_name:
-            raise UsageError(
-                f"{spec.path}: no-binary: the lock has no {name!r}{near(name, by_name)}",
-                remedy="check the spelling, or add it to `dependencies`",
-            )
     facts = {"interpreter": dict(interpreter.facts), **taken}
     return tuple(
         Compiled(
-            pin=by_name[name],
-            env=spec.build_env.get(name, {}),
+            pin=pin,
+            env=spec.build_env.get(pin.name, {}),
             site=spec.site,
             interpreter=interpreter,
             taken=facts,
+            source=next((one for one in sources if one.serves(pin)), None),
         )
-        for name in spec.no_binary
+        for pin in sdist.named(spec, pins)
     )
-
-
-def _fetch(pin: Pin, interpreter: Interpreter, folder: Path) -> Path:
-    """Fetch a source distribution that the lock vouches for."""
-    wanted = folder / "wanted.txt"
-    wanted.write_text(pin.requirement() + "\n")
-    into = folder / "download"
-    argv = ["download", "--no-deps", "--require-hashes", "--progress-bar", "off"]
-    argv += ["--no-binary", pin.name, "--python-version", interpreter.facts["version"]]
-    argv += ["--dest", str(into), "--requirement", str(wanted)]
-    try:
-        collect.pip(argv)
-    except CommandFailed as error:
-        cause, remedy = explain(error, doing=f"fetching the source of {pin.name} {pin.version}")
-        raise InstallError(cause, remedy=remedy) from error
-    return next(path for path in into.iterdir() if path.is_file())

@@ -120,7 +120,7 @@ def _still_good(known: Synced, depth: Depth) -> bool:
     if known.host:
         from scalems.env.remote import far  # most resources are of this machine
 
-        there = far.look(known, known.envs, depth=depth)
+        there = far.look(known, known.builds, depth=depth)
         return not any(seen.findings for seen in there) and not any(map(_sources, known.envs))
     return (
         state.linked(layout.default(), known)

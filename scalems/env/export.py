@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from scalems.env import lock, spec, target
@@ -14,6 +12,7 @@ from scalems.env.lock import Pin
 from scalems.env.spec import EnvSpec
 from scalems.errors import ScalemsError, UsageError
 from scalems.host.local import CommandFailed, run
+from scalems.host.scratch import scratch
 from scalems.probe import normalize
 from scalems.resource.config import Project
 
@@ -50,8 +49,7 @@ def _pylock(one: EnvSpec) -> str:
     uv = find_uv()
     if uv is None:
         raise UsageError("the format pylock needs uv", remedy="pip install uv")
-    with tempfile.TemporaryDirectory(prefix="scalems-export-") as name:
-        folder = Path(name)
+    with scratch("export") as folder:
         (folder / "requirements.txt").write_text(one.lock_path.read_text(encoding="utf-8"))
         argv = ["pip", "compile", "--universal", "--no-deps", "--no-header", "--generate-hashes"]
         argv += ["--python-version", _lowest(one), "--format", "pylock.toml"]

@@ -173,7 +173,7 @@ def _long_unused(place: Layout) -> list[Path]:
     }
     limit = time.time() - _KEPT
     found = []
-    for path in sorted((place.wheelhouse / "files").glob("*/*.whl")):
+    for path in sorted((place.wheelhouse / "files").glob("*/[!.]*")):
         status = path.stat()
         if path.parent.name not in needed and max(status.st_atime, status.st_mtime) < limit:
             found.append(path)

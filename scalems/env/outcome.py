@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +9,7 @@ from typing import Any, Literal
 from scalems.env import spec
 from scalems.env.locking import LockResult
 from scalems.env.role import Role
-from scalems.env.spec import EnvSpec, with_bases
+from scalems.env.spec import EnvSpec
 from scalems.errors import UsageError
 from scalems.resource.config import Project, ResourceConfig
 
@@ -103,21 +102,6 @@ def load_specs(project: Project, config: ResourceConfig) -> list[EnvSpec]:
             "\n".join(fault.cause for fault in faults), remedy="\n          ".join(remedies) or None
         )
     return [replace(one, role=_role(config, one.name)) for one in specs]
-
-
-def whole(specs: Sequence[EnvSpec], config: ResourceConfig) -> list[EnvSpec]:
-    """Return specs for a place where layers are built whole, each base before what adds to it.
-
-    :raises UsageError: a base is not an environment of the resource, so its lock is not there.
-    """
-    for one in specs:
-        if one.base and one.base.name not in config.envs:
-            raise UsageError(
-                f"{one.path}: base: {one.base.name!r} is no environment of {config.label}",
-                remedy=f"add it to `tasks` in {config.path}: away from this machine, {one.name!r} "
-                "is built whole, with the versions of that one's lock",
-            )
-    return with_bases(specs)
 
 
 def _role(config: ResourceConfig, name: str) -> Role:

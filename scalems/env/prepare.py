@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from scalems.env import lock, repository, site, source, wheelhouse
 from scalems.env.bundled import Bundled
 from scalems.env.canonical import digest
-from scalems.env.engine import Engine, InstallError
+from scalems.env.engine import Engine, InstallError, Needs
 from scalems.env.guard import waiting
 from scalems.env.layout import Layout
 from scalems.env.lock import Lock
@@ -24,6 +24,7 @@ from scalems.env.spec import EnvSpec
 from scalems.env.target import Interpreter
 from scalems.errors import EnvironmentNotReady, UsageError
 from scalems.host import filelock
+from scalems.host.scratch import scratch
 from scalems.probe import normalize
 
 if TYPE_CHECKING:
@@ -176,6 +177,7 @@ class Workshop:
         interpreter: Path,
         env: Mapping[str, str],
         remedy: str | None = None,
+        needs: Needs | None = None,
     ) -> Path:
         """Return a wheel, which is built unless it was.
 
@@ -184,6 +186,7 @@ class Workshop:
         :param what: what is built from what, for people.
         :param env: variables that its build gets.
         :param remedy: what to do if it cannot be built.
+        :param needs: see :meth:`scalems.env.engine.Engine.wheel`.
         :raises InstallError: it cannot be built.
         """
         name = self.folder(package, key)
@@ -210,6 +213,7 @@ class Workshop:
                         on_line=lambda line: self._notify(
                             f"{package}: {line.strip()}", detail=True
                         ),
+                        needs=needs,
                     )
                 except InstallError as error:
                     raise InstallError(error.cause, remedy=error.remedy or remedy) from error
@@ -227,7 +231,7 @@ def workshop(
 ) -> Iterator[Workshop]:
     """Yield what makes local packages ready; a dry run leaves no wheel behind."""
     if options.dry_run:
-        with tempfile.TemporaryDirectory(prefix="scalems-packages-") as folder:
+        with scratch("packages") as folder:
             yield Workshop(place, Path(folder), engine, options, notify)
     else:
         yield Workshop(place, place.packages, engine, options, notify)

@@ -21,6 +21,7 @@ from scalems.env.state import Synced, SyncedEnv
 from scalems.errors import EnvironmentNotReady, ScalemsError, UsageError
 from scalems.host.files import write_atomic
 from scalems.host.local import CommandFailed, run
+from scalems.host.scratch import scratch
 
 NAMESPACE = "scalems-manifest"
 """A signature made for something else does not count."""
@@ -51,8 +52,8 @@ def sign(synced: Synced, manifests: Mapping[str, Manifest], key: Path) -> list[s
                 remedy=f"scalems env sync --resource {synced.label}",
             )
         message = _message(synced, env, manifests[env.name])
-        with tempfile.TemporaryDirectory(prefix="scalems-sign-") as name:
-            text = Path(name, MANIFEST)
+        with scratch("sign") as folder:
+            text = folder / MANIFEST
             text.write_bytes(message)
             try:
                 run(["ssh-keygen", "-Y", "sign", "-f", key.absolute(), "-n", NAMESPACE, text])
@@ -61,7 +62,7 @@ def sign(synced: Synced, manifests: Mapping[str, Manifest], key: Path) -> list[s
                     f"{env.name!r} cannot be signed with {key}: {_last(error)}",
                     remedy="if the key has a passphrase: `ssh-add KEY` first, then --sign KEY.pub",
                 ) from error
-            write_atomic(_place(synced, env, message), Path(name, _SIGNATURE).read_text())
+            write_atomic(_place(synced, env, message), (folder / _SIGNATURE).read_text())
         signed.append(env.name)
     return signed
 

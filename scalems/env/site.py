@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalems.env.finding import Finding
@@ -223,15 +222,14 @@ def variables(site: Site) -> dict[str, str]:
 
 
 def _probe(site: Site, software: Software) -> Probed:
-    import tempfile
-
     from scalems.host.local import CommandFailed, run
+    from scalems.host.scratch import scratch
 
     # `set -e` is for the lines of the site: a module that is not there ends it.
     script = "\n".join(["set -e", *site.lines, "set +e", software.command])
-    with tempfile.TemporaryDirectory(prefix="scalems-probe-") as empty:
+    with scratch("probe") as empty:
         try:
-            done = run(["bash", "-c", script], cwd=Path(empty), limit=_LIMIT)
+            done = run(["bash", "-c", script], cwd=empty, limit=_LIMIT)
         except CommandFailed as error:
             return Probed(name=software.name, version="", problem=_failure(software, error))
     match = re.search(software.pattern, f"{done.stdout}\n{done.stderr}")

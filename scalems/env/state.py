@@ -99,6 +99,11 @@ class Synced:
         return with_bases(self.envs)
 
     @property
+    def bare(self) -> Synced:
+        """It without what the sources here are, which is of no use on its host."""
+        return replace(self, envs=tuple(map(_bare, self.envs)))
+
+    @property
     def pilot(self) -> SyncedEnv:
         """The environment of RP's agent."""
         return next(env for env in self.envs if env.role.plays(Role.PILOT))
@@ -107,6 +112,10 @@ class Synced:
     def tasks(self) -> tuple[SyncedEnv, ...]:
         """The environments of Workers."""
         return tuple(env for env in self.envs if env.role.plays(Role.TASK))
+
+
+def _bare(env: SyncedEnv) -> SyncedEnv:
+    return replace(env, sources={}, base=_bare(env.base) if env.base else None)
 
 
 def with_bases(envs: Iterable[SyncedEnv]) -> tuple[SyncedEnv, ...]:

@@ -22,7 +22,6 @@ from scalems.env import (
     parity,
     site,
     state,
-    tag,
     target,
     wheel,
 )
@@ -37,6 +36,7 @@ from scalems.env.parity import Side
 from scalems.env.prepare import Workshop, workshop
 from scalems.env.spec import EnvSpec, with_bases
 from scalems.env.state import Synced, SyncedEnv
+from scalems.env.wheelhouse import Wheelhouse
 from scalems.errors import EnvironmentNotReady
 from scalems.failpoint import failpoint
 from scalems.host import filelock, local
@@ -77,10 +77,10 @@ def sync(project: Project, label: str, options: Options, *, notify: Notify) -> S
         specs = with_bases(specs)
         packages = {one.name: shop.prepare(one, target.find_interpreter(one)) for one in specs}
         locks, results = locking.ensure(specs, packages, client, engine, options, notify=notify)
-        plans = _plans(specs, locks, packages, client)
-        if options.house:
-            for plan in plans:
-                options.house.requirements(plan.pins, tag.of(plan.facts))
+        plans = _plans(specs, locks, packages, client, options.house)
+        for plan in plans if options.house else ():
+            assert options.house
+            plan.served(options.house)
         pilot = next(plan for plan in plans if plan.name == config.pilot)
         venv = pilot.folder(place) / "venv"
         asked = change = definition.plan(config, virtenv=venv)
@@ -116,6 +116,7 @@ def _plans(
     locks: Mapping[str, Lock],
     packages: Mapping[str, tuple[Prepared, ...]],
     client: Side,
+    house: Wheelhouse | None,
 ) -> list[BuildPlan]:
     plans: dict[str, BuildPlan] = {}
     for one in specs:
@@ -126,7 +127,8 @@ def _plans(
         uses_mpi = any(pin.name == mpi.PACKAGE for pin in pins)
         world = mpi.launcher(one.site) if uses_mpi else ""
         taken = {**one.site.to_dict(), "found": software} if one.site else None
-        compiled = compile.select(one, pins, interpreter, {"site": taken, "mpi": world})
+        sources = house.sources if house else ()
+        compiled = compile.select(one, pins, interpreter, {"site": taken, "mpi": world}, sources)
         plans[one.name] = BuildPlan(
             name=one.name,
             role=one.role,

@@ -16,7 +16,7 @@ from scalems.env.bundle import BundleError
 from scalems.env.bundlefile import Bundle, Damaged
 from scalems.env.layout import Layout
 from scalems.env.locking import Notify
-from scalems.env.wheelhouse import Wheel, Wheelhouse
+from scalems.env.wheelhouse import Sdist, Wheel, Wheelhouse
 from scalems.errors import UsageError
 from scalems.host.files import write_atomic
 from scalems.resource.config import NAME, Project
@@ -58,14 +58,14 @@ def opened(
     label = _label(bundle)
     _same_scalems(bundle, notify)
     changed = _changed(bundle, folder, place, label, replace=replace)
-    wheels = _wheels(bundle, place, notify)
+    kept = _packages(bundle, place, notify)
     here = place.root / "bundles" / f"{label}-{wheelhouse.sha256(file)[:16]}"
     try:
-        for wheel in wheels:
-            wheelhouse.place(wheel.path, here / wheel.filename)
+        for one in kept.files:
+            wheelhouse.place(one.path, here / one.filename)
         if not dry_run:
             _write_project(bundle, folder, place, label)
-        house = Wheelhouse(wheels, here)
+        house = dataclasses.replace(kept, folder=here)
         yield Unpacked(label=label, project=Project(folder), house=house, written=tuple(changed))
     finally:
         shutil.rmtree(here, ignore_errors=True)
@@ -112,33 +112,38 @@ def _same_scalems(bundle: Bundle, notify: Notify) -> None:
         )
 
 
-def _wheels(bundle: Bundle, place: Layout, notify: Notify) -> tuple[Wheel, ...]:
-    """Keep the wheels of a bundle; return them and, of a delta, those that are here already."""
+def _packages(bundle: Bundle, place: Layout, notify: Notify) -> Wheelhouse:
+    """Keep the packages of a bundle; return them and, of a delta, those that are here already."""
     text = bundle.text(f"wheels/{wheelhouse.INDEX}")
     listed = {part.sha256: part for part in bundle.below("wheels")}
     files = place.wheelhouse / "files"
-    found: list[Wheel] = []
     missing: list[str] = []
     total = sum(part.size for part in listed.values())
     done = 0
-    for wheel in wheelhouse.parse(text, folder=files):
-        part = listed.get(wheel.sha256)
-        kept = dataclasses.replace(wheel, path=files / wheel.sha256 / wheel.filename)
-        if not wheelhouse.intact(kept.path, kept):
+
+    def keep(one: Wheel | Sdist) -> Path:
+        nonlocal done
+        part = listed.get(one.sha256)
+        path = files / one.sha256 / one.filename
+        if not wheelhouse.intact(path, one):
             if part is None or part.omitted:
-                missing.append(wheel.filename)
-                continue
-            bundle.extract(part, kept.path)
-        done += wheel.size
+                missing.append(one.filename)
+                return path
+            bundle.extract(part, path)
+        done += one.size
         notify(f"unpacked {done / 1e6:.1f} of {total / 1e6:.1f} MB", detail=True)
-        found.append(kept)
+        return path
+
+    house = wheelhouse.parse(text, folder=files)
+    wheels = tuple(dataclasses.replace(one, path=keep(one)) for one in house.wheels)
+    sources = tuple(dataclasses.replace(one, path=keep(one)) for one in house.sources)
     if missing:
         raise BundleError(
             f"{bundle.file} is a delta, and what it leaves out is not here: {', '.join(missing)}",
             remedy="sync the former bundle first, or make this one from what is here "
             "(`scalems env bundle --have > have.json`, then --since have.json there)",
         )
-    return tuple(found)
+    return Wheelhouse(wheels, sources=sources)
 
 
 def _changed(

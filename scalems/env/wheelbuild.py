@@ -8,7 +8,6 @@ import platform
 import re
 import shutil
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from scalems.env.engine.uv import find_uv
 from scalems.env.tag import Tag
 from scalems.errors import ScalemsError
 from scalems.host.local import CommandFailed, run
+from scalems.host.scratch import scratch
 
 _GLIBC = re.compile(rb"GLIBC_2\.(\d{1,3})")
 
@@ -99,8 +99,8 @@ def _run(sdist: Path, interpreter: Path, folder: Path) -> None:
         argv = ["build", "--wheel", "--python", str(interpreter), "--out-dir", str(folder)]
         run([uv, *argv, "--no-progress", str(sdist)], env=_FIXED, cwd=Path("/"))
         return
-    with tempfile.TemporaryDirectory(prefix="scalems-wheel-") as name:
-        builder = Path(name, "builder")
+    with scratch("wheel") as folder:
+        builder = folder / "builder"
         made = ["-I", "-m", "virtualenv", "--no-download", "--quiet"]
         run([sys.executable, *made, "--python", str(interpreter), str(builder)], cwd=Path("/"))
         argv = ["-I", "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(folder), str(sdist)]

@@ -32,8 +32,11 @@ if TYPE_CHECKING:
     from scalems.env.tag import Tag
 
 FORMAT = 1
+WITH_SOURCES = 2
+"""Format of an index with source distributions, which earlier versions do not know."""
 INDEX = "index.json"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+!-]{0,250}")
 
 
 class WheelhouseError(ScalemsError):
@@ -83,15 +86,51 @@ class Wheel:
         return {**data, "sdist": self.sdist} if self.sdist else data
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sdist:
+    """A source distribution that is built where it is used.
+
+    :param name: normalized name of its distribution.
+    :param sha256: of the file, as hex; one that the lock has.
+    :param size: in bytes.
+    :param needs: text of a lock of what its build needs.
+    """
+
+    name: str
+    version: str
+    filename: str
+    sha256: str
+    size: int
+    path: Path
+    needs: str = ""
+
+    def serves(self, pin: Pin) -> bool:
+        """Whether a lock's pin vouches for it."""
+        known = (self.name, self.version) == (pin.name, pin.version)
+        return known and f"sha256:{self.sha256}" in pin.hashes
+
+    def entry(self) -> dict[str, str | int]:
+        """Return it as a line of an index."""
+        fields = ("name", "version", "filename", "sha256", "size", "needs")
+        return {field: getattr(self, field) for field in fields}
+
+
 @dataclass(frozen=True)
 class Wheelhouse:
     """Wheels for one or more environments and targets.
 
     :param folder: where all of them are, if it is one.
+    :param sources: what is to be built there, against what is there.
     """
 
     wheels: tuple[Wheel, ...]
     folder: Path | None = None
+    sources: tuple[Sdist, ...] = ()
+
+    @property
+    def files(self) -> tuple[Wheel | Sdist, ...]:
+        """All that is in it."""
+        return (*self.wheels, *self.sources)
 
     def requirements(self, pins: Iterable[Pin], tag: Tag | None = None) -> str:
         """Return a requirements file of pins, with the hashes of the wheels that are here.
@@ -121,16 +160,23 @@ class Wheelhouse:
         return "".join(lines)
 
 
-def merge(many: Iterable[Sequence[Wheel]]) -> Wheelhouse:
+def merge(many: Iterable[Sequence[Wheel]], sources: Iterable[Sdist] = ()) -> Wheelhouse:
     """Return one wheelhouse of several collections of wheels; what is in two is there once."""
     found = {wheel.sha256: wheel for wheels in many for wheel in wheels}
-    return Wheelhouse(tuple(sorted(found.values(), key=lambda wheel: wheel.filename)))
+    built = {one.sha256: one for one in sources}
+    return Wheelhouse(
+        tuple(sorted(found.values(), key=lambda wheel: wheel.filename)),
+        sources=tuple(sorted(built.values(), key=lambda one: one.filename)),
+    )
 
 
 def index(house: Wheelhouse) -> str:
     """Return the text of a wheelhouse's index, with a digest over itself; no paths, no clock."""
     files = sorted((wheel.entry() for wheel in house.wheels), key=lambda one: str(one["filename"]))
-    data = {"format": FORMAT, "files": files}
+    data: dict[str, Any] = {"format": FORMAT, "files": files}
+    if house.sources:
+        sources = sorted(house.sources, key=lambda one: one.filename)
+        data |= {"format": WITH_SOURCES, "sources": [one.entry() for one in sources]}
     return json.dumps({**data, "digest": digest("wheelhouse", data)}, indent=1) + "\n"
 
 
@@ -140,8 +186,8 @@ def write(folder: Path, house: Wheelhouse) -> None:
     :raises OSError: it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for wheel in house.wheels:
-        place(wheel.path, folder / wheel.filename)
+    for one in house.files:
+        place(one.path, folder / one.filename)
     write_atomic(folder / INDEX, index(house))
 
 
@@ -151,19 +197,19 @@ def read(folder: Path) -> Wheelhouse:
     :raises WheelhouseError: the index or a file is missing or was changed; all are named.
     """
     try:
-        wheels = parse((folder / INDEX).read_text(encoding="utf-8"), folder=folder)
+        house = parse((folder / INDEX).read_text(encoding="utf-8"), folder=folder)
     except OSError as error:
         raise WheelhouseError(f"{folder} is not a wheelhouse: {error.strerror}") from error
-    damaged = [wheel.filename for wheel in wheels if not intact(wheel.path, wheel)]
+    damaged = [one.filename for one in house.files if not intact(one.path, one)]
     if damaged:
         raise WheelhouseError(
             f"files of the wheelhouse {folder} are missing or were changed: {', '.join(damaged)}",
             remedy="ship it again; nothing was installed from it",
         )
-    return Wheelhouse(wheels, folder)
+    return house
 
 
-def parse(text: str, *, folder: Path) -> tuple[Wheel, ...]:
+def parse(text: str, *, folder: Path) -> Wheelhouse:
     """Read the text of an index.
 
     :param folder: where its files are.
@@ -172,9 +218,15 @@ def parse(text: str, *, folder: Path) -> tuple[Wheel, ...]:
     try:
         data = json.loads(text)
         claimed = data.pop("digest")
-        if data["format"] != FORMAT or claimed != digest("wheelhouse", data):
+        if data["format"] not in (FORMAT, WITH_SOURCES):
+            raise ValueError("it is of another version of scalems")
+        if claimed != digest("wheelhouse", data):
             raise ValueError("its digest is wrong")
-        return tuple(_wheel(entry, folder) for entry in data["files"])
+        return Wheelhouse(
+            tuple(_wheel(entry, folder) for entry in data["files"]),
+            folder,
+            tuple(_sdist(entry, folder) for entry in data.get("sources", ())),
+        )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WheelhouseError(
             f"the index of the wheelhouse {folder} is not one, or was changed: {error}",
@@ -201,8 +253,25 @@ def _wheel(entry: dict[str, Any], folder: Path) -> Wheel:
     return wheel
 
 
-def intact(path: Path, wheel: Wheel) -> bool:
-    """Whether a file is the wheel that it should be, by size and digest."""
+def _sdist(entry: dict[str, Any], folder: Path) -> Sdist:
+    filename = str(entry["filename"])
+    if not filename.endswith((".tar.gz", ".zip")) or not _SAFE.fullmatch(filename):
+        raise ValueError(f"{filename!r} is not the name of a source distribution")
+    if not _SHA256.fullmatch(str(entry["sha256"])):
+        raise ValueError(f"{filename} has no SHA-256")
+    return Sdist(
+        name=str(entry["name"]),
+        version=str(entry["version"]),
+        filename=filename,
+        sha256=str(entry["sha256"]),
+        size=int(entry["size"]),
+        path=folder / filename,
+        needs=str(entry["needs"]),
+    )
+
+
+def intact(path: Path, wheel: Wheel | Sdist) -> bool:
+    """Whether a file is the one that it should be, by size and digest."""
     try:
         return path.stat().st_size == wheel.size and sha256(path) == wheel.sha256
     except OSError:
@@ -265,7 +334,8 @@ class Collected:
             raise EnvironmentNotReady(
                 f"these packages of {what} cannot be had:\n"
                 + "\n".join(f"  {one}" for one in self.missing),
-                remedy="see the reason of each; a package that must be compiled can be collected "
-                "on a machine like the target, with its Python",
+                remedy="see the reason of each; a package that must be compiled is compiled on the "
+                "target if the env spec has it in `no-binary`, or can be collected on a machine "
+                "like the target, with its Python",
             )
         return self.wheels

@@ -170,19 +170,18 @@ def validate(change: Change, *, python: Path | None = None) -> None:
     :param python: interpreter that has RP; by default the one that runs this.
     :raises DefinitionError: RP refuses it; nothing was written.
     """
-    import tempfile  # only now: a launch reads
-
     from scalems.host.local import CommandFailed, run
+    from scalems.host.scratch import scratch  # only now: a launch reads
 
-    with tempfile.TemporaryDirectory(prefix="scalems-rp-") as base:
-        folder = Path(base) / ".radical" / "pilot" / "configs"
+    with scratch("rp") as base:
+        folder = base / ".radical" / "pilot" / "configs"
         folder.mkdir(parents=True)
         (folder / change.path.name).write_text(change.after, encoding="utf-8")
         try:
             run(
                 [python or sys.executable, "-I", "-c", _VALIDATE, change.label],
-                env={"RADICAL_CONFIG_USER_DIR": base, "HOME": base},
-                cwd=Path(base),
+                env={"RADICAL_CONFIG_USER_DIR": str(base), "HOME": str(base)},
+                cwd=base,
             )
         except CommandFailed as error:
             printed = error.completed.stderr.strip().splitlines() if error.completed else []

@@ -39,6 +39,18 @@ class Resolution:
     python: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a build gets of packages, where no index may be asked.
+
+    :param folder: of wheels.
+    :param pins: requirements with hashes that hold for all that is taken from it.
+    """
+
+    folder: Path
+    pins: str
+
+
 class Engine(Protocol):
     """What an environment needs of a package installer."""
 
@@ -116,12 +128,15 @@ class Engine(Protocol):
         offline: bool,
         holding: int,
         on_line: Callable[[str], None] | None,
+        needs: Needs | None = None,
     ) -> None:
         """Build a wheel from a source tree, in an environment of its own.
 
         :param source: a folder, or a source distribution.
         :param into: folder that the wheel is written to.
         :param env: variables that the build gets.
+        :param needs: where to take what it needs from: no index, cache or setting of the user's
+            is asked.
         :raises InstallError: it cannot be built.
         """
 

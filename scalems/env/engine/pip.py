@@ -7,14 +7,22 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scalems.env.engine import InstallError, Resolution, ResolveError, explain, upgrades
+from scalems.env.engine import (
+    InstallError,
+    Needs,
+    Resolution,
+    ResolveError,
+    explain,
+    upgrades,
+)
 from scalems.host.local import CommandFailed, Completed, run
+from scalems.host.scratch import scratch
 
 if TYPE_CHECKING:
     from scalems.env.tag import Tag
@@ -52,8 +60,7 @@ class PipEngine:
         """See :meth:`scalems.env.engine.Engine.resolve`."""
         if offline:
             raise ResolveError("pip-tools cannot resolve offline", remedy="use --engine uv")
-        with tempfile.TemporaryDirectory(prefix="scalems-lock-") as name:
-            folder = Path(name)
+        with scratch("lock") as folder:
             (folder / "requirements.in").write_text("\n".join(requirements) + "\n")
             (folder / "constraints.txt").write_text("\n".join(constraints) + "\n")
             (folder / "lock.txt").write_text(former)
@@ -160,12 +167,22 @@ class PipEngine:
         offline: bool,
         holding: int,
         on_line: Callable[[str], None] | None,
+        needs: Needs | None = None,
     ) -> None:
         """See :meth:`scalems.env.engine.Engine.wheel`."""
         argv = ["pip", "--python", str(interpreter), "wheel", "--no-deps", "--wheel-dir", str(into)]
-        settings = {**env, **({"PIP_NO_INDEX": "1"} if offline else {})}
+        settings = {**env, **({"PIP_NO_INDEX": "1"} if offline or needs else {})}
         try:
-            self._module([*argv, str(source)], env=settings, holding=holding, on_line=on_line)
+            with scratch("wheel") as folder:
+                if needs:
+                    pins = folder / "needs.txt"
+                    # pip takes no hashes in constraints; the folder has been verified.
+                    pins.write_text(re.sub(r" \\\n +--hash=\S+", "", needs.pins))
+                    settings |= {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1"}
+                    settings |= {"PIP_FIND_LINKS": str(needs.folder)}
+                    # The first by pip 25.3 and later.
+                    settings |= {"PIP_BUILD_CONSTRAINT": str(pins), "PIP_CONSTRAINT": str(pins)}
+                self._module([*argv, str(source)], env=settings, holding=holding, on_line=on_line)
         except CommandFailed as error:
             cause, remedy = explain(error, doing=f"building {source.name}")
             raise InstallError(cause, remedy=remedy) from error

@@ -6,15 +6,22 @@ import hashlib
 import re
 import shutil
 import sysconfig
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from packaging.specifiers import SpecifierSet
 
-from scalems.env.engine import InstallError, Resolution, ResolveError, explain, upgrades
+from scalems.env.engine import (
+    InstallError,
+    Needs,
+    Resolution,
+    ResolveError,
+    explain,
+    upgrades,
+)
 from scalems.host.local import CommandFailed, Completed, run
+from scalems.host.scratch import scratch
 
 if TYPE_CHECKING:
     from scalems.env.tag import Tag
@@ -58,8 +65,7 @@ class UvEngine:
         offline: bool,
     ) -> Resolution:
         """See :meth:`scalems.env.engine.Engine.resolve`; the result is universal."""
-        with tempfile.TemporaryDirectory(prefix="scalems-lock-") as name:
-            folder = Path(name)
+        with scratch("lock") as folder:
             (folder / "requirements.in").write_text("\n".join(requirements) + "\n")
             (folder / "constraints.txt").write_text("\n".join(constraints) + "\n")
             output = folder / "lock.txt"
@@ -80,11 +86,11 @@ class UvEngine:
 
     def covers(self, body: str, tag: Tag, *, offline: bool) -> None:
         """See :meth:`scalems.env.engine.Engine.covers`."""
-        with tempfile.TemporaryDirectory(prefix="scalems-lock-") as name:
-            path = Path(name, "lock.txt")
+        with scratch("lock") as folder:
+            path = folder / "lock.txt"
             path.write_text(body)
             argv = ["pip", "install", "--dry-run", "--no-deps", "--require-hashes"]
-            argv += ["--target", str(Path(name, "target")), "--requirements", str(path)]
+            argv += ["--target", str(folder / "target"), "--requirements", str(path)]
             argv += ["--python-version", tag.python, "--python-platform", f"{tag.cpu}-{tag.libc}"]
             argv += ["--offline"] if offline else []
             try:
@@ -128,8 +134,8 @@ class UvEngine:
         sync = ["pip", "sync", "--require-hashes", "--allow-empty-requirements", *target]
         links = [word for path in editables for word in ("--editable", str(path))]
         try:
-            with tempfile.TemporaryDirectory(prefix="scalems-install-") as name:
-                own = Path(name, "own.txt")
+            with scratch("install") as folder:
+                own = folder / "own.txt"
                 own.write_text("".join(map(_pinned, wheels)))
                 self._run([*sync, str(requirements), str(own)], holding=holding, on_line=on_line)
             if links:
@@ -149,12 +155,19 @@ class UvEngine:
         offline: bool,
         holding: int,
         on_line: Callable[[str], None] | None,
+        needs: Needs | None = None,
     ) -> None:
         """See :meth:`scalems.env.engine.Engine.wheel`."""
         argv = ["build", "--wheel", "--out-dir", str(into), "--python", str(interpreter)]
-        argv += ["--offline"] if offline else []
+        argv += ["--offline"] if offline or needs else []
         try:
-            self._run([*argv, str(source)], env=env, holding=holding, on_line=on_line)
+            with scratch("wheel") as folder:
+                if needs:
+                    pins = folder / "needs.txt"
+                    pins.write_text(needs.pins)
+                    argv += ["--no-config", "--no-cache", "--no-index", "--require-hashes"]
+                    argv += ["--find-links", str(needs.folder), "--build-constraints", str(pins)]
+                self._run([*argv, str(source)], env=env, holding=holding, on_line=on_line)
         except CommandFailed as error:
             cause, remedy = explain(error, doing=f"building {source.name}")
             raise InstallError(cause, remedy=remedy) from error

@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -31,6 +31,7 @@ from scalems.env import (
     inventory,
     layout,
     manifest,
+    mpi,
     site,
     state,
     target,
@@ -38,10 +39,13 @@ from scalems.env import (
 )
 from scalems.env.build import BuildPlan
 from scalems.env.check import Depth
+from scalems.env.compile import Compiled
 from scalems.env.engine import choose
 from scalems.env.lock import Pin
+from scalems.env.locking import Options
 from scalems.env.look import look
 from scalems.env.package import Package, Prepared
+from scalems.env.prepare import Workshop
 from scalems.env.remote.store import Store, clear_code
 from scalems.env.role import Role
 from scalems.env.site import Site
@@ -50,6 +54,7 @@ from scalems.errors import ScalemsError
 from scalems.failpoint import failpoint
 from scalems.host import filelock, local, wire
 from scalems.host.local import CommandFailed
+from scalems.host.scratch import scratch
 from scalems.resource import definition
 
 Verb = Callable[..., Any]
@@ -202,6 +207,13 @@ def _interpreter(name: str) -> dict[str, Any] | None:
     return {"path": path, "facts": described["interpreter"], "markers": described["markers"]}
 
 
+def _mpi(
+    place: layout.Layout, notify: Notify, *, sites: Mapping[str, dict[str, Any]]
+) -> dict[str, str]:
+    """Return which MPI each site starts ranks with."""
+    return {name: mpi.launcher(Site.from_dict(data)) for name, data in sites.items()}
+
+
 def _reaches_index(place: layout.Layout, notify: Notify) -> bool:
     """Whether packages can be fetched here, with the settings that this user has here."""
     from scalems.env.engine.uv import find_uv
@@ -209,12 +221,12 @@ def _reaches_index(place: layout.Layout, notify: Notify) -> bool:
     uv = find_uv()
     if uv is None:
         return False
-    with tempfile.TemporaryDirectory(prefix="scalems-index-") as name:
+    with scratch("index") as name:
         words = [str(uv), "pip", "install", "--dry-run", "--no-deps", "--no-cache", "--no-progress"]
-        words += ["--python", str(target.client_interpreter()), "--target", name, "packaging"]
+        words += ["--python", str(target.client_interpreter()), "--target", str(name), "packaging"]
         settings = {"UV_HTTP_TIMEOUT": "8", "UV_HTTP_RETRIES": "0"}
         try:
-            local.run(words, env=settings, cwd=Path(name), limit=20.0)
+            local.run(words, env=settings, cwd=name, limit=20.0)
         except CommandFailed:
             return False
     return True
@@ -261,34 +273,39 @@ def _build(
     label: str,
     plans: list[dict[str, Any]],
     wheel: list[str],
-    house: str | None,
+    house: str,
+    alone: bool,
     depth: str,
     engine: str,
 ) -> list[dict[str, Any]]:
     """Make the builds that are not here.
 
     :param wheel: digest and name of that of scalems.
-    :param house: index of the wheels to install from; ``None``: from the package index.
+    :param house: index of the files that were sent to build from.
+    :param alone: no package index is to be asked.
     """
     store = Store(place)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_changing(place, label, notify))
         own = store.path(*wheel)
-        wheels = stack.enter_context(_wheelhouse(place, store, label, house)) if house else None
+        brought = stack.enter_context(_wheelhouse(place, store, label, house))
+        wheels = brought if alone else None
+        tool = choose(engine)
+        shop = Workshop(place, place.packages, tool, Options(offline=alone), notify)
         make = functools.partial(
             build.ensure,
             layout=place,
-            engine=choose(engine),
+            engine=tool,
             wheel=own,
+            shop=shop,
             offline=False,
             good=functools.partial(check.is_good, depth=Depth(depth)),
             notify=notify,
             house=wheels,
         )
-        with local.threads(len(plans)) as pool:
-            made = [pool.submit(make, _plan(data, store)) for data in plans]
-            results = [one.result() for one in made]
-    return [{"seconds": known.seconds if new else 0.0, "built": new} for known, new in results]
+        made = build.in_order([_plan(data, store, brought) for data in plans], make)
+    results = {plan.name: {"seconds": known.seconds, "built": new} for plan, (known, new) in made}
+    return [results[data["name"]] for data in plans]
 
 
 @contextlib.contextmanager
@@ -310,11 +327,11 @@ def _house(label: str) -> str:
 def _wheelhouse(place: layout.Layout, store: Store, label: str, index: str) -> Iterator[Wheelhouse]:
     """Yield the shipped wheels as a folder of their own, which is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix=_house(label), dir=place.root) as name:
-        wheels = wheelhouse.parse(index, folder=Path(name))
-        for one in wheels:
+        house = wheelhouse.parse(index, folder=Path(name))
+        for one in house.files:
             wheelhouse.place(store.path(one.sha256, one.filename), one.path)
         failpoint("far.housed")
-        yield Wheelhouse(wheels, Path(name))
+        yield house
 
 
 def _prepared(data: dict[str, Any], store: Store) -> Prepared:
@@ -329,7 +346,23 @@ def _prepared(data: dict[str, Any], store: Store) -> Prepared:
     )
 
 
-def _plan(data: dict[str, Any], store: Store) -> BuildPlan:
+def _compiled(
+    data: dict[str, Any], one: dict[str, Any], pins: Sequence[Pin], brought: Wheelhouse
+) -> Compiled:
+    pin = next(pin for pin in pins if pin.name == one["name"])
+    return Compiled(
+        pin=pin,
+        env=one["env"],
+        site=Site.from_dict(data["site"]),
+        interpreter=target.Interpreter(
+            path=Path(data["interpreter"]), facts=data["facts"], markers=one["markers"]
+        ),
+        taken=one["taken"],
+        source=next(source for source in brought.sources if source.serves(pin)),
+    )
+
+
+def _plan(data: dict[str, Any], store: Store, brought: Wheelhouse) -> BuildPlan:
     pins = tuple(
         Pin(name=name, version=version, marker=None, hashes=tuple(hashes))
         for name, version, hashes in data["pins"]
@@ -342,6 +375,8 @@ def _plan(data: dict[str, Any], store: Store) -> BuildPlan:
             "pins": pins,
             "site": Site.from_dict(data["site"]),
             "packages": tuple(_prepared(one, store) for one in data["packages"]),
+            "compiled": tuple(_compiled(data, one, pins, brought) for one in data["compiled"]),
+            "base": _plan(data["base"], store, brought) if data["base"] else None,
         }
     )
 
@@ -391,6 +426,7 @@ def _kept(one: inventory.Kept) -> dict[str, Any]:
 
 VERBS: Mapping[str, Verb] = {
     "facts": _facts,
+    "mpi": _mpi,
     "reaches_index": _reaches_index,
     "lacks": _lacks,
     "take_uv": _take_uv,

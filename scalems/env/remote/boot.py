@@ -64,7 +64,11 @@ def place(source: BinaryIO, sink: BinaryIO, wanted: dict[str, str]) -> Path:
     if hashlib.sha256(data).hexdigest() != wanted["digest"]:
         raise OSError(5, "what arrived is not what was sent")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name[:16]}-{os.uname().nodename}-{os.getpid()}")
+    mine = f".{folder.name[:16]}-{os.uname().nodename}-"
+    for left in folder.parent.glob(f"{mine}*"):
+        if not _lives(left.name.removeprefix(mine)):
+            shutil.rmtree(left, ignore_errors=True)
+    temporary = folder.with_name(f"{mine}{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -88,6 +92,10 @@ def _root() -> Path:
         return Path(home).expanduser().absolute()
     data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
     return Path(data).expanduser() / "scalems"
+
+
+def _lives(pid: str) -> bool:
+    return not pid.isdigit() or Path("/proc", pid).exists() or not Path("/proc/self").exists()
 
 
 def _whole(folder: Path) -> bool:

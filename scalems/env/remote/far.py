@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +55,9 @@ def record(synced: Synced) -> None:
     :raises HostError: it cannot be reached.
     """
     assert synced.host
-    # What the sources here are is of no use there.
-    bare = replace(synced, envs=tuple(replace(env, sources={}) for env in synced.envs))
+    told = state.to_dict(synced.bare)
     with connect(synced.host) as link:
-        link.call(
-            "record", label=synced.label, synced=state.to_dict(bare), fields=dict(synced.fields)
-        )
+        link.call("record", label=synced.label, synced=told, fields=dict(synced.fields))
 
 
 def builds(host: Host) -> tuple[Path, list[Kept]]:

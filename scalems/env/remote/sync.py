@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from scalems import probe
 from scalems.env import (
+    compile,
     current,
     fingerprint,
     guard,
     layout,
     locking,
+    mpi,
     parity,
     state,
     tag,
@@ -23,20 +25,20 @@ from scalems.env import (
     wheelhouse,
 )
 from scalems.env.build import BuildPlan
-from scalems.env.collect import collect
 from scalems.env.engine import choose
 from scalems.env.finding import errors, not_ready
 from scalems.env.layout import Layout
-from scalems.env.lock import Lock
+from scalems.env.lock import Lock, Pin
 from scalems.env.locking import Notify, Options
 from scalems.env.look import Seen
-from scalems.env.outcome import Action, EnvResult, SyncResult, load_specs, whole
+from scalems.env.outcome import Action, EnvResult, SyncResult, load_specs
 from scalems.env.package import Prepared
 from scalems.env.parity import Side
 from scalems.env.prepare import Workshop, workshop
 from scalems.env.remote.link import Link, connect, digest
+from scalems.env.sdist import Shelf
 from scalems.env.site import Site
-from scalems.env.spec import EnvSpec
+from scalems.env.spec import EnvSpec, with_bases
 from scalems.env.state import Synced, SyncedEnv
 from scalems.env.target import Interpreter
 from scalems.env.wheelhouse import Wheelhouse
@@ -60,7 +62,7 @@ def sync(
     """
     place = layout.default()
     client = target.client()
-    specs = whole(load_specs(project, config), config)
+    specs = with_bases(load_specs(project, config))
     engine = choose(options.engine)
     with ExitStack() as stack:
         if not options.dry_run:
@@ -86,12 +88,10 @@ def sync(
                 for name, one in found.items()
             },
         )
-        plans = [
-            _plan(one, locks[one.name], found[one.name], packages[one.name], facts, client)
-            for one in specs
-        ]
+        plans = _plans(specs, locks, found, packages, facts, client, link)
         there = Layout(link.root)
-        fields = definition.fields_for(config, virtenv=plans[0].folder(there) / "venv")
+        pilot = next(plan for plan in plans if plan.name == config.pilot)
+        fields = definition.fields_for(config, virtenv=pilot.folder(there) / "venv")
         change = definition.restore(config.label, fields)
         missing = _missing(link, config.label, plans, there, options)
         backup = None
@@ -99,15 +99,18 @@ def sync(
         if not options.dry_run:
             definition.validate(change) if change.diff else None
             if missing:
-                seconds = _build(link, config.label, missing, facts, host, options, notify=notify)
+                shelf = Shelf(
+                    store=place.wheelhouse, engine=engine, offline=options.offline, notify=notify
+                )
+                wanted = [one for one in specs if one.name in {plan.name for plan in missing}]
+                brought = _bring(link, wanted, missing, locks, found, shelf, options)
+                seconds = _build(link, config.label, missing, brought, facts, options, notify)
             failpoint("far.built")
             seen = _look(link, config.label, plans, there)
             _prove(config.label, plans, seen, client)
             synced = _synced(project, config, host, specs, plans, there, fields)
-            # What the sources here are is of no use there.
-            bare = replace(synced, envs=tuple(replace(env, sources={}) for env in synced.envs))
             told = link.call(
-                "record", label=config.label, synced=state.to_dict(bare), fields=fields
+                "record", label=config.label, synced=state.to_dict(synced.bare), fields=fields
             )
             failpoint("far.recorded")
             if told["diff"]:
@@ -161,11 +164,6 @@ def _packages(shop: Workshop, one: EnvSpec, found: Interpreter) -> tuple[Prepare
     here = Interpreter(
         path=target.client_interpreter(), facts=probe.interpreter(), markers=probe.markers()
     )
-    if one.no_binary:
-        raise EnvironmentNotReady(
-            f"{one.path}: no-binary: packages cannot be built from source on a host over SSH yet",
-            remedy="sync on the host itself",
-        )
     # The modules of the host are not here.
     made = shop.prepare(replace(one, site=Site()), here) if one.packages else ()
     for own in made:
@@ -178,15 +176,50 @@ def _packages(shop: Workshop, one: EnvSpec, found: Interpreter) -> tuple[Prepare
     return tuple(replace(own, package=replace(own.package, editable=False)) for own in made)
 
 
+def _plans(
+    specs: Sequence[EnvSpec],
+    locks: Mapping[str, Lock],
+    found: Mapping[str, Interpreter],
+    packages: Mapping[str, tuple[Prepared, ...]],
+    facts: Mapping[str, Any],
+    client: Side,
+    link: Link,
+) -> list[BuildPlan]:
+    """Return what to build there; bases come before what adds to them, as in ``specs``."""
+    pins = {one.name: locks[one.name].select(found[one.name].markers) for one in specs}
+    sites = {
+        one.name: one.site.to_dict()
+        for one in specs
+        if any(pin.name == mpi.PACKAGE for pin in pins[one.name])
+    }
+    worlds = link.call("mpi", sites=sites) if sites else {}
+    plans: dict[str, BuildPlan] = {}
+    for one in specs:
+        plan = _plan(
+            one,
+            pins[one.name],
+            found[one.name],
+            packages[one.name],
+            facts,
+            client,
+            world=worlds.get(one.name, ""),
+            base=plans[one.base.name] if one.base else None,
+        )
+        plans[one.name] = replace(plan, lock_inputs=locks[one.name].inputs)
+    return list(plans.values())
+
+
 def _plan(
     one: EnvSpec,
-    locked: Lock,
+    pins: Sequence[Pin],
     found: Interpreter,
     packages: tuple[Prepared, ...],
     facts: Mapping[str, Any],
     client: Side,
+    *,
+    world: str,
+    base: BuildPlan | None,
 ) -> BuildPlan:
-    pins = locked.select(found.markers)
     probed = facts["software"].get(one.name, {})
     if faults := {name: problem for name, (_, problem) in probed.items() if problem}:
         listed = "\n".join(f"  {name}: {problem}" for name, problem in faults.items())
@@ -195,23 +228,31 @@ def _plan(
             remedy=f"correct `modules`, `shell` or [software] in envs/{one.name}.toml",
         )
     software = {name: version for name, (version, _) in probed.items()}
+    taken = {**one.site.to_dict(), "found": software} if one.site else None
+    compiled = compile.select(one, pins, found, {"site": taken, "mpi": world})
     return BuildPlan(
         name=one.name,
         role=one.role,
         interpreter=found.path,
         facts=found.facts,
         pins=tuple(pins),
-        lock_inputs=locked.inputs,
+        lock_inputs="",
         scalems_digest=client.scalems_digest,
         input_digest=fingerprint.input_digest(
             pins,
             interpreter=found.facts,
             scalems_digest=client.scalems_digest,
-            site={**one.site.to_dict(), "found": software} if one.site else None,
+            site=taken,
             packages=packages,
+            compiled=compiled,
+            mpi=world,
+            base=base.input_digest if base else "",
         ),
+        base=base,
         site=one.site,
         packages=packages,
+        compiled=compiled,
+        build_rules=one.build_rules,
         software=software,
     )
 
@@ -219,8 +260,11 @@ def _plan(
 def _missing(
     link: Link, label: str, plans: Sequence[BuildPlan], there: Layout, options: Options
 ) -> list[BuildPlan]:
+    """Return the builds that are not there, or not as they must be, with what they add to."""
     seen = _look(link, label, plans, there, depth=options.depth.value)
-    return [plan for plan, one in zip(plans, seen, strict=True) if one.findings]
+    names = {plan.name for plan, one in zip(plans, seen, strict=True) if one.findings}
+    names |= {plan.base.name for plan in plans if plan.name in names and plan.base}
+    return [plan for plan in plans if plan.name in names]
 
 
 def _look(
@@ -235,20 +279,21 @@ def _build(
     link: Link,
     label: str,
     plans: Sequence[BuildPlan],
+    brought: _Brought,
     facts: Mapping[str, Any],
-    host: Host,
     options: Options,
-    *,
     notify: Notify,
 ) -> dict[str, float]:
+    """Build there; return how long each took that was not there already."""
     if facts["free"] < _ROOM:
-        notify(f"{host.name}: only {facts['free'] / 2**30:.1f} GiB are free in {link.root}")
+        notify(f"{link.host.name}: only {facts['free'] / 2**30:.1f} GiB are free in {link.root}")
     _bring_uv(link, facts, notify=notify)
     own = wheel.pack(layout.default().wheels)
     wheels = [own, *(one.wheel for plan in plans for one in plan.packages)]
     shipped = {path: digest(path) for path in wheels}
     link.ship([(sha256, path) for path, sha256 in shipped.items()], notify=notify)
-    house = _house(link, plans, host, options, notify=notify)
+    house = brought.house
+    link.ship([(one.sha256, one.path) for one in house.files], notify=notify)
     failpoint("far.shipped")
     results = link.call(
         "build",
@@ -256,37 +301,59 @@ def _build(
         label=label,
         plans=[_plain(plan, shipped) for plan in plans],
         wheel=[shipped[own], own.name],
-        house=wheelhouse.index(house) if house else None,
+        house=wheelhouse.index(house),
+        alone=brought.alone,
         depth=options.depth.value,
         engine="uv",
     )
-    return {plan.name: told["seconds"] for plan, told in zip(plans, results, strict=True)}
+    return {
+        plan.name: told["seconds"]
+        for plan, told in zip(plans, results, strict=True)
+        if told["built"]
+    }
 
 
-def _house(
-    link: Link, plans: Sequence[BuildPlan], host: Host, options: Options, *, notify: Notify
-) -> Wheelhouse | None:
-    """Ship the wheels of all locks to a host that cannot fetch them; ``None`` if it can.
+@dataclass(frozen=True, kw_only=True)
+class _Brought:
+    """What a host gets to build from.
+
+    :param alone: it gets nothing else: no index is asked there.
+    """
+
+    house: Wheelhouse
+    alone: bool
+
+
+def _bring(
+    link: Link,
+    specs: Sequence[EnvSpec],
+    plans: Sequence[BuildPlan],
+    locks: Mapping[str, Lock],
+    found: Mapping[str, Interpreter],
+    shelf: Shelf,
+    options: Options,
+) -> _Brought:
+    """Collect what a host cannot fetch: all packages, or the sources of what is built there.
 
     :raises EnvironmentNotReady: some cannot be had for it; each is named.
     """
-    house = options.house
-    if house is None:
-        if not (host.offline or options.offline):
-            if link.call("reaches_index"):
-                return None
-            notify(f"{host.name} reaches no package index: the packages are shipped")
-        collected = []
-        for plan in plans:
-            wanted = tag.of(plan.facts)
-            store = layout.default().wheelhouse
-            had = collect(plan.pins, wanted, store=store, offline=options.offline, notify=notify)
-            collected.append(had.require(f"{plan.name} for {wanted}"))
-        house = wheelhouse.merge(collected)
-    for plan in plans:
-        house.requirements(plan.pins, tag.of(plan.facts))
-    link.ship([(one.sha256, one.path) for one in house.wheels], notify=notify)
-    return house
+    if options.house is not None:
+        return _Brought(house=options.house, alone=True)
+    if not (link.host.offline or options.offline):
+        if link.call("reaches_index"):
+            python = plans[0].facts["version"]
+            pins = [one.pin for plan in plans for one in plan.compiled]
+            sources = [shelf.source(pin, python=python) for pin in pins]
+            return _Brought(house=wheelhouse.merge([], sources), alone=False)
+        shelf.notify(f"{link.host.name} reaches no package index: the packages are shipped")
+    collected = [
+        shelf.collect(one, locks[one.name], tag.of(found[one.name].facts), found[one.name].markers)
+        for one in specs
+    ]
+    house = wheelhouse.merge(
+        [one.wheels for one in collected], [each for one in collected for each in one.sources]
+    )
+    return _Brought(house=house, alone=True)
 
 
 def _bring_uv(link: Link, facts: Mapping[str, Any], *, notify: Notify) -> None:
@@ -321,6 +388,17 @@ def _plain(plan: BuildPlan, shipped: Mapping[Path, str]) -> dict[str, Any]:
         "role": plan.role.value,
         "interpreter": str(plan.interpreter),
         "facts": dict(plan.facts),
+        "build_rules": plan.build_rules,
+        "base": _plain(plan.base, shipped) if plan.base else None,
+        "compiled": [
+            {
+                "name": one.pin.name,
+                "env": dict(one.env),
+                "taken": dict(one.taken),
+                "markers": dict(one.interpreter.markers),
+            }
+            for one in plan.compiled
+        ],
         "pins": [[pin.name, pin.version, list(pin.hashes)] for pin in plan.pins],
         "site": plan.site.to_dict(),
         "software": dict(plan.software),
@@ -370,26 +448,27 @@ def _synced(
     there: Layout,
     fields: Mapping[str, Any],
 ) -> Synced:
+    entries: dict[str, SyncedEnv] = {}
+    for one, plan in zip(specs, plans, strict=True):  # bases come before what adds to them
+        entries[one.name] = SyncedEnv(
+            name=plan.name,
+            role=plan.role,
+            folder=plan.folder(there),
+            spec=one.path,
+            spec_digest=state.file_digest(one.path),
+            sources={
+                own.name: state.Source(folder=own.package.path, table=own.table)
+                for own in plan.packages
+                if own.package.path is not None
+            },
+            lines=one.lines,
+            base=entries[one.base.name] if one.base else None,
+        )
     return Synced(
         label=config.label,
         project=project.root,
         key="",
-        envs=tuple(
-            SyncedEnv(
-                name=plan.name,
-                role=plan.role,
-                folder=plan.folder(there),
-                spec=one.path,
-                spec_digest=state.file_digest(one.path),
-                sources={
-                    own.name: state.Source(folder=own.package.path, table=own.table)
-                    for own in plan.packages
-                    if own.package.path is not None
-                },
-                lines=one.lines,
-            )
-            for one, plan in zip(specs, plans, strict=True)
-        ),
+        envs=tuple(entries[name] for name in config.envs),
         definition=Path(),
         fields=config.decided(fields),
         host=host,
@@ -405,8 +484,10 @@ def _result(
     options: Options,
 ) -> EnvResult:
     action: Action = "reused"
-    if plan in missing:
-        action = "would build" if options.dry_run else "built"
+    if options.dry_run and plan in missing:
+        action = "would build"
+    elif plan.name in seconds:
+        action = "built"
     return EnvResult(
         name=plan.name,
         role=plan.role,
