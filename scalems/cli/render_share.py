@@ -24,11 +24,24 @@ def print_bundle(result: BundleResult) -> None:
     )
     for name in sorted(result.built):
         out.print(f"  built here, from its source: {name}", soft_wrap=True)
+    if result.python:
+        _print_python(result)
     out.print(f"sha256 {result.sha256}", soft_wrap=True)
+    if result.python:
+        out.print(f"there, without Python:    sh {result.path.name} --venv .venv", markup=False)
     out.print("there, without scalems:  ", end="")
     out.print(f"python3 {result.path.name} --venv .venv", markup=False)
     out.print("there, with it:          ", end="")
     out.print(f"scalems env sync --bundle {result.path.name} --offline", markup=False)
+
+
+def _print_python(result: BundleResult) -> None:
+    """Print which Python comes along, and what it asks of the target."""
+    if result.libraries is None:
+        needs = "not run here, which is no such machine"
+    else:
+        needs = f"loads of its system: {', '.join(result.libraries) or 'nothing but the C library'}"
+    console().print(f"  with Python {result.python}, {needs}", soft_wrap=True, markup=False)
 
 
 def print_key_difference(difference: KeyDifference) -> None:

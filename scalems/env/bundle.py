@@ -11,6 +11,7 @@ import json
 import os
 import re
 import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from scalems.env import (
     bundled,
     bundlefile,
     collect,
+    interpreter,
     layout,
     lock,
     locking,
@@ -58,6 +60,8 @@ class BundleResult:
     :param targets: the machines that it is for.
     :param bytes: size of the file.
     :param omitted: number of files that are not in it, since the target has them.
+    :param python: version of the Python that it brings.
+    :param libraries: what that Python loads of its system, if it could be seen.
     """
 
     label: str
@@ -68,6 +72,8 @@ class BundleResult:
     files: int
     omitted: int
     built: Mapping[str, str] = field(default_factory=dict)
+    python: str = ""
+    libraries: tuple[str, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it in values that JSON can hold."""
@@ -80,6 +86,8 @@ class BundleResult:
             "files": self.files,
             "omitted": self.omitted,
             "built": dict(self.built),
+            "python": self.python,
+            "libraries": None if self.libraries is None else list(self.libraries),
         }
 
 
@@ -90,6 +98,7 @@ def make(
     *,
     targets: Sequence[str] = (),
     since: Path | None = None,
+    python: str | None = None,
     options: Options,
     notify: Notify,
 ) -> BundleResult:
@@ -97,6 +106,7 @@ def make(
 
     :param targets: wheel tags; by default those of the resource config, else this machine's.
     :param since: a listing of what the target has, or a bundle that it was given.
+    :param python: a Python to take along, see :func:`scalems.env.interpreter.pack`.
     :raises EnvironmentNotReady: a lock is not current, or something cannot be had for a target.
     :raises UsageError: mistakes in specs, configs or options.
     """
@@ -112,6 +122,10 @@ def make(
     shelf = Shelf(store=store, engine=engine, offline=options.offline, notify=notify)
     house = _environments(specs, locks, wanted, shelf)
     tags = wanted or [tag.of(probe.interpreter())]
+    packed = None
+    if python is not None:
+        notify("packing Python")
+        packed = interpreter.pack(python, tags)
     own = wheel.pack(layout.default().wheels, client=True)
     tools, client_files = _client(specs, tags, own, engine, store, options, notify=notify)
     own_files, brought = _local(packages, tags)
@@ -124,6 +138,8 @@ def make(
         **client_files,
         **_part("__main__.py", Path(bundlefile.__file__).read_bytes()),
     }
+    if packed:
+        files |= _part(bundlefile.python(packed.version), packed.data)
     had = _had(since) if since else frozenset()
     files = {_without(part, had): content for part, content in files.items()}
     about = {
@@ -143,6 +159,8 @@ def make(
         files=len(files),
         omitted=sum(part.omitted for part in files),
         built={one.filename: one.sdist for one in house.wheels if one.sdist},
+        python=packed.version if packed else "",
+        libraries=packed.libraries if packed else None,
     )
 
 
@@ -201,12 +219,12 @@ def _environments(
         if wanted:
             ends = [(each, each.markers()) for each in wanted]
         else:
-            interpreter = target.find_interpreter(one)
-            ends = [(tag.of(interpreter.facts), dict(interpreter.markers))]
+            found = target.find_interpreter(one)
+            ends = [(tag.of(found.facts), dict(found.markers))]
         for end in ends:
-            found = shelf.collect(one, locks[one.name], *end)
-            wheels.append(found.wheels)
-            sources += found.sources
+            house = shelf.collect(one, locks[one.name], *end)
+            wheels.append(house.wheels)
+            sources += house.sources
     return wheelhouse.merge(wheels, sources)
 
 
@@ -312,7 +330,7 @@ def _part(path: str, content: bytes) -> dict[Part, bytes]:
 
 def _without(part: Part, had: frozenset[str]) -> Part:
     package = part.path.startswith("wheels/") and part.name != wheelhouse.INDEX
-    omitted = part.sha256 in had and package
+    omitted = part.sha256 in had and (package or part.path.startswith("python/"))
     return Part(part.path, part.size, part.sha256, omitted)
 
 
@@ -360,7 +378,7 @@ def _had(since: Path) -> frozenset[str]:
     """
     try:
         with since.open("rb") as stream:
-            if stream.read(2) == b"PK":
+            if zipfile.is_zipfile(stream):
                 parts = bundlefile.read(since).parts
                 return frozenset(part.sha256 for part in parts)
         return frozenset(json.loads(since.read_text(encoding="utf-8"))["have"])

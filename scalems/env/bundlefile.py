@@ -23,7 +23,7 @@ import tempfile
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -71,6 +71,11 @@ class Bundle:
     about: Mapping[str, Any]
     parts: tuple[Part, ...]
 
+    @property
+    def is_delta(self) -> bool:
+        """Whether it leaves out what the target has."""
+        return any(part.omitted for part in self.parts)
+
     def below(self, folder: str) -> Iterator[Part]:
         """Yield the parts in a folder of the bundle."""
         return (part for part in self.parts if part.path.startswith(f"{folder}/"))
@@ -103,6 +108,63 @@ class Bundle:
             temporary.unlink(missing_ok=True)
 
 
+def python(version: str) -> str:
+    """Return the path of the Python that a bundle brings, an archive of it."""
+    return f"python/cpython-{version}.tar.gz"
+
+
+_SCRIPT = """#!/bin/sh
+# A bundle of scalems that brings its Python {version}: sh FILE --help
+set -eu
+umask 077
+root=${{SCALEMS_HOME:-${{XDG_DATA_HOME:-$HOME/.local/share}}/scalems}}
+python=$root/pythons/cpython-{version}-{short}
+if [ ! -x "$python/bin/python{minor}" ]; then
+  mkdir -p "$root/pythons"
+  new=$python.$$
+  trap 'rm -rf "$new"' EXIT
+  trap 'exit 130' INT TERM HUP
+  mkdir "$new"
+  echo "unpacking Python {version} into $root/pythons" >&2
+  tail -c +{begin:012d} "$0" | head -c {size} > "$new/python.tar.gz"
+  if ! echo "{sha256}  $new/python.tar.gz" | sha256sum -c - > /dev/null; then
+    echo "error: $0 is truncated or was changed; nothing of it was used" >&2
+    exit 1
+  fi
+  tar -xzf "$new/python.tar.gz" -C "$new"
+  mv "$new/{folder}" "$python" 2> /dev/null || [ -x "$python/bin/python{minor}" ]
+  rm -rf "$new"
+  trap - EXIT INT TERM HUP
+fi
+exec "$python/bin/python{minor}" -I "$0" "$@"
+"""
+
+
+def script(part: Part) -> bytes:
+    """Return what a bundle begins with that brings a Python: a shell script that unpacks it.
+
+    The rest of the file is the zip archive, in which the Python is the first entry.
+    """
+    version = part.name.removeprefix("cpython-").removesuffix(".tar.gz")
+    values = {
+        "version": version,
+        "minor": ".".join(version.split(".")[:2]),
+        "short": part.sha256[:16],
+        "size": part.size,
+        "sha256": part.sha256,
+        "folder": "python",
+    }
+    # The number has as many digits whatever it is; zip's header of a file is of 30 bytes.
+    length = len(_SCRIPT.format(begin=0, **values))
+    return _SCRIPT.format(begin=length + 30 + len(part.path) + 1, **values).encode()
+
+
+def _brought(parts: Iterable[Part]) -> Part | None:
+    """Return the Python that a bundle brings."""
+    found = [one for one in parts if one.path.startswith("python/") and not one.omitted]
+    return found[0] if found else None
+
+
 def client(target: str) -> str:
     """Return the path of what scalems itself needs on a target, in pip's format."""
     return f"client/{target}.txt"
@@ -127,9 +189,13 @@ def write(
     :param files: where the content of each part is; those that are omitted have none.
     """
     done, total = 0, sum(part.size for part in files if not part.omitted)
+    brought = _brought(files)
+    if brought:
+        stream.write(script(brought))
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr(_entry(HEAD), head(about, tuple(files)))
-        for part in sorted(files, key=lambda part: part.path):
+        if not brought:
+            archive.writestr(_entry(HEAD), head(about, tuple(files)))
+        for part in sorted(files, key=lambda part: (part is not brought, part.path)):
             if part.omitted:
                 continue
             content = files[part]
@@ -140,6 +206,8 @@ def write(
                     target.write(block)
                     done += len(block)
                     tell(done, total)
+        if brought:
+            archive.writestr(_entry(HEAD), head(about, tuple(files)))
 
 
 def read(file: Path, tell: Tell = lambda done, total: None) -> Bundle:
@@ -153,6 +221,7 @@ def read(file: Path, tell: Tell = lambda done, total: None) -> Bundle:
         with zipfile.ZipFile(file) as archive:
             about, parts = _head(archive)
             faults = list(_names(archive, parts))
+            faults += _begins(file, archive, parts)
             done, total = 0, sum(part.size for part in parts if not part.omitted)
             for part in parts if not faults else ():
                 try:
@@ -204,6 +273,17 @@ def _names(archive: zipfile.ZipFile, parts: tuple[Part, ...]) -> Iterator[str]:
         yield f"{name}: it is missing"
     for name in sorted(set(there) - expected):
         yield f"{name}: it does not belong to the bundle"
+
+
+def _begins(file: Path, archive: zipfile.ZipFile, parts: tuple[Part, ...]) -> list[str]:
+    """Return what is wrong with what is before the archive: nothing may be but the script."""
+    brought = _brought(parts)
+    wanted = script(brought) if brought else b""
+    first = min((one.header_offset for one in archive.infolist()), default=0)
+    with file.open("rb") as stream:
+        if first == len(wanted) and stream.read(first) == wanted:
+            return []
+    return ["its beginning: it was changed"]
 
 
 _UNREADABLE = (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError)
@@ -287,9 +367,11 @@ def _install(bundle: Bundle, venv: Path) -> None:
     python, cpu = "cp{}{}-".format(*sys.version_info), f"_{platform.machine()}"
     fitting = [one for one in bundle.about["targets"] if one.startswith(python)]
     fitting = [one for one in fitting if one.endswith(cpu)]
+    brought = _brought(bundle.parts)
     if not fitting:
         names = ", ".join(bundle.about["targets"])
-        raise Damaged(f"this Python is {python}...{cpu}, but the bundle is for {names}")
+        hint = f"\nremedy: sh {bundle.file.name}, which brings a Python" if brought else ""
+        raise Damaged(f"this Python is {python}...{cpu}, but the bundle is for {names}{hint}")
     if venv.exists():
         raise Damaged(f"{venv} is there already: remove it, or name another with --venv")
     with tempfile.TemporaryDirectory(prefix="scalems-client-") as name, _removed(venv):

@@ -21,6 +21,8 @@ def configure(commands: Commands) -> None:
         "  scalems env bundle --resource lab.slurm --target cp312-manylinux_2_28_x86_64 "
         "-o lab.pyz\n"
         "  scalems env bundle --resource lab.slurm --since lab.pyz -o new.pyz   what is new only\n"
+        "  scalems env bundle --resource lab.slurm --with-python -o lab.pyz\n"
+        "there, without Python:   sh lab.pyz --venv .venv\n"
         "there, without scalems:  python3 lab.pyz --venv .venv\n"
         "there, with it:          scalems env sync --bundle lab.pyz --offline\n"
         "                         scalems env bundle --have > have.json     for --since",
@@ -44,6 +46,14 @@ def configure(commands: Commands) -> None:
         type=Path,
         metavar="FILE",
         help="leave out what the target has: a bundle that it was given, or a listing (--have)",
+    )
+    command.add_argument(
+        "--with-python",
+        nargs="?",
+        const="",
+        metavar="PYTHON",
+        help="take a Python along: the client's, or this folder, interpreter or .tar.gz "
+        "(`install_only` of python-build-standalone)",
     )
     command.add_argument("--engine", choices=ENGINES, default="auto", help="what resolves")
     command.add_argument(
@@ -73,6 +83,7 @@ def _bundle(options: argparse.Namespace) -> int:
             options.output.absolute(),
             targets=options.target,
             since=options.since,
+            python=options.with_python,
             options=Options(engine=options.engine, frozen=True, offline=options.offline),
             notify=notify,
         )

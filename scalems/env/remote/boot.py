@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import BinaryIO
@@ -22,6 +23,8 @@ READY = "<<<scalems ready>>>"
 """Line after which all output is messages: what came before is of the user's start-up files."""
 
 LISTING = "files.json"
+
+_UNPACKING = 60.0  # seconds that pass at most between two files
 
 
 def begin() -> None:
@@ -66,7 +69,7 @@ def place(source: BinaryIO, sink: BinaryIO, wanted: dict[str, str]) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     mine = f".{folder.name[:16]}-{os.uname().nodename}-"
     for left in folder.parent.glob(f"{mine}*"):
-        if not _lives(left.name.removeprefix(mine)):
+        if _is_left(left, left.name.removeprefix(mine)):
             shutil.rmtree(left, ignore_errors=True)
     temporary = folder.with_name(f"{mine}{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -94,8 +97,13 @@ def _root() -> Path:
     return Path(data).expanduser() / "scalems"
 
 
-def _lives(pid: str) -> bool:
-    return not pid.isdigit() or Path("/proc", pid).exists() or not Path("/proc/self").exists()
+def _is_left(folder: Path, pid: str) -> bool:
+    """Whether a killed process has left a folder; containers of one name number theirs alike."""
+    if not pid.isdigit() or Path("/proc", pid).exists() or not Path("/proc/self").exists():
+        return False
+    with contextlib.suppress(OSError):
+        return time.time() - folder.stat().st_mtime > _UNPACKING
+    return False
 
 
 def _whole(folder: Path) -> bool:
