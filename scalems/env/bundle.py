@@ -21,7 +21,6 @@ from scalems import probe
 from scalems.env import (
     bundled,
     bundlefile,
-    collect,
     interpreter,
     layout,
     lock,
@@ -36,7 +35,7 @@ from scalems.env import (
 from scalems.env.bundlefile import Damaged, Part
 from scalems.env.canonical import digest
 from scalems.env.engine import Engine, choose
-from scalems.env.lock import Lock
+from scalems.env.lock import Lock, Pin
 from scalems.env.locking import Notify, Options
 from scalems.env.package import Prepared
 from scalems.env.prepare import workshop
@@ -127,9 +126,11 @@ def make(
         notify("packing Python")
         packed = interpreter.pack(python, tags)
     own = wheel.pack(layout.default().wheels, client=True)
-    tools, client_files = _client(specs, tags, own, engine, store, options, notify=notify)
+    tools, client_files = _client(specs, tags, own, shelf, options)
     own_files, brought = _local(packages, tags)
-    house = wheelhouse.merge([house.wheels, tools, brought], house.sources)
+    house = wheelhouse.merge(
+        [house.wheels, tools.wheels, brought], [*house.sources, *tools.sources]
+    )
     files = {
         **_project(project, config, [one.name for one in specs]),
         **own_files,
@@ -232,25 +233,32 @@ def _client(
     specs: Sequence[EnvSpec],
     tags: Sequence[Tag],
     own: Path,
-    engine: Engine,
-    store: Path,
+    shelf: Shelf,
     options: Options,
-    *,
-    notify: Notify,
-) -> tuple[tuple[Wheel, ...], dict[Part, bytes]]:
-    """Collect what scalems itself needs; return the wheels, and requirements for each target."""
-    wheels: list[Wheel] = []
+) -> tuple[Wheelhouse, dict[Part, bytes]]:
+    """Collect what scalems itself needs; return it, and requirements for each target.
+
+    What is to be had as a source only, and cannot be built here for a target, is built there.
+    """
+    houses: list[Wheelhouse] = []
     files: dict[Part, bytes] = {}
     mine = f"scalems=={wheel.version()} \\\n    --hash=sha256:{wheelhouse.sha256(own)}\n"
     for each in tags:
-        chosen = _client_lock(specs, each, engine, store, options, notify=notify)
+        chosen = _client_lock(specs, each, shelf.engine, shelf.store, options, notify=shelf.notify)
         pins = chosen.select(each.markers())
-        collected = collect.collect(pins, each, store=store, offline=options.offline, notify=notify)
-        found = collected.require(f"scalems itself for {each}")
-        wheels += found
-        text = Wheelhouse(found).requirements(pins) + mine
-        files |= _part(bundlefile.client(str(each)), text.encode())
-    return tuple(wheels), files
+        house = shelf.all_of(pins, each, each.markers(), what=f"scalems itself for {each}")
+        houses.append(house)
+        files |= _part(bundlefile.client(str(each)), (_requirements(pins, house) + mine).encode())
+    sources = [one for house in houses for one in house.sources]
+    return wheelhouse.merge([house.wheels for house in houses], sources), files
+
+
+def _requirements(pins: Sequence[Pin], house: Wheelhouse) -> str:
+    """Return a requirements file of pins, each with the hash of its wheel or of its source."""
+    sources = [one for pin in pins for one in house.sources if one.serves(pin)]
+    lines = [f"{one.name}=={one.version} --hash=sha256:{one.sha256}\n" for one in sources]
+    built = {one.name for one in sources}
+    return house.requirements([pin for pin in pins if pin.name not in built]) + "".join(lines)
 
 
 def _client_lock(

@@ -125,13 +125,37 @@ class Shelf:
         # What a layer adds to is built for its base.
         below = set(spec.base.no_binary) if spec.base else set()
         from_wheels = [pin for pin in pins if pin not in compiled and pin.name not in below]
-        wheels = [self._wheels(from_wheels, tag, spec.name)]
-        sources = []
-        for pin in compiled:
+        wheels = self._wheels(from_wheels, tag, spec.name)
+        house = self._sources(compiled, tag, markers)
+        return wheelhouse.merge([wheels, house.wheels], house.sources)
+
+    def all_of(
+        self, pins: Sequence[Pin], tag: Tag, markers: Mapping[str, str], *, what: str
+    ) -> Wheelhouse:
+        """Return a wheel of each pin, or its source where there can be none for the target.
+
+        :raises EnvironmentNotReady: a wheel that a build needs cannot be had; each is named.
+        """
+        found = collect.collect(
+            pins, tag, store=self.store, offline=self.offline, notify=self.notify
+        )
+        lacking = {one.name for one in found.missing}
+        try:
+            house = self._sources([pin for pin in pins if pin.name in lacking], tag, markers)
+        except InstallError:
+            if self.offline:
+                found.require(what)
+            raise
+        return wheelhouse.merge([found.wheels, house.wheels], house.sources)
+
+    def _sources(self, pins: Sequence[Pin], tag: Tag, markers: Mapping[str, str]) -> Wheelhouse:
+        """Return sources, and the wheels that their builds need."""
+        wheels, sources = [], []
+        for pin in pins:
             one = self.source(pin, python=tag.python)
             text = self.needs(one)
-            pins = lock.parse(text, source=f"what {one.filename} needs").select(markers)
-            wheels.append(self._wheels(pins, tag, f"the build of {one.filename}"))
+            needed = lock.parse(text, source=f"what {one.filename} needs").select(markers)
+            wheels.append(self._wheels(needed, tag, f"the build of {one.filename}"))
             sources.append(replace(one, needs=text))
         return wheelhouse.merge(wheels, sources)
 
