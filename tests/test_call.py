@@ -253,6 +253,43 @@ print(point == Point(1), type(back) is Named, back.x, back.y, back.name, back.mo
     assert run.stdout == "True True 3 2 a 4\n", run.stderr
 
 
+def test_what_functools_makes_of_functions_travels():
+    code = """
+import functools, subprocess, sys
+from scalems.store import digest
+from scalems.workflow.pickler import dumps
+
+@functools.lru_cache(maxsize=7)
+def fib(n):
+    return n if n < 2 else fib(n - 1) + fib(n - 2)
+
+@functools.singledispatch
+def kind(value):
+    return "any"
+
+@kind.register
+def _(value: int):
+    return [kind("x")]
+
+class Cell:
+    @functools.cached_property
+    def length(self):
+        return 3
+
+def use():
+    cell = Cell()
+    return fib(50), fib.cache_info().maxsize, kind(1), cell.length, vars(cell)
+
+far = "import pickle, sys; print(pickle.load(sys.stdin.buffer)())"
+subprocess.run([sys.executable, "-c", far], input=dumps(use), check=True)
+before = digest.of_function(use)
+kind.register(str, len)
+assert digest.of_function(use).digest != before.digest
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.stdout == "(12586269025, 7, ['any'], 3, {'length': 3})\n", run.stderr
+
+
 def test_calls_share_the_bytes_of_their_function():
     text = "a long one" * 200
 

@@ -27,6 +27,7 @@ from scalems.store import source
 from scalems.workflow import code, shipping
 from scalems.workflow.argument import Slot
 from scalems.workflow.file import File, content_digest
+from scalems.workflow.pickler import is_dispatching
 from scalems.workflow.task import Task
 
 if TYPE_CHECKING:
@@ -271,6 +272,9 @@ class _Encoder:
     def _function(self, function: types.FunctionType) -> bytes:
         if code.is_installed(function.__module__):
             return _name(b"f", f"{function.__module__}.{function.__qualname__}")
+        if is_dispatching(function):
+            self.constant = False  # more may be registered
+            return self._sequence(b"D", (dict(vars(function)["registry"]),))
         name = _called(function)
         self.functions.append(function)
         own = self._code(function.__code__)
