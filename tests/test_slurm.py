@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from homes import REPO, Scalems, add_task, hand_made_venv, make_scalems
+from homes import PREFIX_SCRIPT, REPO, Scalems, add_task, hand_made_venv, make_scalems
 from sshd import listening, make_host, require_sshd
 
 from scalems.radical.batch import Job, Queue, Watch
@@ -86,6 +89,15 @@ def test_the_queue_tells_of_a_job_until_its_end(cluster, tmp_path, monkeypatch):
     on(cluster, "sbatch", "-N1", f"--chdir={sandbox}", *wrap)
     waiting = told.get(timeout=LIMIT)
     assert waiting.state == "PENDING"
+    on(cluster, "sbatch", "-pmembers", "-Aphysics", f"--chdir={tmp_path}", *wrap)
+    member = where.find(tmp_path)
+    assert member is not None
+    for _ in range(LIMIT):
+        if member is not None and not member.reason:
+            time.sleep(0.5)
+            member = where.find(tmp_path)
+    assert member is not None
+    assert "give a --project that this partition takes" in member.never, member
     first = str(int(waiting.ident) - 1)
     assert where.cancel(Job(ident=first, state="RUNNING"))
     while (job := told.get(timeout=LIMIT)).state == "PENDING":
@@ -330,6 +342,37 @@ def test_two_partitions_share_the_calls_until_one_job_is_cancelled(lab, tmp_path
         time.sleep(1)
     log = Path(str(started["folder"]), "server.log").read_text()
     assert f"Slurm has ended job {job}: it was cancelled" in log
+
+
+def test_a_real_accounting_database_says_what_it_refuses(lab, cluster):
+    """No account of that name, more time than a QOS or an account allows: each is told why."""
+    slurm("accounts", cluster)
+    made = replace(lab[0], env={**lab[0].env, "SLURM_CONF": str(cluster / "slurm.conf")})
+    (made.project / "one.py").write_text(PREFIX_SCRIPT)
+    asked = {
+        "accept the account.*--project NAME": ["--project", "chemistry"],
+        "accept the QOS.*--queue PARTITION:QOS": ["--queue", "main:nope", "--project", "physics"],
+        "longer than your account or its QOS.*--runtime": [
+            "--queue",
+            "main:brief",
+            "--project",
+            "physics",
+        ],
+        "Job .* cannot begin .AssocMaxWall.*--runtime": [
+            "--runtime",
+            "100",
+            "--project",
+            "physics",
+        ],
+    }
+    with ThreadPoolExecutor(2) as pool:
+        runs = pool.map(
+            lambda words: python(made, *words, "--nodes", "1", "--no-store", "one.py", code=1),
+            asked.values(),
+        )
+        for pattern, done in zip(asked, runs, strict=True):
+            assert re.search(f"^error: .*{pattern}", done.stderr, re.DOTALL | re.MULTILINE)
+    assert jobs(cluster) == []
 
 
 FAR = """

@@ -9,6 +9,7 @@ Slurm can be asked so far.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -60,6 +61,13 @@ _NEVER |= dict.fromkeys(
     ("launch failed requeued held", "job requeued in held state"),
     "the log of slurmd on its node says why it could not be started; tell the administrators",
 )
+# What a partition has of who may use it, in words of part_policy_valid_acct() and its like.
+_REFUSED = re.compile(r"Job's (account|QOS|group)s? not (known|permitted)")
+_REFUSED_REMEDY = {
+    "account": "give a --project that this partition takes",
+    "QOS": "give a QOS that this partition takes",
+    "group": "ask for the group that this partition takes",
+}
 _NOTHING = ("", "None", "N/A", "(null)")
 
 log = logging.getLogger(__name__)
@@ -85,7 +93,14 @@ class Job:
     @property
     def never(self) -> str:
         """What mends it, if it waits for something that will not come; empty if it may begin."""
-        return _NEVER.get(self.reason, "") if self.state == "PENDING" else ""
+        if self.state != "PENDING":
+            return ""
+        if refused := _REFUSED.match(self.reason):
+            remedy = _REFUSED_REMEDY[refused[1]]
+            return (
+                f"{remedy}, or another --queue; `scontrol show partition` lists who may use which"
+            )
+        return _NEVER.get(self.reason, "")
 
     @property
     def ending(self) -> bool:

@@ -141,7 +141,7 @@ RULES: tuple[Rule, ...] = (
     ),
     _rejected(
         r"Invalid feature specification|Invalid generic resource|reservation is invalid"
-        r"|Invalid node name|Memory specification can not be satisfied",
+        r"|[Ii]nvalid constraint|Invalid node name|Memory specification can not be satisfied",
         "features, GPUs, memory, nodes or reservation",
         "--pilot-option KEY=VALUE",
     ),
@@ -157,7 +157,14 @@ RULES: tuple[Rule, ...] = (
         remedy="ask for fewer --nodes or --cores, or correct cores_per_node in the config: "
         "`scalems resource show {label}`",
     ),
-    _rejected(r"[Ii]nvalid qos|[Ii]nvalid constraint", "QOS", "--pilot-option FIELD=VALUE"),
+    _rejected(r"[Ii]nvalid qos", "QOS", "--queue PARTITION:QOS"),
+    Rule(
+        pattern=r"(QOS|Assoc)MaxWall\w+",
+        text="The job is longer than your account or its QOS may run one.",
+        remedy="ask for less --runtime, or another QOS with --queue PARTITION:QOS; "
+        "`sacctmgr show assoc user=$USER format=account,qos,maxwall` and `sacctmgr show qos "
+        "format=name,maxwall` (Slurm) list the limits",
+    ),
     Rule(
         pattern=r"Job violates accounting|QOSMax\w+|AssocMax\w+|AssocGrp\w+",
         text="The job is beyond the limits of your account.",
