@@ -193,6 +193,7 @@ def test_which_mounts_keep_locks_to_one_host(tmp_path: Path):
     where = f"1 1 {os.major(device)}:{os.minor(device)} / {tmp_path} rw shared:1"
     for kind, options, expected in (
         ("nfs4", "rw,vers=4.2,local_lock=none", True),
+        ("nfs", "rw,vers=3,local_lock=none", False),
         ("nfs", "rw,vers=3,local_lock=flock", False),
         ("nfs", "rw,vers=3,nolock,local_lock=all", False),
         ("lustre", "rw,flock", True),

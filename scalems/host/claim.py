@@ -1,4 +1,4 @@
-"""A lock for file systems that have none, by the one thing that is atomic on all: a hard link.
+"""A lock where those of the file system do not do, by what is atomic on all: a hard link.
 
 The claim is a file beside the lock file that says who made it, and whose time its owner renews.
 It is stale once its owner has ended, where that can be seen: on the same host. Elsewhere it is
@@ -33,6 +33,9 @@ _LOCAL_ONLY = {"local_lock=all", "local_lock=flock", "nolock", "localflock", "no
 _NETWORK = ("nfs", "nfs4", "lustre", "cifs", "smb3")
 _ONE_HOST = ("fuse", "virtiofs")
 """Kinds whose locks no mount option tells of: sshfs, for one, has locks of this mount alone."""
+
+_NFS_3 = {"vers=2", "vers=3"}
+_MOUNTS = Path("/proc/self/mountinfo")
 
 
 _MOST = 4096  # bytes of a claim
@@ -101,28 +104,45 @@ def is_held(place: Path) -> bool:
     return not stale
 
 
-def seen_by_all(path: Path, *, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
-    """Whether a lock on a file excludes other hosts too; true where no other can see it.
+def seen_by_all(path: Path, *, mounts: Path = _MOUNTS) -> bool:
+    """Whether a lock on a file excludes other hosts too, and ends with the host that has it.
 
-    Mount options by which a client of a network file system keeps locks to itself are in nfs(5),
-    mount.lustre(8) and mount.cifs(8).
+    True where no other host can see it. A server of NFS 3 keeps the locks of a host that has
+    crashed until that one is up again, if it ever is. Mount options by which a client of a
+    network file system keeps locks to itself are in nfs(5), mount.lustre(8) and mount.cifs(8).
 
     :param mounts: what is mounted, as in proc(5).
     """
+    kind, options = _mounted(path, mounts)
+    if kind.partition(".")[0] in _ONE_HOST:
+        return kind == "fuse.fuse-overlayfs"  # of a container, which no other host sees
+    if kind == "nfs" and _NFS_3 & options:
+        return False
+    return not (kind in _NETWORK and _LOCAL_ONLY & options)
+
+
+def is_far(path: Path, *, mounts: Path = _MOUNTS) -> bool:
+    """Whether a file is on a server that other hosts use too.
+
+    :param mounts: what is mounted, as in proc(5).
+    """
+    return _mounted(path, mounts)[0] in _NETWORK
+
+
+def _mounted(path: Path, mounts: Path) -> tuple[str, set[str]]:
+    """Return the kind of the file system that a file is on, and its options."""
     device = path.stat().st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
     try:
         lines = mounts.read_text(errors="replace").splitlines()
     except OSError:
-        return True
+        return "", set()
     for line in lines:
         fields, _, more = line.partition(" - ")
         if fields.split()[2:3] == [wanted]:
             kind, _, options = [*more.split(), "", "", ""][:3]
-            if kind.partition(".")[0] in _ONE_HOST:
-                return kind == "fuse.fuse-overlayfs"  # of a container, which no other host sees
-            return not (kind in _NETWORK and _LOCAL_ONLY & set(options.split(",")))
-    return True
+            return kind, set(options.split(","))
+    return "", set()
 
 
 def _take(own: Path, place: Path, on_wait: Callable[[str], None] | None) -> None:

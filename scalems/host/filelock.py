@@ -6,7 +6,8 @@ with ``flock`` does that: it is free when the last process that inherited it has
 
 Who holds a lock is written in its file, for those who wait. On NFS, Linux makes of ``flock`` a
 lock of the server that all hosts see (flock(2), since 2.6.12). Where a file system has no
-locks, or only such that other hosts do not see, a :mod:`claim <scalems.host.claim>` stands in.
+locks, or only such that other hosts do not see or that outlive a host which crashes, a
+:mod:`claim <scalems.host.claim>` stands in.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def hold(
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        if not (_locked(descriptor, shared=shared, on_wait=on_wait) and claim.seen_by_all(path)):
+        if not (claim.seen_by_all(path) and _locked(path, descriptor, shared, on_wait)):
             with claim.hold(path, on_wait=on_wait) as child_descriptor:
                 yield child_descriptor
             return
@@ -52,7 +53,9 @@ def hold(
         os.close(descriptor)
 
 
-def _locked(descriptor: int, *, shared: bool, on_wait: Callable[[str], None] | None) -> bool:
+def _locked(
+    path: Path, descriptor: int, shared: bool, on_wait: Callable[[str], None] | None
+) -> bool:
     """Lock an open file; return whether the file system can do that."""
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
@@ -60,12 +63,30 @@ def _locked(descriptor: int, *, shared: bool, on_wait: Callable[[str], None] | N
     except BlockingIOError:
         if on_wait:
             on_wait(_holder(descriptor))
-        fcntl.flock(descriptor, kind)
+        _wait(descriptor, kind, far=claim.is_far(path))
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
         return False
     return True
+
+
+def _wait(descriptor: int, kind: int, *, far: bool) -> None:
+    """Wait until a lock is free.
+
+    A client of NFS that waits in the kernel asks anew only after up to half a minute
+    (``NFS4_LOCK_MAXTIMEOUT`` in Linux's fs/nfs/nfs4proc.c), when nobody has it any more.
+    """
+    pause = 0.05
+    while far:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(pause)
+            pause = min(pause * 1.5, 1.0)
+        else:
+            return
+    fcntl.flock(descriptor, kind)
 
 
 def _sign(descriptor: int) -> None:
