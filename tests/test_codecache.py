@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -130,6 +131,17 @@ def test_what_was_not_used_for_long_is_found(venv: Path, tmp_path: Path):
     compiled(venv, tmp_path / "kept")  # used
     assert codecache.unused(tmp_path / "kept", since=1e9 + 1) == []
     assert others
+
+
+def test_a_folder_that_cannot_be_written_is_told_in_a_line(venv: Path, tmp_path: Path):
+    job = tmp_path / "job"
+    site = probe.site_packages(venv).relative_to(venv).as_posix()
+    job.write_text(json.dumps({"key": [f"{site}/space/two", {}]}))
+    argv = [sys.executable, "-I", "-S", modulecode.__file__, venv, job, tmp_path / "gone"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: [Errno 2] No such file or directory")
+    assert "Traceback" not in done.stderr
 
 
 PATHS = st.text(st.characters(exclude_categories=["Cs"]))

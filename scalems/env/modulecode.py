@@ -59,4 +59,7 @@ def main(venv: str, job: str, out: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except OSError as error:  # a full disk, for one: told in a line, as an installer would
+        sys.exit(f"error: {error}")
