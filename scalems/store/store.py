@@ -41,7 +41,7 @@ _ENDED = (
 )
 _TASK = Rows(0, f"INSERT OR REPLACE INTO tasks ({_COLUMNS}) VALUES", 12)
 _USED = Rows(0, f"INSERT OR REPLACE INTO tasks ({_COLUMNS}, {_HOW}) VALUES", 20)
-_KEEP = Rows(1, "INSERT OR REPLACE INTO results VALUES", 16)
+_KEEP = Rows(1, "INSERT OR REPLACE INTO results VALUES", 16, sort=True)
 _TOUCH = Rows(
     2,
     "UPDATE results SET used=(julianday('now') - 2440587.5) * 86400.0 WHERE key IN (VALUES",

@@ -16,6 +16,7 @@ import queue
 import sqlite3
 import threading
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from scalems.failpoint import failpoint
@@ -40,17 +41,21 @@ log = logging.getLogger(__name__)
 class Rows:
     """A kind of rows that are written together.
 
-    Kinds are written in the order of `order`, and rows of a kind in that in which they came.
+    Kinds are written in the order of `order`, and rows of a kind in that in which they came, or in
+    that of their first values.
 
     :param head: SQL before the rows.
     :param columns: values of a row.
     :param tail: SQL after the rows.
+    :param sort: the first values are digests, so in the order in which they came each row would go
+        to another page of the database, which takes more than twice as long.
     """
 
     order: int
     head: str
     columns: int
     tail: str = ""
+    sort: bool = False
 
     def sql(self, count: int) -> str:
         """Return the statement for so many rows."""
@@ -222,6 +227,8 @@ def _statements(batch: Sequence[Any]) -> Iterator[tuple[str, Sequence[object]]]:
             kinds.setdefault(what, []).append(values)
     for kind in sorted(kinds, key=lambda kind: kind.order):
         rows, size = kinds[kind], kind.together
+        if kind.sort:
+            rows.sort(key=itemgetter(0))  # of those with the same one the last stays the last
         whole = len(rows) - len(rows) % size
         several, one = kind.sql(size), kind.sql(1)
         for start in range(0, whole, size):

@@ -101,8 +101,11 @@ class Answers:
         :raises Exception: what :func:`scalems.workflow.call.result` raises.
         """
         index = position - self.first
+        stretch = self._stretch(index)
+        if stretch.kind == INT:
+            return self.words[index]
         try:
-            return self._some(self._stretch(index), index, index + 1)[0]
+            return self._some(stretch, index, index + 1)[0]
         except Exception:
             return calls.result(self.outcome(position))
 
@@ -165,6 +168,8 @@ class Answers:
         return found
 
     def _stretch(self, index: int) -> Stretch:
+        if len(self.stretches) == 1:
+            return self.stretches[0]
         return self.stretches[bisect_right(self.stretches, index, key=_begin) - 1]
 
     def _some(self, stretch: Stretch, begin: int, end: int) -> list[Any]:

@@ -369,7 +369,6 @@ class _Streams:
     def _flush(self) -> None:
         """Write what was printed and is not written yet."""
         touched = bool(self.touched)
-        self.touched.clear()
         for name, stream in self._names:
             try:
                 if touched:
@@ -378,6 +377,7 @@ class _Streams:
                     other.flush()
             except Exception:  # it was closed, or is none
                 continue
+        self.touched.clear()  # to flush is to write, too
 
 
 class _Buffer(io.BufferedWriter):
