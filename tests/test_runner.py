@@ -78,10 +78,10 @@ class Strange(float):
         return Strange, (float(self),)
 
 
-LARGE_BYTES = bytes(300_000)
+LARGE = "large text", "large bytes"
 VALUES = st.one_of(
     st.sampled_from([True, False, None, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1, "\ud800", ""]),
-    st.sampled_from([math.inf, -0.0, "ä", "é" * 10, b"", LARGE_BYTES, LARGE_BYTES.decode()]),
+    st.sampled_from([math.inf, -0.0, "ä", "é" * 10, b"", *LARGE]),
     *(st.integers(), st.text(), st.binary(), st.lists(st.integers())),
     *(st.floats(allow_nan=False), st.complex_numbers(allow_nan=False)),
     *(st.builds(Strange, st.floats(allow_nan=False)), st.builds(ValueError, st.text())),
@@ -91,6 +91,8 @@ VALUES = st.one_of(
 def given_by(value):
     if isinstance(value, ValueError):
         raise value
+    if value in LARGE:
+        return bytes(300_000) if value == "large bytes" else "x" * 300_000
     return value
 
 
@@ -120,8 +122,8 @@ def test_whatever_items_give_is_read_as_it_was(blocks, data):
                 if isinstance(value, ValueError):
                     assert failure_in(outcome).message == str(value)
                 else:
-                    assert result(outcome) == value
-                    assert type(result(outcome)) is type(value)
+                    assert result(outcome) == given_by(value)
+                    assert type(result(outcome)) is type(given_by(value))
             start += len(some)
 
 
