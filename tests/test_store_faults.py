@@ -141,6 +141,23 @@ def test_a_damaged_header_loses_nothing(kept, tmp_path, position):
     assert wrong_or_told(folder) == (COUNT, [])
 
 
+def test_results_are_found_without_the_page_that_leads_to_them(kept, tmp_path):
+    folder = tmp_path / "store"
+    shutil.copytree(kept, folder)
+    whole = database.connect(folder, create=False)
+    whole.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    ((root,),) = whole.execute("SELECT rootpage FROM sqlite_master WHERE name='results'").fetchall()
+    ((size,),) = whole.execute("PRAGMA page_size").fetchall()
+    whole.close()
+    path = folder / database.FILE
+    data = bytearray(path.read_bytes())
+    data[(root - 1) * size : root * size] = bytes(size)
+    path.write_bytes(data)
+    done = mend(folder)
+    assert COUNT * 0.9 < done.results < COUNT  # that page had some rows itself
+    assert wrong_or_told(folder) == (done.results, [])
+
+
 def test_nothing_is_moved_away_from_a_run(kept, tmp_path):
     folder = tmp_path / "store"
     shutil.copytree(kept, folder)

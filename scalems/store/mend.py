@@ -7,6 +7,7 @@ damaged files stay, in a folder beside the new one.
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import sqlite3
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from scalems.errors import UsageError
 from scalems.host import filelock
 from scalems.host.process import lives
-from scalems.store import database
+from scalems.store import database, salvage
 from scalems.store.identity import checksum
 from scalems.workflow.call import hostname
 
@@ -67,6 +68,8 @@ def mend(folder: Path) -> Mended:
         damaged = _opened(former / database.FILE, path)
         try:
             numbers = {name: _copied(damaged, made, name) for name in _TABLES}
+            if not _is_readable(damaged):
+                numbers["results"] = _found(former / database.FILE, made)
         finally:
             damaged.close()
             made.close()
@@ -152,6 +155,35 @@ def _rows(
             return  # all of them
         except sqlite3.Error:
             continue
+
+
+def _is_readable(damaged: sqlite3.Connection) -> bool:
+    """Return whether all results can be read in the usual way."""
+    try:
+        for _ in damaged.execute("SELECT * FROM results"):
+            pass
+    except sqlite3.Error:
+        return False
+    return True
+
+
+def _found(path: Path, made: sqlite3.Connection) -> int:
+    """Add the results that only a look at each page finds; return how many there are then."""
+    columns = _columns(made, "results")
+    places = ", ".join("?" * len(columns))
+    made.execute("BEGIN")
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        size = int.from_bytes(data[16:18], "big")
+        for row in salvage.rows(data, 65536 if size == 1 else size):
+            named = dict(zip(columns, row, strict=False))
+            if len(row) == len(columns) and isinstance(named["crc"], int) and _is_whole(named):
+                made.execute(f"INSERT OR IGNORE INTO results VALUES ({places})", row)
+    made.execute("COMMIT")
+    ((number,),) = made.execute("SELECT count(*) FROM results").fetchall()
+    return int(number)
 
 
 def _columns(opened: sqlite3.Connection, table: str) -> list[str]:
