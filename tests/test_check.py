@@ -152,11 +152,14 @@ def test_a_file_that_was_only_touched_is_the_same(build):
 def test_a_missing_and_an_extra_file(build):
     extra = site(build) / "cloudpickle" / "mine.py"
     extra.write_text("")
+    index = site(build) / "cloudpickle" / "__pycache__" / "mine.f-1.py311.nbi"
+    index.write_text("")
     module_of(build).unlink()
     assert found(build, Depth.FAST) == []
     assert found(build) == [
         ("missing file", label_of(build, module_of(build), "cloudpickle")),
         ("extra file", label_of(build, extra)),
+        ("machine code that numba kept", label_of(build, index)),
     ]
 
 

@@ -169,7 +169,7 @@ def test_a_file_that_somebody_changed_in_the_cache_does_not_get_in(cached: Scale
     shutil.rmtree(folder)
     done = cached.run("env", "sync", "--resource", LABEL)
     path.write_bytes(body)
-    assert "uv's cache was changed; again: cloudpickle" in done.stderr
+    assert "uv's cache was changed (uv cache clean cloudpickle); again: cloudpickle" in done.stderr
     assert manifest.read(folder).content_digest == known.content_digest
     assert cached.check("--deep")["ok"]
 

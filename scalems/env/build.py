@@ -241,7 +241,9 @@ def _make(
     entries = fingerprint.scan(venv)
     if engine.unpacked_cache and (spoilt := fingerprint.spoilt(venv, entries)):
         # Somebody has edited a file of a venv of their own that is a hard link into the cache.
-        notify(f"{plan.name}: {engine.name}'s cache was changed; again: {', '.join(spoilt)}")
+        names = " ".join(spoilt)
+        mend = f"{engine.name} cache clean {names}"
+        notify(f"{plan.name}: {engine.name}'s cache was changed ({mend}); again: {names}")
         install(afresh=spoilt)
         entries = fingerprint.scan(venv)
     # What every run imports; measured to take seconds off the agent's start.

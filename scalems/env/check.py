@@ -174,9 +174,11 @@ def _files(name: str, folder: Path, known: Manifest, *, deep: bool) -> Iterator[
     compiled = {path for path in {*changed, *gone, *more} if bytecode.is_cached(path)}
     tag, python = known.interpreter["cache_tag"], known.python
     wrong = bytecode.wrong(venv, sorted(compiled - gone), tag=tag, python=python, deep=deep)
+    numba = {path for path in more if path.endswith((".nbi", ".nbc"))}
     for kind, paths in (
         ("missing file", gone - compiled),
-        ("extra file", more - compiled),
+        ("extra file", more - compiled - numba),
+        ("machine code that numba kept", numba),
         ("compiled file that is not of its source", set(wrong)),
     ):
         for path in sorted(paths):
