@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from sshd import FarHost, listening, make_host, require_sshd
 
 from scalems.env.layout import Layout
-from scalems.env.remote import boot, runtime
+from scalems.env.remote import boot, link, runtime
 from scalems.env.remote.store import Store, clear_code
 from scalems.errors import UsageError
 from scalems.host import ssh, wire
-from scalems.host.address import Host, split
+from scalems.host.address import Host, HostError, split
 
 FAR = "lab.cluster"
 
@@ -485,6 +485,38 @@ def test_a_connection_that_fails_says_why(far: FarHost, tmp_path, config, more, 
     assert done.returncode in (1, 3)
     assert told in done.stderr, done.stderr
     assert "remedy" in done.stderr or "nowhere" in done.stderr
+
+
+@pytest.mark.ssh
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ("head -c 100000 /dev/urandom; printf Welcome", ""),
+        ("echo 'Press Enter'; read answer; [ -z \"$answer\" ] || exit 7", ""),
+        ("exit", "first line"),
+        ("echo 'no quota' >&2; exit 3", "no quota"),
+        ("cat >/dev/null", "may wait for input"),
+        ("yes", "prints without end"),
+    ],
+)
+def test_start_up_files_are_passed_over_or_named(far: FarHost, monkeypatch, lines, told):
+    for name, value in far.env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(link, "_PATIENCE", 2.0 if "cat" in lines else 60.0)
+    file = far.home / ".bashrc"
+    before = file.read_text()
+    file.write_text(f"{lines}\n")
+    try:
+        if not told:
+            with link.connect(Host(name="lab")) as there:
+                assert there.root == far.root
+            return
+        with pytest.raises(HostError) as caught, link.connect(Host(name="lab")):
+            pass
+        assert told in f"{caught.value.cause} {caught.value.remedy}"
+        assert "not interactive" in str(caught.value.remedy)
+    finally:
+        file.write_text(before)
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,10 @@ class Channel:
         self.stdout.close()
         return self._process.returncode
 
+    def kill(self) -> None:
+        """End it here at once; whoever waits for an answer sees the end."""
+        self._process.kill()
+
     def failure(self) -> HostError:
         """Return why there is no answer."""
         self.close()

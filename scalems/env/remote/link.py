@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,11 @@ from scalems.host.ssh import Channel
 
 _ENTRY = "scalems.env.remote.agent"
 _NOISE = 1 << 20  # bytes of what start-up files may print
+_PATIENCE = 60.0  # seconds for start-up files
+_QUIET = (
+    "let ~/.bashrc there do nothing in shells that are not interactive, by a first line: "
+    "[[ $- == *i* ]] || return"
+)
 _SHOWN = 10 << 20  # bytes of a file whose way is worth a line
 _ERRORS = {1: ScalemsError, 2: UsageError, 3: EnvironmentNotReady}
 
@@ -65,7 +71,16 @@ class Link:
 
     def _skip_noise(self) -> None:
         """Pass over what the user's start-up files print there."""
-        seen = 0
+        watch = threading.Timer(_PATIENCE, self.channel.kill)
+        watch.daemon = True
+        watch.start()
+        try:
+            self._read_noise()
+        finally:
+            watch.cancel()
+
+    def _read_noise(self) -> None:
+        seen, began = 0, time.monotonic()
         while seen < _NOISE:
             line = self.channel.stdout.readline(_NOISE)
             seen += len(line)
@@ -75,11 +90,24 @@ class Link:
                 there = self.channel.stdout.read(_NOISE).decode(errors="replace").split("\n")
                 raise self._no_python(sorted({name for name in there if name.strip()}))
             if not line:
-                raise self.channel.failure()
+                raise self._not_begun(late=time.monotonic() - began >= _PATIENCE)
+        self.channel.kill()  # it would not hear of an end
         raise HostError(
-            f"{self.host.name} prints without end where an answer was expected",
-            remedy="let ~/.bashrc print nothing in shells that are not interactive",
+            f"{self.host.name} prints without end where an answer was expected", remedy=_QUIET
         )
+
+    def _not_begun(self, *, late: bool) -> HostError:
+        """Return why the command was not begun there, which start-up files may hinder."""
+        failure = self.channel.failure()
+        if late:
+            return HostError(
+                f"{self.host.name} has not begun after {_PATIENCE:.0f} s what it was asked for: "
+                "start-up files there may wait for input",
+                remedy=_QUIET,
+            )
+        if "try it by hand" not in (failure.remedy or ""):
+            return failure
+        return HostError(failure.cause, remedy=f"{failure.remedy}; if that works, {_QUIET}")
 
     def _no_python(self, there: Sequence[str]) -> HostError:
         wanted = "{}.{}".format(*sys.version_info[:2])

@@ -36,12 +36,19 @@ def pack() -> tuple[str, bytes]:
     return hashlib.sha256(data).hexdigest(), data
 
 
+_EMPTY = 8  # lines before the first one
+
+
 def first_line() -> bytes:
-    """Return the line of Python that the interpreter there reads first."""
+    """Return the line of Python that the interpreter there reads first, after empty ones.
+
+    These are for start-up files that ask something: each `read` there takes one.
+    """
     source = Path(boot.__file__).read_bytes()
     text = base64.b64encode(zlib.compress(source, 9)).decode()
     unpack = f"__import__('zlib').decompress(__import__('base64').b64decode('{text}'))"
-    return f"exec(compile({unpack}, 'scalems-boot', 'exec')); begin()\n".encode()
+    line = f"exec(compile({unpack}, 'scalems-boot', 'exec')); begin()\n".encode()
+    return b"\n" * _EMPTY + line
 
 
 def command(python: str = "") -> str:
@@ -61,7 +68,7 @@ def command(python: str = "") -> str:
         names = [f'"{place}python{minor}"' for place in places] + ["python3", "python"]
     wanted = minor.replace(".", ", ")
     test = f"import sys; sys.exit(0 if sys.version_info[:2] == ({wanted}) else 1)"
-    start = "import sys; exec(sys.stdin.buffer.readline())"
+    start = "import sys; exec(next(line for line in sys.stdin.buffer if line.strip()))"
     script = (
         f"for p in {' '.join(names)}; do "
         f'if "$p" -I -c {shlex.quote(test)} </dev/null >/dev/null 2>&1; then '
