@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import pickle
 import subprocess
 import sys
@@ -164,12 +165,17 @@ def test_lost_and_cancelled_calls_raise_as_such():
         (lambda: encode(lambda first, second: 0, (1, LOCK), {}), "argument 'second'"),
         (lambda: encode(uses_global, (), {}), "global variable 'held'"),
         (lambda: encode(encloses(threading.Lock()), (), {}), "enclosing variable 'lock'"),
+        (lambda: encode(print, (nested(5000),), {}), r"argument .* \(list\) .*nested too deeply"),
     ],
 )
 def test_what_cannot_be_sent_is_named(make, expected):
-    with pytest.raises(SerializationError, match=expected) as caught:
+    with pytest.raises(SerializationError, match=f"(?s){expected}") as caught:
         make()
     assert caught.value.remedy
+
+
+def nested(depth):
+    return functools.reduce(lambda value, _: [value], range(depth), [])
 
 
 def uses_global():  # by value, as it would be in a script

@@ -284,16 +284,20 @@ def _cannot_travel(
 def _serialization_error(
     name: str, parts: Iterator[tuple[str, object]] | Sequence[tuple[str, object]], error: Exception
 ) -> SerializationError:
+    remedy = "make the object inside the function, or pass plain data or a file name instead"
+    deep = "recursion" in text_of(error)
+    if deep:
+        remedy = "it is nested too deeply: pass it in a flatter form, or as a file"
     for label, value in parts:
         if not _travels(value):
-            place, culprit = _innermost(label, value)
+            place, culprit = (label, value) if deep else _innermost(label, value)
             what = f"{place} ({type(culprit).__name__}) cannot be sent to another process"
             break
     else:
         what = "it cannot be sent to another process"
     return SerializationError(
         f"{name}: {what}: {summary(error)}",
-        remedy="make the object inside the function, or pass plain data or a file name instead",
+        remedy=remedy,
     )
 
 
