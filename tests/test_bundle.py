@@ -321,6 +321,9 @@ def test_another_python_is_told_what_the_bundle_is_for(ends):
 
 def test_a_bundle_needs_a_current_lock_and_a_name(scalems: Scalems):
     assert "-o local.pyz" in scalems.run("env", "bundle", "--resource", LABEL, code=2).stderr
+    for name in ("/proc/lab.pyz", scalems.project):
+        done = scalems.run("env", "bundle", "--resource", LABEL, "-o", name, code=2)
+        assert f"{name} cannot be written" in done.stderr
     with (scalems.project / "envs" / "pilot.toml").open("a") as stream:
         stream.write('constraints = ["numpy<3"]\n')
     done = scalems.run("env", "bundle", "--resource", LABEL, "-o", "a.pyz", code=3)

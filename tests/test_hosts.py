@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from homes import Scalems, add_task, make_scalems
@@ -68,6 +69,21 @@ def test_no_name_of_an_interpreter_gets_out_of_its_quotes(tmp_path_factory, name
     )
     assert list(folder.iterdir()) == []
     assert runtime.MISSING.encode() in done.stdout
+
+
+def test_a_python_that_a_bundle_has_brought_is_found_last(tmp_path, monkeypatch):
+    monkeypatch.setattr(runtime, "sys", SimpleNamespace(version_info=(3, 99, 0)))
+    python = tmp_path / "a b" / "pythons" / "cpython-3.99.1-0" / "bin" / "python3.99"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "the one that was brought: $1"\n')
+    python.chmod(0o755)
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "SCALEMS_HOME": str(tmp_path / "a b")}
+    argv = ["sh", "-c", runtime.command()]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+    assert done.stdout == "the one that was brought: -I\n"
+    env["SCALEMS_HOME"] = str(tmp_path / "other")
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+    assert runtime.MISSING in done.stdout
 
 
 @given(st.dictionaries(st.text(), st.none() | st.integers() | st.text() | st.lists(st.text())))

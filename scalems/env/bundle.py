@@ -110,6 +110,7 @@ def make(
     :raises UsageError: mistakes in specs, configs or options.
     """
     config = project.resource(label)
+    _writable(output)
     specs = with_bases([spec.load(project.env_path(name)) for name in config.envs])
     engine = choose(options.engine)
     client = target.client()
@@ -340,6 +341,21 @@ def _without(part: Part, had: frozenset[str]) -> Part:
     package = part.path.startswith("wheels/") and part.name != wheelhouse.INDEX
     omitted = part.sha256 in had and (package or part.path.startswith("python/"))
     return Part(part.path, part.size, part.sha256, omitted)
+
+
+def _writable(output: Path) -> None:
+    """Tell at once of what could only be told at the end.
+
+    :raises UsageError: a file of this name cannot be written.
+    """
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output.parent):
+            problem = "it is a folder" if output.is_dir() else ""
+    except OSError as error:
+        problem = error.strerror or str(error)
+    if problem:
+        raise UsageError(f"{output} cannot be written: {problem}", remedy="name another with -o")
 
 
 def _save(

@@ -116,7 +116,8 @@ class Link:
             f"{self.host.name} has no Python {wanted}{asked}, which the client has; there is "
             f"{', '.join(there) or 'none'}",
             remedy="name one with `python` in the resource config (a full path, if a module "
-            "provides it), or run scalems from a Python that the host has",
+            "provides it), or run scalems from a Python that the host has, or bring one there: "
+            "scalems env bundle --with-python, then `sh FILE --verify` on the host",
         )
 
     def call(self, verb: str, *, notify: Notify | None = None, **args: Any) -> Any:

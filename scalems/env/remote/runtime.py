@@ -17,6 +17,9 @@ from scalems.env.remote import boot
 _LIBRARIES = ("packaging", "tomli")
 """What the environment manager imports there; tomli only where Python has no tomllib."""
 
+_BROUGHT = '"${SCALEMS_HOME:-${XDG_DATA_HOME:-$HOME/.local/share}/scalems}"/pythons'
+"""Where a bundle has unpacked the Python that it brought, see :mod:`scalems.env.bundlefile`."""
+
 MISSING = "<<<scalems no python>>>"
 """Line that is printed where there is no interpreter that will do, with those that there are."""
 
@@ -65,7 +68,8 @@ def command(python: str = "") -> str:
     elif python:
         names = [shlex.quote(python)]
     else:
-        names = [f'"{place}python{minor}"' for place in places] + ["python3", "python"]
+        names = [f'"{place}python{minor}"' for place in places]
+        names += [f"{_BROUGHT}/*/bin/python{minor}", "python3", "python"]
     wanted = minor.replace(".", ", ")
     test = f"import sys; sys.exit(0 if sys.version_info[:2] == ({wanted}) else 1)"
     start = "import sys; exec(next(line for line in sys.stdin.buffer if line.strip()))"
