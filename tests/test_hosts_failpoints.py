@@ -116,6 +116,7 @@ def nothing_bad_is_trusted(lab: Scalems, far: FarHost) -> None:
         assert report["ok"]
 
 
+@pytest.mark.timeout(1500)  # two dozen syncs, and as many checks of every byte
 def test_the_former_build_works_after_each_and_the_next_sync_mends_it(lab: Scalems, far: FarHost):
     first = in_use(far)
     spec = lab.project / "envs" / "pilot.toml"
