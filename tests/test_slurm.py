@@ -376,8 +376,16 @@ def test_a_real_accounting_database_says_what_it_refuses(lab, cluster):
 
 
 FAR = """
-import os, subprocess, sys
+import os, subprocess, sys, urllib.request
 import scalems
+
+@scalems.task
+def fetch(address):
+    return len(urllib.request.urlopen(f"http://{address}/", timeout=60).read()) > 50
+
+@scalems.task(route="rp")
+def routed():
+    return os.environ["RP_TASK_ID"], sys.prefix
 
 @scalems.task
 def where(given):
@@ -391,7 +399,10 @@ def cancelled():
 
 @scalems.app
 def main():
+    web = ["python", "-u", "-m", "http.server", "--bind", "{host}", "{port}"]
+    fetched = fetch(scalems.service(web).address)
     print(*where(scalems.file("here.txt")).result())
+    print(fetched.result(), *routed().result())
     cancelled().result()
 """
 
@@ -399,7 +410,8 @@ def main():
 @pytest.mark.ssh
 @pytest.mark.network
 def test_a_cluster_behind_ssh_is_used_as_one_that_is_here(lab, tmp_path):
-    """Sync, check, a run with calls, and the batch system's reason why its job has ended."""
+    """Sync, check, a run with calls, a service and a task of RADICAL-Pilot's own, and the batch
+    system's reason why its job has ended."""
     require_sshd()
     folder = lab[1]
     settings = str(folder / "slurm.conf")
@@ -414,8 +426,10 @@ def test_a_cluster_behind_ssh_is_used_as_one_that_is_here(lab, tmp_path):
         assert report["ok"]
         (made.project / "here.txt").write_text("content")
         (made.project / "script.py").write_text(FAR)
-        done = python(made, "--runtime", "10", "--no-store", "script.py", code=1)
-        job, prefix, text = done.stdout.split()
+        words = ("--runtime", "10", "--spare-cores", "2", "--no-store")
+        done = python(made, *words, "script.py", code=1)
+        job, prefix, text, fetched, name, its = done.stdout.split()
+        assert (fetched, name[:12], its) == ("True", "scalems.own.", prefix)
         assert (Path(prefix).is_relative_to(host.home), text) == (True, "content")
         assert f"Slurm has ended job {job}: it was cancelled" in done.stderr
         assert jobs(folder) == []
