@@ -170,11 +170,15 @@ def test_any_text_names_an_mpi_or_none(text):
 
 
 def test_another_family_is_an_error_and_another_version_a_warning(tmp_path):
-    def found(text: str, known: str) -> list[str]:
+    remedies = []
+
+    def found(text: str, known: str, *, built_here: bool = False) -> list[str]:
         (tmp_path / "mpiexec").write_text(f"#!/bin/sh\necho '{text}'\n")
         (tmp_path / "mpiexec").chmod(0o755)
         taken = Site(shell=(f"PATH={tmp_path}:$PATH; unset SCALEMS_MPIEXEC",))
-        findings = mpi.check("task", taken, {"name": known, "file": ""})
+        told = mpi.check("task", taken, {"name": known, "file": ""}, built_here=built_here)
+        findings = list(told)
+        remedies.extend(one.remedy for one in findings)
         return [one.severity.value for one in findings]
 
     ours = "mpirun (Open MPI) 4.1.4"
@@ -182,6 +186,9 @@ def test_another_family_is_an_error_and_another_version_a_warning(tmp_path):
     assert found(ours, "Open MPI 4.0.1") == ["warning"]
     assert found(ours, "Open MPI 5.0.1") == ["error"]
     assert found(ours, "MPICH 4.1.4") == ["error"]
+    assert 'no-binary = ["mpi4py"]' in remedies[-1]
+    assert found(ours, "MPICH 4.1.4", built_here=True) == ["error"]
+    assert remedies[-1].endswith("or let a sync build mpi4py with that of Open MPI 4.1.4")
     assert found("srun 22", "MPICH 4.1.4") == []
 
 

@@ -70,5 +70,6 @@ def _look(name: str, folder: Path, *, depth: Depth, hold: bool) -> Seen:
         if known.mpi:
             from scalems.env import mpi  # only now: most environments have none
 
-            findings += mpi.check(name, Site.from_dict(known.site), known.mpi)
+            here = mpi.PACKAGE in known.compiled
+            findings += mpi.check(name, Site.from_dict(known.site), known.mpi, built_here=here)
     return Seen(manifest=known, findings=tuple(findings), leased=leased)

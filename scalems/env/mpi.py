@@ -71,15 +71,20 @@ def launcher(site: Site) -> str:
         return ""
 
 
-def check(env: str, site: Site, known: Mapping[str, str]) -> Iterator[Finding]:
+def check(
+    env: str, site: Site, known: Mapping[str, str], *, built_here: bool = False
+) -> Iterator[Finding]:
     """Compare the library that an environment was verified with with the launcher that is there.
 
     :param known: what :func:`library` found then.
+    :param built_here: whether mpi4py was built from its source: a sync then builds it anew.
     """
     mine = known.get("name", "")
     other = launcher(site) if mine else ""
     if not other or mine == other:
         return
+    instead = f"build mpi4py with that of {other}"
+    way = f"let a sync {instead}" if built_here else f'{instead}: no-binary = ["{PACKAGE}"]'
     same = mine.partition(".")[0] == other.partition(".")[0]  # family and major version
     yield Finding(
         env=env,
@@ -88,8 +93,7 @@ def check(env: str, site: Site, known: Mapping[str, str]) -> Iterator[Finding]:
         expected=mine,
         found=other,
         severity=Severity.WARNING if same else Severity.ERROR,
-        remedy=f"load the module of {mine} in envs/{env}.toml, or build mpi4py with that of "
-        f'{other}: no-binary = ["mpi4py"]',
+        remedy=f"load the module of {mine} in envs/{env}.toml, or {way}",
         about=About.PARITY,
     )
 
