@@ -79,7 +79,9 @@ def reader() -> Iterator[Reader]:
         made = make_scalems(folder)
         add_task(made.project)
         made.sync()
-        made.root.chmod(0o755)
+        for path in (made.root, *made.root.parents):
+            if folder in path.parents:
+                path.chmod(0o755)
         (folder / "reader" / "home").mkdir(parents=True)
         (folder / "reader" / "script.py").write_text(PREFIX_SCRIPT)
         for path in (folder / "reader", folder / "reader" / "home", folder / "reader/script.py"):
