@@ -16,6 +16,7 @@ class Session:
     """Takes tasks as RADICAL-Pilot's session does, and starts none."""
 
     spare = 2
+    per_node = 0
     local = True
 
     def __init__(self, folder):
@@ -97,6 +98,18 @@ def test_what_there_are_never_cores_for_is_refused(own):
     assert "--spare-cores 10" in state["remedy"]
     own.call(0, call(2))
     assert len(own.session.launched) == 2
+
+
+def test_what_no_node_has_together_is_refused(own):
+    own.begin()
+    own.session.spare, own.session.per_node = 8, 4
+    own.call(0, call(1, cores=6))
+    own.serve(0, 2, wanted(5))
+    (_, (row,)), (_, _, state) = own.clients.told
+    assert "needs 6 cores on one node, which has 4" in failure_in(outcome_of(row)).message
+    assert "needs 5 cores on one node" in state["how"]
+    own.call(0, call(3, cores=4))
+    assert len(own.session.launched) == 1
 
 
 def test_one_that_waits_is_cancelled_and_others_are_not_here(own):

@@ -86,6 +86,12 @@ class OwnTasks:
         while self._begun and self._early:
             client, what = self._early[0]
             cores = _cores(what)
+            if 0 < self._session.per_node < (together := _together(what)):
+                del self._early[0]
+                how = f"needs {together} cores on one node, which has {self._session.per_node}"
+                remedy = "ask for fewer; without route= a program's ranks run over several nodes"
+                self._refuse(client, what, how=how, remedy=remedy)
+                continue
             spare = self._session.spare
             used = sum(one.cores for one in self._tasks.values())
             held = sum(one.cores for one in self._tasks.values() if one.call is None)
@@ -245,6 +251,11 @@ class OwnTasks:
 
 def _cores(what: Any) -> int:
     return int(what[1]["cores"] if isinstance(what, tuple) else what.needs.cores)
+
+
+def _together(what: Any) -> int:
+    """Return the cores that must be on one node: those of a rank; a program starts its own."""
+    return int(what[1]["cores"] if isinstance(what, tuple) else what.needs.cores_per_rank)
 
 
 def apart(rows: Iterable[Row]) -> tuple[list[Row], list[Row]]:

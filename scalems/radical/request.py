@@ -67,6 +67,8 @@ class Request:
     """Cores beside those of the Workers: for services, and tasks of RP's own."""
     nodes: int
     """0 if the definition does not say how large a node is."""
+    per_node: int
+    """Cores of a node; 0 if that is not known, or nodes are RP's imagination."""
     runtime: int
     """Minutes."""
     queue: str
@@ -126,6 +128,7 @@ class Request:
             spare=spare,
             nodes=nodes
             or (math.ceil((layout.pilot + spare) / per_node) if per_node and not local else 0),
+            per_node=0 if local else per_node,
             runtime=runtime,
             queue=str(queue or ""),
             project=str(options.get("project") or ""),

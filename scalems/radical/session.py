@@ -113,6 +113,8 @@ class PilotSession:
         self.slots = 0
         self.spare = 0
         """Cores that no Worker has."""
+        self.per_node = 0
+        """Cores of a node; 0 if that is not known."""
         self.runtime = 0
         self.local = False
         self.makes_venv = False
@@ -362,7 +364,7 @@ class PilotSession:
         settings = self._settings
         request = Request.of(settings, resource)
         self.slots, self.runtime = request.slots, request.runtime
-        self.spare = request.spare
+        self.spare, self.per_node = request.spare, request.per_node
         fields = dict(request.fields)
         if self.local:
             if not _SAFE.fullmatch(str(settings.folder)):
