@@ -317,6 +317,9 @@ def test_another_python_is_told_what_the_bundle_is_for(ends):
     path.write_bytes(stream.getvalue())
     done = ends.at(Path(sys.executable).resolve(), path, "--venv", "other", code=1)
     assert "the bundle is for cp399-manylinux_2_28_x86_64" in done.stderr
+    done = ends.scalems("env", "sync", "--bundle", path, "--offline", "-C", "other", code=1)
+    assert "is for cp399-manylinux_2_28_x86_64, and this scalems runs on cp3" in done.stderr
+    assert not (ends.there / "other").exists()
 
 
 def test_a_bundle_needs_a_current_lock_and_a_name(scalems: Scalems):

@@ -217,7 +217,10 @@ def test_what_was_collected_is_not_fetched_again(collected, store, monkeypatch):
 @pytest.mark.network
 def test_what_cannot_be_had_for_a_target_is_named_with_the_reason(collected, store):
     pins = pins_of(ARM.markers())
-    assert len(collect(pins, ARM, store=store, offline=True, notify=quiet).missing) == len(NAMES)
+    lacking = {
+        one.name for one in collect(pins, ARM, store=store, offline=True, notify=quiet).missing
+    }
+    assert lacking == set(NAMES) - {"rc-process"}  # which was built here, and serves any machine
     found = collect(pins, ARM, store=store, notify=quiet)
     assert {wheel.name for wheel in found.wheels} == set(NAMES) - {"netifaces"}
     assert "aarch64" in next(w.filename for w in found.wheels if w.name == "msgpack")

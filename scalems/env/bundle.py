@@ -161,7 +161,7 @@ def make(
         files=len(files),
         omitted=sum(part.omitted for part in files),
         built={one.filename: one.sdist for one in house.wheels if one.sdist},
-        python=packed.version if packed else "",
+        python=packed.version if packed and bundlefile.brings_python(files) else "",
         libraries=packed.libraries if packed else None,
     )
 

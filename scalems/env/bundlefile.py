@@ -165,6 +165,11 @@ def _brought(parts: Iterable[Part]) -> Part | None:
     return found[0] if found else None
 
 
+def brings_python(parts: Iterable[Part]) -> bool:
+    """Whether a bundle of these parts can be run without a Python."""
+    return _brought(parts) is not None
+
+
 def client(target: str) -> str:
     """Return the path of what scalems itself needs on a target, in pip's format."""
     return f"client/{target}.txt"

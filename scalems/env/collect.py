@@ -101,7 +101,8 @@ def collect(
         demands, or the disk is full. What cannot be had for the target is no error here.
     """
     kept = Store(store)
-    found = {pin: wheel for pin in pins if (wheel := kept.known(pin, tag))}
+    taken = {pin: kept.known(pin, tag) or kept.known(pin, None) for pin in pins}
+    found = {pin: wheel for pin, wheel in taken.items() if wheel}
     wanted = [pin for pin in pins if pin not in found]
     if not wanted:
         return _collected(pins, found, [])

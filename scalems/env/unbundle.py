@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from scalems.env import bundlefile, layout, target, wheelhouse
+from scalems import probe
+from scalems.env import bundlefile, layout, tag, target, wheelhouse
 from scalems.env.bundle import BundleError
 from scalems.env.bundlefile import Bundle, Damaged
 from scalems.env.layout import Layout
@@ -56,6 +57,7 @@ def opened(
     place = layout.default()
     bundle = _verified(file, notify)
     label = _label(bundle)
+    _for_this_python(bundle)
     _same_scalems(bundle, notify)
     changed = _changed(bundle, folder, place, label, replace=replace)
     kept = _packages(bundle, place, notify)
@@ -101,6 +103,22 @@ def _label(bundle: Bundle) -> str:
     if not (NAME.fullmatch(domain) and NAME.fullmatch(name)):
         raise BundleError(f"{bundle.file} is none of scalems: it is for {label!r}")
     return label
+
+
+def _for_this_python(bundle: Bundle) -> None:
+    """Refuse a bundle that is for other machines than this, or another Python.
+
+    :raises BundleError: it is; nothing was written.
+    """
+    here = tag.of(probe.interpreter())
+    targets = [str(one) for one in bundle.about.get("targets", ())]
+    if not any(one.startswith(f"{here.abi}-") and one.endswith(f"_{here.cpu}") for one in targets):
+        raise BundleError(
+            f"{bundle.file} is for {', '.join(targets) or 'nothing'}, "
+            f"and this scalems runs on {here}",
+            remedy=f"make it with --target {here}, or install the scalems that it brings with such "
+            f"a Python: pythonX.Y {bundle.file.name} --venv FOLDER",
+        )
 
 
 def _same_scalems(bundle: Bundle, notify: Notify) -> None:
