@@ -17,7 +17,7 @@ from test_filelock import HOLDER
 pytestmark = [pytest.mark.network, pytest.mark.slow]
 
 
-@pytest.fixture(scope="module", params=["3", "4.2"])
+@pytest.fixture(scope="module", params=["3", "4.2"])  # of NFS
 def nfs(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, small_home: Scalems
 ) -> Iterator[tuple[Machines, Scalems]]:
@@ -40,9 +40,10 @@ def holds(name: str, *, then: str) -> str:
     return f'{then} | {code} > "$work/out/{name}.lock"'
 
 
+@pytest.mark.parametrize("nfs", ["4.2"], indirect=True)  # with 3 the same by claims, for minutes
 def test_syncs_of_two_hosts_at_once_make_one_build(nfs: tuple[Machines, Scalems]):
     found, made = nfs
-    many = 4 if found.version == "4.2" else 2  # of each host; one more costs ten seconds
+    many = 2  # of each host; eight in all were tried, and take half a minute each where CI runs
     sync = shlex.join(made.argv("env", "sync", "--resource", LABEL, "--offline", "--json"))
     lines = [
         'touch "/shared/home/$role"',
