@@ -17,9 +17,17 @@ from test_filelock import HOLDER
 pytestmark = [pytest.mark.network, pytest.mark.slow]
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of uv's that has all of a small project, and that no other venv is linked to."""
+    folder = tmp_path_factory.mktemp("cache")
+    make_scalems(folder / "warm").sync(UV_CACHE_DIR=str(folder / "uv"))
+    return folder / "uv"
+
+
 @pytest.fixture(scope="module", params=["3", "4.2"])  # of NFS
 def nfs(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, small_home: Scalems
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Machines, Scalems]]:
     folder = tmp_path_factory.mktemp("nfs")
     made = make_scalems(folder / "served")
@@ -41,11 +49,12 @@ def holds(name: str, *, then: str) -> str:
 
 
 @pytest.mark.parametrize("nfs", ["4.2"], indirect=True)  # with 3 the same by claims, for minutes
-def test_syncs_of_two_hosts_at_once_make_one_build(nfs: tuple[Machines, Scalems]):
+def test_syncs_of_two_hosts_at_once_make_one_build(nfs: tuple[Machines, Scalems], cache: Path):
     found, made = nfs
     many = 2  # of each host; eight in all were tried, and take half a minute each where CI runs
     sync = shlex.join(made.argv("env", "sync", "--resource", LABEL, "--offline", "--json"))
     lines = [
+        f"export UV_CACHE_DIR={cache}",
         'touch "/shared/home/$role"',
         'until [ "$(ls /shared/home | grep -c one)" = 2 ]; do sleep 0.2; done',
         f"for n in $(seq {many}); do (",

@@ -110,6 +110,7 @@ def test_json(run):
         "label": "local",
         "tasks": {"done": 1, "reused": 0, "failed": 1, "cancelled": 0},
         "run": 1,
+        "lost": None,
         "error": None,
         "failures": [{"task": "fail", "id": 2, "error": "ValueError: broken", "stopped": []}],
     }

@@ -47,7 +47,7 @@ def hold(
             with claim.hold(path, on_wait=on_wait) as child_descriptor:
                 yield child_descriptor
             return
-        _sign(descriptor)
+        _sign(descriptor, far=claim.is_far(path))
         yield descriptor
     finally:
         os.close(descriptor)
@@ -89,11 +89,16 @@ def _wait(descriptor: int, kind: int, *, far: bool) -> None:
     fcntl.flock(descriptor, kind)
 
 
-def _sign(descriptor: int) -> None:
-    """Write who holds a lock into its file; on a full disk nobody is told."""
+def _sign(descriptor: int, *, far: bool) -> None:
+    """Write who holds a lock into its file; on a full disk nobody is told.
+
+    A client of NFS sends what is written when the file is closed, unless it is asked to.
+    """
     text = json.dumps({**myself().to_dict(), "since": time.time()})
     with contextlib.suppress(OSError):
         os.pwrite(descriptor, text.ljust(_MOST // 8).encode(), 0)
+        if far:
+            os.fsync(descriptor)
 
 
 def _holder(descriptor: int) -> str:
