@@ -96,6 +96,7 @@ class RadicalBackend:
         self._writer: threading.Thread | None = None
         self._status: dict[str, str] = {}
         self._ready = threading.Event()
+        self._proved = False  # a Worker is what was verified
         self._error: ScalemsError | None = None
         self._hung: ScalemsError | None = None
         self._pilots_left = pilots - 1
@@ -116,7 +117,7 @@ class RadicalBackend:
         self._begin()
         if self._error is not None:
             raise self._error
-        if self._closing:
+        if self._closing and not self._proved:  # a short run may be over when this thread wakes
             raise BackendError("The run was closed while it started.")
 
     def _begin(self) -> None:
@@ -375,6 +376,7 @@ class RadicalBackend:
         elif kind == "ready":
             if self._preflight is not None:
                 self._preflight.end()
+            self._proved = True
             self._ready.set()
             if self.heir is not None:
                 self.heir.ready(value)

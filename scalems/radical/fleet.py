@@ -119,7 +119,7 @@ class Fleet:
             )
             if self._error is not None:
                 raise self._error
-            if self._closing:
+            if self._closing and not self._dispatcher.places:
                 raise BackendError("The run was closed while it started.")
 
     def submit(self, call: Call, done: Done) -> None:
