@@ -358,7 +358,7 @@ def _of_machines() -> dict[str, Target]:
         return oom.kills(path.parent, path), oom.kills(path.parent, OWN_GROUP)
 
     def sharing_of(path: Path) -> object:
-        return claim.seen_by_all(path, mounts=path)
+        return claim.mount_of(path, mounts=path).seen_by_all
 
     return {
         "quota": Target([QUOTA], lambda raw, _: list(quota.read(text(raw)))),
@@ -367,7 +367,7 @@ def _of_machines() -> dict[str, Target]:
             ["Open MPI v4.1.4, package", ""], lambda raw, _: mpi.name(text(raw))
         ),
         "mounts": Target(
-            [MOUNTS], named("mounts", lambda path: claim.seen_by_all(path, mounts=path))
+            [MOUNTS], named("mounts", lambda path: claim.mount_of(path, mounts=path).seen_by_all)
         ),
         "CPU list": Target(["0,4-6"], lambda raw, _: cores.numbers(text(raw)), (ValueError,)),
         "control group": Target(["0::/a/b\n", "oom 1\noom_kill 3\n"], named("own", counter_of)),

@@ -205,4 +205,4 @@ def test_which_mounts_keep_locks_to_one_host(tmp_path: Path):
     ):
         mounts = tmp_path / "mountinfo"
         mounts.write_text(f"0 0 0:1 / / rw - tmpfs none rw\n{where} - {kind} a:/x {options}\n")
-        assert claim.seen_by_all(tmp_path, mounts=mounts) is expected, (kind, options)
+        assert claim.mount_of(tmp_path, mounts=mounts).seen_by_all is expected, (kind, options)

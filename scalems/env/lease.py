@@ -43,7 +43,7 @@ def hold(folder: Path) -> None:
             if not _no_locks(error):
                 raise
             locked = False
-        if not (locked and claim.seen_by_all(path(folder))):
+        if not (locked and claim.mount_of(path(folder)).seen_by_all):
             os.close(descriptor)
             own = contextlib.ExitStack()
             try:

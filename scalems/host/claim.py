@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from scalems.host.process import Identity, myself
 
@@ -104,45 +104,50 @@ def is_held(place: Path) -> bool:
     return not stale
 
 
-def seen_by_all(path: Path, *, mounts: Path = _MOUNTS) -> bool:
-    """Whether a lock on a file excludes other hosts too, and ends with the host that has it.
+class Mount(NamedTuple):
+    """What a file is on: the kind of the file system, and its options."""
 
-    True where no other host can see it. A server of NFS 3 keeps the locks of a host that has
-    crashed until that one is up again, if it ever is. Mount options by which a client of a
-    network file system keeps locks to itself are in nfs(5), mount.lustre(8) and mount.cifs(8).
+    kind: str
+    options: frozenset[str]
+
+    @property
+    def seen_by_all(self) -> bool:
+        """Whether a lock on it excludes other hosts too, and ends with the host that has it.
+
+        True where no other host can see it. A server of NFS 3 keeps the locks of a host that has
+        crashed until that one is up again, if it ever is. Mount options by which a client of a
+        network file system keeps locks to itself are in nfs(5), mount.lustre(8) and
+        mount.cifs(8).
+        """
+        if self.kind.partition(".")[0] in _ONE_HOST:
+            return self.kind == "fuse.fuse-overlayfs"  # of a container, which no other host sees
+        if self.kind == "nfs" and _NFS_3 & self.options:
+            return False
+        return not (self.is_far and _LOCAL_ONLY & self.options)
+
+    @property
+    def is_far(self) -> bool:
+        """Whether it is of a server that other hosts use too."""
+        return self.kind in _NETWORK
+
+
+def mount_of(path: Path, *, mounts: Path = _MOUNTS) -> Mount:
+    """Return what a file is on.
 
     :param mounts: what is mounted, as in proc(5).
     """
-    kind, options = _mounted(path, mounts)
-    if kind.partition(".")[0] in _ONE_HOST:
-        return kind == "fuse.fuse-overlayfs"  # of a container, which no other host sees
-    if kind == "nfs" and _NFS_3 & options:
-        return False
-    return not (kind in _NETWORK and _LOCAL_ONLY & options)
-
-
-def is_far(path: Path, *, mounts: Path = _MOUNTS) -> bool:
-    """Whether a file is on a server that other hosts use too.
-
-    :param mounts: what is mounted, as in proc(5).
-    """
-    return _mounted(path, mounts)[0] in _NETWORK
-
-
-def _mounted(path: Path, mounts: Path) -> tuple[str, set[str]]:
-    """Return the kind of the file system that a file is on, and its options."""
     device = path.stat().st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
     try:
         lines = mounts.read_text(errors="replace").splitlines()
     except OSError:
-        return "", set()
+        lines = []
     for line in lines:
         fields, _, more = line.partition(" - ")
         if fields.split()[2:3] == [wanted]:
             kind, _, options = [*more.split(), "", "", ""][:3]
-            return kind, set(options.split(","))
-    return "", set()
+            return Mount(kind, frozenset(options.split(",")))
+    return Mount("", frozenset())
 
 
 def _take(own: Path, place: Path, on_wait: Callable[[str], None] | None) -> None:

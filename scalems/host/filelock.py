@@ -43,18 +43,19 @@ def hold(
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        if not (claim.seen_by_all(path) and _locked(path, descriptor, shared, on_wait)):
+        mount = claim.mount_of(path)
+        if not (mount.seen_by_all and _locked(descriptor, shared, on_wait, far=mount.is_far)):
             with claim.hold(path, on_wait=on_wait) as child_descriptor:
                 yield child_descriptor
             return
-        _sign(descriptor, far=claim.is_far(path))
+        _sign(descriptor, far=mount.is_far)
         yield descriptor
     finally:
         os.close(descriptor)
 
 
 def _locked(
-    path: Path, descriptor: int, shared: bool, on_wait: Callable[[str], None] | None
+    descriptor: int, shared: bool, on_wait: Callable[[str], None] | None, *, far: bool
 ) -> bool:
     """Lock an open file; return whether the file system can do that."""
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
@@ -63,7 +64,7 @@ def _locked(
     except BlockingIOError:
         if on_wait:
             on_wait(_holder(descriptor))
-        _wait(descriptor, kind, far=claim.is_far(path))
+        _wait(descriptor, kind, far=far)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
